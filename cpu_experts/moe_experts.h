@@ -1,0 +1,65 @@
+// Routed experts of all MoE layers in packed INT4, computed on the worker pool. Public face of the
+// folder.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "runtime/base/bf16.h"
+#include "runtime/base/matrix_view.h"
+#include "runtime/base/progress.h"
+#include "runtime/model/expert_tensors.h"
+#include "runtime/topology/worker_pool.h"
+
+namespace tandem::cpu_experts {
+
+struct MoeShape {
+  int32_t hidden_size = 0;            // multiple of 32
+  int32_t moe_intermediate_size = 0;  // multiple of 32
+  int32_t n_routed_experts = 0;
+  int32_t num_experts_per_tok = 0;
+  int32_t num_moe_layers = 0;
+  int32_t max_tokens = 0;  // limit of one forward(); work buffers are taken at construction
+};
+
+// One MoE layer's work.
+struct RoutedTokens {
+  MatrixView<const bf16> hidden;           // [num_tokens, hidden_size]
+  MatrixView<const int32_t> expert_ids;    // [num_tokens, num_experts_per_tok]
+  MatrixView<const float> expert_weights;  // [num_tokens, num_experts_per_tok]
+};
+
+class MoeExperts {
+ public:
+  // Takes the memory of every expert (4.5 bits a weight). Throws std::bad_alloc-derived LoadError
+  // with GiB wanted and had.
+  MoeExperts(const MoeShape& shape, WorkerPool& pool);
+  ~MoeExperts();
+  MoeExperts(const MoeExperts&) = delete;
+  MoeExperts& operator=(const MoeExperts&) = delete;
+
+  // Packs all experts of one layer, in parallel. `source(expert_idx, worker_idx)` returns the
+  // checkpoint's tensors; it is called on worker threads, for different experts at once, and its
+  // views stay valid until the next call with the same worker_idx.
+  using ExpertSource = std::function<ExpertTensors(int32_t expert_idx, int32_t worker_idx)>;
+  void load_layer(int32_t moe_layer_idx, const ExpertSource& source);
+
+  // out[t, :] = sum_j weight[t, j] * MLP_{id[t, j]}(hidden[t, :])      equation 15, without the
+  // shared expert
+  //   out [num_tokens, hidden_size] fp32, overwritten. The bits of a row depend on that row alone:
+  //   not on the other tokens, nor on the number of threads.
+  void forward(int32_t moe_layer_idx, const RoutedTokens& tokens, MatrixView<float> out);
+
+  [[nodiscard]] int64_t resident_size_bytes() const;
+  [[nodiscard]] std::string_view isa_name() const;  // "scalar", "avx2", "avx512", ...
+  // Checkpoint bytes that `num_tokens` tokens with all-different experts read in one layer.
+  static int64_t layer_read_bytes(const MoeShape& shape, int64_t num_distinct_experts);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tandem::cpu_experts

@@ -1,0 +1,183 @@
+// The dense operations of a layer: one interface, implemented by gpu/host (CPU) and gpu/cuda
+// (NVIDIA). An Ops object is one logical device with one in-order stream: calls enqueue,
+// synchronize() waits. Views point into memory of that device (Ops::allocate, Ops::upload).
+// Equation numbers: model/spec.md §3.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "runtime/base/bf16.h"
+#include "runtime/base/matrix_view.h"
+#include "runtime/model/forward_model.h"
+#include "runtime/topology/worker_pool.h"
+
+namespace tandem::gpu {
+
+// Memory of a device; freed by scope.
+class DeviceBuffer {
+ public:
+  virtual ~DeviceBuffer() = default;
+  [[nodiscard]] virtual std::byte* data() const = 0;
+  [[nodiscard]] virtual size_t size_bytes() const = 0;
+};
+
+// A BF16 weight matrix in the device's own layout (the host packs it for its kernels); 2 bytes a
+// weight.
+class LinearWeight {
+ public:
+  virtual ~LinearWeight() = default;
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+};
+
+// kv_b_proj in the form that attention needs: W_UK and W_UV of every head (equation 9).
+class KvBWeight {
+ public:
+  virtual ~KvBWeight() = default;
+};
+
+struct MlaShape {
+  int32_t num_attention_heads = 0;
+  int32_t qk_nope_head_dim = 0;
+  int32_t qk_rope_head_dim = 0;
+  int32_t v_head_dim = 0;
+  int32_t kv_lora_rank = 0;
+  float softmax_scale = 0.0f;
+  [[nodiscard]] int32_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
+  [[nodiscard]] int32_t kv_dim() const { return kv_lora_rank + qk_rope_head_dim; }
+};
+
+// Latent KV of one layer: page p, slot s at ((p * 64) + s) * kv_dim; c (kv_lora_rank) then k_rope
+// (qk_rope_head_dim).
+struct KvCacheLayer {
+  bf16* data = nullptr;  // [num_pages, 64, kv_dim]
+  int32_t num_pages = 0;
+};
+
+// kAuto lets the device choose. The forms agree within rounding, not to the bit; each alone is
+// independent of the batch and of chunking to the bit, and kAuto on the host keeps to one of them
+// for that reason.
+enum class MlaForm { kAuto, kAbsorbed, kExpanded };
+
+struct RouterParams {
+  int32_t num_experts_per_tok = 0;
+  int32_t n_group = 1;
+  int32_t topk_group = 1;
+  bool norm_topk_prob = true;
+  float routed_scaling_factor = 1.0f;
+};
+
+struct OpsLimits {
+  int32_t max_batch_tokens = 0;
+  int32_t max_context_tokens = 0;
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  [[nodiscard]] virtual std::string description() const = 0;  // "host, AVX-512 BF16, 2 threads"
+
+  // --- memory: at start-up only
+  // -----------------------------------------------------------------------------------
+  virtual std::unique_ptr<DeviceBuffer> allocate(size_t size_bytes) = 0;  // zeroed, 64-byte aligned
+  virtual std::unique_ptr<DeviceBuffer> upload(std::span<const std::byte> host_bytes) = 0;
+  virtual std::unique_ptr<LinearWeight> load_linear(
+      MatrixView<const bf16> weight) = 0;  // [out, in]
+  // Several matrices of the same input one after the other in the output: gate|up, q_a|kv_a.
+  virtual std::unique_ptr<LinearWeight> load_linear(
+      std::span<const MatrixView<const bf16>> weights) = 0;
+  // kv_b_proj [heads * (qk_nope_head_dim + v_head_dim), kv_lora_rank].
+  virtual std::unique_ptr<KvBWeight> load_kv_b(MatrixView<const bf16> kv_b_proj,
+                                               const MlaShape& shape) = 0;
+  // Workspaces for everything below, once, before the first step.
+  virtual void reserve(const OpsLimits& limits, const MlaShape& shape) = 0;
+
+  // --- one step
+  // ------------------------------------------------------------------------------------------------------
+  // residual[t, :] = table[token_ids[t], :] (1)
+  virtual void embed(std::span<const int32_t> token_ids,
+                     MatrixView<const bf16> table,
+                     MatrixView<float> residual) = 0;
+
+  // out[t, :] = weight * x[t, :] / sqrt(mean(x^2) + eps), rounded to BF16 once (2)
+  virtual void rms_norm(MatrixView<const float> x,
+                        std::span<const bf16> weight,
+                        float eps,
+                        MatrixView<bf16> out) = 0;
+
+  // out = x W^T; x [num_tokens, in] BF16, accumulation in FP32. The BF16 form rounds once; add: out
+  // += x W^T.
+  virtual void linear(MatrixView<const bf16> x,
+                      const LinearWeight& weight,
+                      MatrixView<float> out) = 0;
+  virtual void linear(MatrixView<const bf16> x,
+                      const LinearWeight& weight,
+                      MatrixView<bf16> out) = 0;
+  virtual void linear_add(MatrixView<const bf16> x,
+                          const LinearWeight& weight,
+                          MatrixView<float> out) = 0;
+
+  // For every token at its position (batch.items): c = rms_norm(kv_a[:, 0:kv_lora_rank];
+  // kv_a_layernorm, eps), k_rope = rope(kv_a[:, kv_lora_rank:]), both appended to the token's page
+  // slot; the rope part of every head of q is rotated in place, interleaved pairs (4, 5).
+  //   q [num_tokens, heads * qk_head_dim] bf16    kv_a [num_tokens, kv_dim] fp32    frequencies
+  //   [qk_rope_head_dim / 2]
+  struct RopeKvParams {
+    std::span<const bf16> kv_a_layernorm;
+    float eps = 1e-6f;
+    std::span<const float> frequencies;  // host memory, kept by the caller for the life of the Ops
+    float magnitude = 1.0f;              // multiplies cos and sin
+  };
+  virtual void rope_and_append_kv(const Batch& batch,
+                                  const MlaShape& shape,
+                                  const RopeKvParams& params,
+                                  MatrixView<bf16> q,
+                                  MatrixView<const float> kv_a,
+                                  const KvCacheLayer& cache) = 0;
+
+  // Causal attention of every item over its pages, itself included (8 or 9); softmax in FP32.
+  //   q [num_tokens, heads * qk_head_dim]    out [num_tokens, heads * v_head_dim]
+  virtual void mla_attention(const Batch& batch,
+                             const MlaShape& shape,
+                             MlaForm form,
+                             MatrixView<const bf16> q,
+                             const KvBWeight& kv_b,
+                             const KvCacheLayer& cache,
+                             MatrixView<bf16> out) = 0;
+
+  // out = silu(gate_up[:, :I]) * gate_up[:, I:] (11)
+  //   gate_up [num_tokens, 2 * I] fp32    out [num_tokens, I] bf16
+  virtual void swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out) = 0;
+
+  // Scores, choice and weights of the router (12-14), all in FP32; ties go to the lower index;
+  // expert_ids ascend.
+  //   gate [n_routed_experts, hidden_size]    bias [n_routed_experts], for the choice only
+  virtual void router_topk(MatrixView<const bf16> hidden,
+                           const LinearWeight& gate,
+                           std::span<const float> e_score_correction_bias,
+                           const RouterParams& params,
+                           MatrixView<int32_t> expert_ids,
+                           MatrixView<float> expert_weights) = 0;
+
+  // residual += addend (15)
+  virtual void add(MatrixView<const float> addend, MatrixView<float> residual) = 0;
+
+  // out[i, :] = x[row_idx[i], :]
+  virtual void gather_rows(MatrixView<const float> x,
+                           std::span<const int32_t> row_idx,
+                           MatrixView<float> out) = 0;
+
+  virtual void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) = 0;
+  virtual void synchronize() = 0;
+};
+
+// The CPU as a device. `pool` outlives the Ops and is shared with cpu_experts.
+std::unique_ptr<Ops> make_host_ops(WorkerPool& pool);
+
+}  // namespace tandem::gpu

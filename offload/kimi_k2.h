@@ -1,0 +1,52 @@
+// Kimi-K2 as a ForwardModel: dense part on gpu::Ops, routed experts on cpu_experts. The file to
+// read first.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "gpu/ops.h"
+#include "runtime/base/progress.h"
+#include "runtime/model/checkpoint.h"
+#include "runtime/model/forward_model.h"
+#include "runtime/topology/worker_pool.h"
+
+namespace tandem::offload {
+
+struct KimiK2Options {
+  int64_t kv_cache_tokens = 0;     // 0: what fits, up to a few contexts
+  int32_t max_batch_tokens = 512;  // tokens of one step
+  int32_t max_logit_rows = 64;
+  int32_t max_context_tokens = 0;  // 0: max_position_embeddings
+  gpu::MlaForm mla_form = gpu::MlaForm::kAuto;
+};
+
+class KimiK2 final : public ForwardModel {
+ public:
+  // Loads every weight, with progress. Throws LoadError, ConfigError.
+  static std::unique_ptr<KimiK2> load(const Checkpoint& checkpoint,
+                                      WorkerPool& pool,
+                                      const KimiK2Options& options,
+                                      const ProgressFn& progress);
+  ~KimiK2() override;
+
+  void forward(const Batch& batch, MatrixView<float> logits) override;
+  [[nodiscard]] int32_t vocab_size() const override;
+  [[nodiscard]] int32_t num_kv_pages() const override;
+  [[nodiscard]] int32_t max_batch_tokens() const override;
+  [[nodiscard]] int32_t max_logit_rows() const override;
+  [[nodiscard]] int32_t max_context_tokens() const override;
+
+  [[nodiscard]] int64_t decode_read_bytes(int32_t num_sequences,
+                                          int32_t context_size_tokens) const override;
+  [[nodiscard]] std::string description() const override;
+
+ private:
+  struct Impl;
+  explicit KimiK2(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tandem::offload

@@ -1,0 +1,77 @@
+// One thread owns all sequences: takes requests from a bounded queue, runs steps (prefill chunks
+// beside decodes), emits tokens.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/base/result.h"
+#include "runtime/engine/token_sink.h"
+#include "runtime/model/forward_model.h"
+#include "runtime/sampling/sampling_params.h"
+
+namespace tandem {
+
+struct GenerationRequest {
+  std::vector<int32_t> prompt_ids;  // not empty
+  SamplingParams sampling;
+  int32_t max_new_tokens = 0;  // >= 1; prompt + new must fit max_context_tokens (checked by submit)
+  int32_t min_new_tokens = 0;  // stop tokens are not chosen before
+  std::vector<int32_t> stop_token_ids;  // end the sequence, are not emitted
+  bool ignore_eos = false;              // stop_token_ids do not end it
+  int32_t num_logprobs = -1;            // -1: none; 0: of the chosen token; k: and the k best
+  std::shared_ptr<TokenSink> sink;
+};
+
+struct EngineOptions {
+  int32_t max_sequences = 64;          // running at once
+  int32_t max_queued_requests = 256;   // submit beyond it fails with kQueueFull
+  int32_t prefill_chunk_tokens = 512;  // prompt tokens a step takes beside the running decodes
+  bool prefix_cache = true;
+};
+
+struct SubmitError {
+  enum class Kind { kQueueFull, kContextTooLong, kInvalid, kDraining, kFailed };
+  Kind kind = Kind::kInvalid;
+  std::string message;
+};
+
+struct EngineStats {
+  int64_t num_running = 0, num_waiting = 0;
+  int64_t kv_pages_used = 0, kv_pages_total = 0;
+  int64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;  // since start
+  int64_t num_steps = 0, num_finished = 0, num_aborted = 0;
+  bool failed = false, draining = false;
+};
+
+class Engine {
+ public:
+  using RequestId = uint64_t;
+
+  // `model` outlives the engine. Starts the thread.
+  Engine(ForwardModel& model, const EngineOptions& options);
+  ~Engine();  // aborts what runs, joins
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Thread-safe, never blocks.
+  Result<RequestId, SubmitError> submit(GenerationRequest request);
+  // Takes effect at the next step; the sink gets kFinished with kAborted. Unknown ids are ignored.
+  void abort(RequestId request_id);
+
+  // Refuses new requests and waits until the running ones have finished; after `timeout` the rest
+  // is aborted. True when nothing had to be aborted.
+  bool drain(std::chrono::milliseconds timeout);
+
+  [[nodiscard]] EngineStats stats() const;
+  [[nodiscard]] const ForwardModel& model() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,60 @@
+// The one interface between serving and arithmetic: offload::KimiK2 and tests' FakeModel implement
+// it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "runtime/base/matrix_view.h"
+
+namespace tandem {
+
+// KV is cached in pages of 64 tokens; a page holds all layers of its tokens.
+inline constexpr int kPageSizeTokens = 64;
+
+// One sequence's part of a step: `num_tokens` new tokens behind `context_size_tokens` cached ones.
+struct BatchItem {
+  int32_t token_begin = 0;          // index of its first token in Batch::token_ids
+  int32_t num_tokens = 0;           // 1 for a decode, up to the chunk size for a prefill
+  int32_t context_size_tokens = 0;  // tokens already in the cache = position of the first new token
+  std::span<const int32_t> page_ids;  // [ceil((context_size_tokens + num_tokens) / 64)], at least
+};
+
+struct Batch {
+  std::span<const int32_t> token_ids;        // [num_tokens] of all items, one after the other
+  std::span<const BatchItem> items;          // in the order of token_begin
+  std::span<const int32_t> logit_token_idx;  // [num_logit_rows] indices into token_ids, ascending
+};
+
+class ForwardModel {
+ public:
+  virtual ~ForwardModel() = default;
+
+  // Runs every layer for `batch`, appends its KV to the pages named, and writes
+  // logits [num_logit_rows, vocab_size] (fp32, host memory).
+  // The logits of a token do not depend, to the bit, on what else is in the batch or on how its
+  // prompt was cut. Throws only when the device or a worker failed; the engine then stays failed.
+  virtual void forward(const Batch& batch, MatrixView<float> logits) = 0;
+
+  [[nodiscard]] virtual int32_t vocab_size() const = 0;
+  [[nodiscard]] virtual int32_t num_kv_pages() const = 0;  // pages 0 .. num_kv_pages-1 may be named
+  [[nodiscard]] virtual int32_t max_batch_tokens() const = 0;    // limit of Batch::token_ids
+  [[nodiscard]] virtual int32_t max_logit_rows() const = 0;      // limit of Batch::logit_token_idx
+  [[nodiscard]] virtual int32_t max_context_tokens() const = 0;  // max_position_embeddings or less
+
+  // Bytes that a decode step of `num_sequences` at `context_size_tokens` each must read: weights,
+  // the distinct experts expected, KV. What `tandem bench` divides by the measured bandwidth. 0:
+  // unknown.
+  [[nodiscard]] virtual int64_t decode_read_bytes(int32_t num_sequences,
+                                                  int32_t context_size_tokens) const {
+    static_cast<void>(num_sequences);
+    static_cast<void>(context_size_tokens);
+    return 0;
+  }
+  [[nodiscard]] virtual std::string description() const {
+    return "";
+  }  // memory map, for the start-up log
+};
+
+}  // namespace tandem

@@ -1,0 +1,35 @@
+// Kimi-K2 straight from the equations of model/spec.md §3, FP32 with FP64 accumulation: the judge
+// of every fast path. Slow by design; reads weights from the mapped checkpoint and dequantises on
+// the fly.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/model/checkpoint.h"
+
+namespace tandem {
+
+struct ReferenceOutput {
+  std::vector<float> logits;  // [num_tokens, vocab_size]
+  std::vector<std::vector<float>>
+      hidden;  // per layer its input [num_tokens, hidden_size]; last: before the final norm
+  std::vector<std::vector<int32_t>>
+      expert_ids;  // per layer [num_tokens, num_experts_per_tok], ascending; empty for dense layers
+  std::vector<std::vector<float>> expert_weights;  // in the order of expert_ids
+};
+
+enum class AttentionForm { kExpanded, kAbsorbed };  // equations 8, 9
+
+class ReferenceModel {
+ public:
+  explicit ReferenceModel(const Checkpoint& checkpoint);  // the checkpoint outlives the model
+  [[nodiscard]] ReferenceOutput run(std::span<const int32_t> token_ids,
+                                    AttentionForm form = AttentionForm::kExpanded) const;
+
+ private:
+  const Checkpoint& checkpoint_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,55 @@
+// Pinned workers, one team per NUMA node: the only threads that compute. gpu/host and cpu_experts
+// share one pool, so that two spinning teams never fight for the same cores.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "runtime/topology/topology.h"
+
+namespace tandem {
+
+struct WorkerPoolOptions {
+  int num_threads = 0;  // 0: one per physical core of the process's affinity mask
+  bool pin = true;
+  int simulated_nodes =
+      0;  // > 0: split the workers into this many teams on a one-node machine (tests)
+};
+
+class WorkerPool {
+ public:
+  WorkerPool(const Topology& topology, const WorkerPoolOptions& options);
+  ~WorkerPool();
+  WorkerPool(const WorkerPool&) = delete;
+  WorkerPool& operator=(const WorkerPool&) = delete;
+
+  struct Worker {
+    int worker_idx = 0;   // 0 .. num_workers-1 over all nodes
+    int node_idx = 0;     // team
+    int idx_in_node = 0;  // 0 .. workers_in_node(node_idx)-1
+  };
+
+  [[nodiscard]] int num_workers() const;
+  [[nodiscard]] int num_nodes() const;
+  [[nodiscard]] int workers_in_node(int node_idx) const;
+
+  // Runs `task` once on every worker and returns when all have finished. The calling thread may
+  // take the part of worker 0. `task` must not throw. Not reentrant; one caller at a time.
+  // Allocates nothing.
+  void run(std::function<void(const Worker&)> const& task);
+
+  // Splits [0, num_items) into chunks of at least `grain` items over all workers: task(begin, end).
+  void parallel_for(int64_t num_items,
+                    int64_t grain,
+                    const std::function<void(int64_t, int64_t)>& task);
+
+  // Waits inside a task until every worker of the pool has arrived (a spin barrier).
+  void barrier();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,63 @@
+// The HTTP server: Asio coroutines and Beast over an Engine. Listens before the model is loaded
+// (/health says 503).
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/engine/engine.h"
+#include "runtime/tokenizer/tokenizer.h"
+
+namespace tandem::server {
+
+struct ServerOptions {
+  std::string host = "127.0.0.1";
+  uint16_t port = 8000;                         // 0: any free port, see Server::port()
+  std::vector<std::string> api_keys;            // empty: no key is asked for
+  std::vector<std::string> served_model_names;  // the first is the one reported
+  int num_io_threads = 1;
+  int64_t max_body_size_bytes = 64 << 20;
+  int max_connections = 4096;
+  std::chrono::seconds keep_alive_timeout{75};
+  std::chrono::seconds drain_timeout{30};
+  int32_t max_n = 8;  // choices of one request
+};
+
+// What answers requests once loading is done; all outlive the server.
+struct ServingModel {
+  Engine* engine = nullptr;
+  const Tokenizer* tokenizer = nullptr;
+  std::vector<int32_t> stop_token_ids;  // eos of the checkpoint, <|im_end|>, [EOS], [EOT]
+  bool generation_prompt_opens_think = false;
+  int64_t created_unix_s = 0;
+};
+
+class Server {
+ public:
+  explicit Server(const ServerOptions& options);  // binds; throws ConfigError (address in use, ...)
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  [[nodiscard]] uint16_t port() const;
+
+  void start();                                  // io threads run from here on
+  void set_loading_progress(double share_done);  // 0..1, shown by /health while loading
+  void set_ready(const ServingModel& model);     // thread-safe, once
+  void set_failed(
+      const std::string& message);  // loading or the engine failed: /health 503 with the message
+
+  // Two-step shutdown: stop accepting, let running answers finish (drain_timeout), then cut. Blocks
+  // until done.
+  void drain();
+  void stop();  // at once
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tandem::server
