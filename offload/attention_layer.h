@@ -1,0 +1,31 @@
+// Attention of one layer: residual += W_o MLA(rms_norm(residual)), equations 2 to 10.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "gpu/ops.h"
+#include "offload/weights.h"
+#include "offload/workspace.h"
+
+namespace tandem::offload {
+
+// What all layers share.
+struct AttentionContext {
+  gpu::MlaShape shape;
+  gpu::MlaForm form = gpu::MlaForm::kAuto;
+  float rms_norm_eps = 0.0f;
+  float lora_rms_norm_eps = 0.0f;  // q_a_layernorm and kv_a_layernorm
+  int32_t q_lora_rank = 0;
+  std::span<const float> frequencies;  // [qk_rope_head_dim / 2]
+  float magnitude = 1.0f;
+};
+
+void run_attention(gpu::Ops& ops,
+                   const AttentionContext& context,
+                   const AttentionWeights& weights,
+                   const gpu::KvCacheLayer& cache,
+                   const Batch& batch,
+                   Workspace& workspace);
+
+}  // namespace tandem::offload

@@ -1,0 +1,247 @@
+#include "offload/kimi_k2.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "cpu_experts/moe_experts.h"
+#include "offload/attention_layer.h"
+#include "offload/moe_layer.h"
+#include "offload/placement.h"
+#include "offload/weights.h"
+#include "offload/workspace.h"
+#include "runtime/base/check.h"
+
+namespace tandem::offload {
+
+struct KimiK2::Impl {
+  ModelConfig config;
+  KimiK2Options options;
+  Placement placement;
+  std::unique_ptr<gpu::Ops> ops;
+  std::unique_ptr<Workspace> workspace;
+  std::unique_ptr<cpu_experts::MoeExperts> experts;  // null for a model without MoE layers
+  cpu_experts::MoeShape moe_shape;
+  std::vector<float> frequencies;
+  AttentionContext attention;
+  gpu::RouterParams router;
+  HeadWeights head;
+  std::vector<LayerWeights> layers;
+  std::unique_ptr<gpu::DeviceBuffer>
+      kv_cache;  // [num_hidden_layers, num_kv_pages, 64, kv_dim] bf16
+
+  void prepare(const Checkpoint& checkpoint, WorkerPool& pool);
+  void load_weights(const Checkpoint& checkpoint, WorkerPool& pool, const ProgressFn& progress);
+  void load_experts(const Checkpoint& checkpoint, WorkerPool& pool, int32_t layer_idx);
+  [[nodiscard]] gpu::KvCacheLayer cache_of(int32_t layer_idx) const;
+  [[nodiscard]] int32_t moe_layer_idx(int32_t layer_idx) const;
+  void check_batch(const Batch& batch, const MatrixView<float>& logits) const;
+};
+
+namespace {
+
+gpu::RouterParams router_params(const ModelConfig& config) {
+  return {.num_experts_per_tok = config.num_experts_per_tok,
+          .n_group = config.n_group,
+          .topk_group = config.topk_group,
+          .norm_topk_prob = config.norm_topk_prob,
+          .routed_scaling_factor = config.routed_scaling_factor};
+}
+
+}  // namespace
+
+KimiK2::KimiK2(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+KimiK2::~KimiK2() = default;
+
+std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
+                                     WorkerPool& pool,
+                                     const KimiK2Options& options,
+                                     const ProgressFn& progress) {
+  auto impl = std::make_unique<Impl>();
+  impl->config = checkpoint.config();
+  impl->options = options;
+  impl->placement = plan_placement(checkpoint,
+                                   {.kv_cache_tokens = options.kv_cache_tokens,
+                                    .max_context_tokens = options.max_context_tokens,
+                                    .max_batch_tokens = options.max_batch_tokens,
+                                    .max_logit_rows = options.max_logit_rows},
+                                   available_memory_size_bytes());
+  impl->prepare(checkpoint, pool);
+  impl->load_weights(checkpoint, pool, progress);
+  return std::unique_ptr<KimiK2>(new KimiK2(std::move(impl)));
+}
+
+// The loop over the layers, in the order of the equations; arithmetic is in the leaves.
+void KimiK2::forward(const Batch& batch, MatrixView<float> logits) {
+  Impl& model = *impl_;
+  model.check_batch(batch, logits);
+  const ModelConfig& config = model.config;
+  gpu::Ops& ops = *model.ops;
+  Workspace& workspace = *model.workspace;
+  const auto num_tokens = static_cast<int64_t>(batch.token_ids.size());
+
+  const MatrixView<const bf16> table(reinterpret_cast<const bf16*>(model.head.embed_tokens->data()),
+                                     config.vocab_size, config.hidden_size);
+  ops.embed(batch.token_ids, table, workspace.residual.first_rows(num_tokens));
+  for (int32_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
+    const LayerWeights& layer = model.layers[layer_idx];
+    run_attention(ops, model.attention, layer.attention, model.cache_of(layer_idx), batch,
+                  workspace);
+    if (config.is_dense(layer_idx)) {
+      run_dense_mlp(ops, layer, config.rms_norm_eps, num_tokens, workspace);
+    } else {
+      run_moe(ops, *model.experts, model.router, layer, model.moe_layer_idx(layer_idx),
+              config.rms_norm_eps, num_tokens, workspace);
+    }
+  }
+
+  const auto num_rows = static_cast<int64_t>(batch.logit_token_idx.size());
+  if (num_rows > 0) {
+    const MatrixView device_logits = workspace.logits.first_rows(num_rows);
+    ops.gather_rows(workspace.residual.first_rows(num_tokens), batch.logit_token_idx,
+                    workspace.logit_residual.first_rows(num_rows));
+    ops.rms_norm(workspace.logit_residual.first_rows(num_rows), model.head.norm.view(),
+                 config.rms_norm_eps, workspace.logit_normed.first_rows(num_rows));
+    ops.linear(workspace.logit_normed.first_rows(num_rows), *model.head.lm_head, device_logits);
+    for (int64_t row_idx = 0; row_idx < num_rows; ++row_idx) {
+      ops.copy_to_host(std::as_bytes(device_logits.row(row_idx)),
+                       std::as_writable_bytes(logits.row(row_idx)));
+    }
+  }
+  ops.synchronize();
+}
+
+void KimiK2::Impl::check_batch(const Batch& batch, const MatrixView<float>& logits) const {
+  TANDEM_CHECK(!batch.token_ids.empty(), "a step needs tokens");
+  TANDEM_CHECK(batch.token_ids.size() <= static_cast<size_t>(options.max_batch_tokens),
+               "more tokens than max_batch_tokens");
+  TANDEM_CHECK(batch.logit_token_idx.size() <= static_cast<size_t>(options.max_logit_rows),
+               "more logit rows than max_logit_rows");
+  TANDEM_CHECK(logits.rows >= static_cast<int64_t>(batch.logit_token_idx.size()) &&
+                   (batch.logit_token_idx.empty() || logits.cols == config.vocab_size),
+               "logits must be [num_logit_rows, vocab_size]");
+  for (const int32_t token_id : batch.token_ids) {
+    TANDEM_CHECK(token_id >= 0 && token_id < config.vocab_size, "token id outside the vocabulary");
+  }
+  for (const BatchItem& item : batch.items) {
+    const int32_t end = item.context_size_tokens + item.num_tokens;
+    TANDEM_CHECK(end <= placement.max_context_tokens, "sequence longer than max_context_tokens");
+    TANDEM_CHECK(item.page_ids.size() * kPageSizeTokens >= static_cast<size_t>(end),
+                 "too few KV pages for the sequence");
+  }
+}
+
+void KimiK2::Impl::prepare(const Checkpoint& checkpoint, WorkerPool& pool) {
+  ops = gpu::make_host_ops(pool);
+  frequencies = rope_frequencies(config);
+  attention = {.shape = mla_shape(config),
+               .form = options.mla_form,
+               .rms_norm_eps = config.rms_norm_eps,
+               .lora_rms_norm_eps = config.lora_rms_norm_eps,
+               .q_lora_rank = config.q_lora_rank,
+               .frequencies = frequencies,
+               .magnitude = rope_magnitude(config)};
+  router = router_params(config);
+  workspace = std::make_unique<Workspace>(
+      *ops, config, WorkspaceLimits{options.max_batch_tokens, options.max_logit_rows});
+  ops->reserve({.max_batch_tokens = options.max_batch_tokens,
+                .max_context_tokens = placement.max_context_tokens},
+               attention.shape);
+  kv_cache = ops->allocate(static_cast<size_t>(placement.kv_size_bytes));
+  moe_shape = {.hidden_size = config.hidden_size,
+               .moe_intermediate_size = config.moe_intermediate_size,
+               .n_routed_experts = config.n_routed_experts,
+               .num_experts_per_tok = config.num_experts_per_tok,
+               .num_moe_layers = checkpoint.config().num_moe_layers(),
+               .max_tokens = options.max_batch_tokens};
+  if (moe_shape.num_moe_layers > 0) {
+    experts = std::make_unique<cpu_experts::MoeExperts>(moe_shape, pool);
+  }
+}
+
+void KimiK2::Impl::load_weights(const Checkpoint& checkpoint,
+                                WorkerPool& pool,
+                                const ProgressFn& progress) {
+  const int64_t total_bytes = placement.dense_size_bytes + placement.experts_size_bytes;
+  const int64_t head_bytes =
+      2 * int64_t{config.vocab_size} * config.hidden_size * int64_t{sizeof(bf16)};
+  const int64_t layer_dense_bytes = std::max<int64_t>(placement.dense_size_bytes - head_bytes, 0) /
+                                    std::max(config.num_hidden_layers, 1);
+  int64_t done_bytes = 0;
+  const auto report = [&](std::string_view stage, int64_t bytes) {
+    done_bytes = std::min(done_bytes + bytes, total_bytes);
+    if (progress) progress({.stage = stage, .done_bytes = done_bytes, .total_bytes = total_bytes});
+  };
+  report("embedding and head", 0);
+  head = upload_head(*ops, checkpoint);
+  report("layers", head_bytes);
+  for (int32_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
+    layers.push_back(upload_layer(*ops, checkpoint, layer_idx));
+    report("layers", layer_dense_bytes);
+    if (config.is_dense(layer_idx)) continue;
+    load_experts(checkpoint, pool, layer_idx);
+    report("layers", placement.experts_size_bytes / moe_shape.num_moe_layers);
+  }
+  if (progress) progress({.stage = "done", .done_bytes = total_bytes, .total_bytes = total_bytes});
+}
+
+void KimiK2::Impl::load_experts(const Checkpoint& checkpoint, WorkerPool& pool, int32_t layer_idx) {
+  std::vector<Checkpoint::ExpertScratch> scratch(pool.num_workers());
+  experts->load_layer(moe_layer_idx(layer_idx), [&](int32_t expert_idx, int32_t worker_idx) {
+    return checkpoint.expert(layer_idx, expert_idx, scratch[worker_idx]);
+  });
+}
+
+gpu::KvCacheLayer KimiK2::Impl::cache_of(int32_t layer_idx) const {
+  const int64_t layer_values =
+      int64_t{placement.num_kv_pages} * kPageSizeTokens * attention.shape.kv_dim();
+  return {.data = reinterpret_cast<bf16*>(kv_cache->data()) + layer_idx * layer_values,
+          .num_pages = placement.num_kv_pages};
+}
+
+int32_t KimiK2::Impl::moe_layer_idx(int32_t layer_idx) const {
+  int32_t num_before = 0;
+  for (int32_t idx = 0; idx < layer_idx; ++idx) num_before += config.is_dense(idx) ? 0 : 1;
+  return num_before;
+}
+
+int32_t KimiK2::vocab_size() const { return impl_->config.vocab_size; }
+int32_t KimiK2::num_kv_pages() const { return impl_->placement.num_kv_pages; }
+int32_t KimiK2::max_batch_tokens() const { return impl_->options.max_batch_tokens; }
+int32_t KimiK2::max_logit_rows() const { return impl_->options.max_logit_rows; }
+int32_t KimiK2::max_context_tokens() const { return impl_->placement.max_context_tokens; }
+
+int64_t KimiK2::decode_read_bytes(int32_t num_sequences, int32_t context_size_tokens) const {
+  const ModelConfig& config = impl_->config;
+  int64_t read_bytes = dense_read_bytes(config);
+  if (impl_->experts != nullptr) {
+    // Expected number of distinct experts that n tokens with independent top-k choices meet: E (1 -
+    // (1 - k/E)^n).
+    const double chosen_share =
+        static_cast<double>(config.num_experts_per_tok) / config.n_routed_experts;
+    const double distinct =
+        config.n_routed_experts * (1.0 - std::pow(1.0 - chosen_share, num_sequences));
+    read_bytes += impl_->moe_shape.num_moe_layers * cpu_experts::MoeExperts::layer_read_bytes(
+                                                        impl_->moe_shape, std::llround(distinct));
+  }
+  const int64_t kv_token_bytes =
+      int64_t{config.num_hidden_layers} * config.kv_dim() * int64_t{sizeof(bf16)};
+  return read_bytes + int64_t{num_sequences} * context_size_tokens * kv_token_bytes;
+}
+
+std::string KimiK2::description() const {
+  std::string text = format_memory_map(impl_->placement);
+  text += fmt::format("dense part on {}\n", impl_->ops->description());
+  if (impl_->experts != nullptr) {
+    text += fmt::format(
+        "{} routed experts in {} layers, kernels {}{}\n", impl_->config.n_routed_experts,
+        impl_->moe_shape.num_moe_layers, impl_->experts->isa_name(),
+        impl_->config.experts_int4 ? "" : "; BF16 experts were quantised to INT4 at load");
+  }
+  return text;
+}
+
+}  // namespace tandem::offload

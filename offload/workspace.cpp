@@ -1,0 +1,59 @@
+#include "offload/workspace.h"
+
+#include <algorithm>
+
+namespace tandem::offload {
+namespace {
+
+constexpr int64_t kAlignmentBytes = 64;
+
+template <typename T>
+void place(
+    MatrixView<T>& matrix, int64_t rows, int64_t cols, std::byte* base, int64_t& offset_bytes) {
+  T* data = base == nullptr ? nullptr : reinterpret_cast<T*>(base + offset_bytes);
+  matrix = MatrixView<T>(data, rows, cols);
+  const int64_t size_bytes = rows * cols * int64_t{sizeof(T)};
+  offset_bytes += (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
+}
+
+}  // namespace
+
+int64_t Workspace::lay_out(std::byte* base,
+                           const ModelConfig& config,
+                           const WorkspaceLimits& limits) {
+  const int64_t tokens = limits.max_batch_tokens;
+  const int64_t hidden = config.hidden_size;
+  const int64_t heads = config.num_attention_heads;
+  const int64_t top_k = std::max(config.num_experts_per_tok, 1);
+  const int64_t intermediate =
+      std::max(config.intermediate_size, config.shared_intermediate_size());
+  int64_t offset_bytes = 0;
+  place(residual, tokens, hidden, base, offset_bytes);
+  place(normed, tokens, hidden, base, offset_bytes);
+  place(qkv_a, tokens, config.q_lora_rank + config.kv_dim(), base, offset_bytes);
+  place(q_latent, tokens, config.q_lora_rank, base, offset_bytes);
+  place(q, tokens, heads * config.qk_head_dim(), base, offset_bytes);
+  place(attention_out, tokens, heads * config.v_head_dim, base, offset_bytes);
+  place(gate_up, tokens, 2 * intermediate, base, offset_bytes);
+  place(activated, tokens, intermediate, base, offset_bytes);
+  place(expert_ids, tokens, top_k, base, offset_bytes);
+  place(expert_weights, tokens, top_k, base, offset_bytes);
+  place(routed_sum, tokens, hidden, base, offset_bytes);
+  place(logit_residual, limits.max_logit_rows, hidden, base, offset_bytes);
+  place(logit_normed, limits.max_logit_rows, hidden, base, offset_bytes);
+  place(logits, limits.max_logit_rows, config.vocab_size, base, offset_bytes);
+  return offset_bytes;
+}
+
+int64_t Workspace::planned_size_bytes(const ModelConfig& config, const WorkspaceLimits& limits) {
+  Workspace plan;
+  return plan.lay_out(nullptr, config, limits);
+}
+
+Workspace::Workspace(gpu::Ops& ops, const ModelConfig& config, const WorkspaceLimits& limits)
+    : size_bytes_(planned_size_bytes(config, limits)),
+      buffer_(ops.allocate(static_cast<size_t>(size_bytes_))) {
+  lay_out(buffer_->data(), config, limits);
+}
+
+}  // namespace tandem::offload

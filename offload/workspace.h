@@ -1,0 +1,49 @@
+// Activations of one step on one device, taken once for the largest batch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "gpu/ops.h"
+#include "runtime/model/model_config.h"
+
+namespace tandem::offload {
+
+struct WorkspaceLimits {
+  int32_t max_batch_tokens = 0;
+  int32_t max_logit_rows = 0;
+};
+
+class Workspace {
+ public:
+  Workspace(gpu::Ops& ops, const ModelConfig& config, const WorkspaceLimits& limits);
+
+  MatrixView<float> residual;        // [max_batch_tokens, hidden_size]
+  MatrixView<bf16> normed;           // [max_batch_tokens, hidden_size]
+  MatrixView<float> qkv_a;           // [max_batch_tokens, q_lora_rank + kv_dim]
+  MatrixView<bf16> q_latent;         // [max_batch_tokens, q_lora_rank]
+  MatrixView<bf16> q;                // [max_batch_tokens, heads * qk_head_dim]
+  MatrixView<bf16> attention_out;    // [max_batch_tokens, heads * v_head_dim]
+  MatrixView<float> gate_up;         // [max_batch_tokens, 2 * widest intermediate]
+  MatrixView<bf16> activated;        // [max_batch_tokens, widest intermediate]
+  MatrixView<int32_t> expert_ids;    // [max_batch_tokens, num_experts_per_tok]
+  MatrixView<float> expert_weights;  // [max_batch_tokens, num_experts_per_tok]
+  MatrixView<float> routed_sum;      // [max_batch_tokens, hidden_size]
+  MatrixView<float> logit_residual;  // [max_logit_rows, hidden_size]
+  MatrixView<bf16> logit_normed;     // [max_logit_rows, hidden_size]
+  MatrixView<float> logits;          // [max_logit_rows, vocab_size]
+
+  [[nodiscard]] int64_t size_bytes() const { return size_bytes_; }
+  static int64_t planned_size_bytes(const ModelConfig& config, const WorkspaceLimits& limits);
+
+ private:
+  // Walks all matrices in order; with a null base it only counts, so that plan and allocation
+  // cannot differ.
+  int64_t lay_out(std::byte* base, const ModelConfig& config, const WorkspaceLimits& limits);
+  Workspace() = default;
+
+  int64_t size_bytes_ = 0;
+  std::unique_ptr<gpu::DeviceBuffer> buffer_;
+};
+
+}  // namespace tandem::offload
