@@ -1,0 +1,140 @@
+# Sourced by run, test and .ci/run: installs what the build needs and is missing, configures and builds.
+# Everything comes from the distribution, but for a Catch2 that is too old there (Debian 12: from its backports, unpacked into
+# the cache and leaving the machine's package sources alone) and for CUDA from the Python index, when asked for.
+
+TANDEM_CACHE=${TANDEM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tandem}
+TANDEM_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+fail() {
+  echo "tandem: $*" >&2
+  exit 1
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+installed() {
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2> /dev/null)" = installed ]
+}
+
+apt_install() {
+  local package missing=()
+  for package; do installed "$package" || missing+=("$package"); done
+  [ ${#missing[@]} != 0 ] || return 0
+  command -v apt-get > /dev/null || fail "missing: ${missing[*]}; install them by hand, this system has no apt-get"
+  echo "tandem: installing ${missing[*]}"
+  mkdir -p "$TANDEM_CACHE"
+  {
+    as_root apt-get update &&
+      as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
+  } > "$TANDEM_CACHE/apt.log" 2>&1 < /dev/null || {
+    tail -5 "$TANDEM_CACHE/apt.log" >&2
+    fail "apt-get could not install: ${missing[*]} (log: $TANDEM_CACHE/apt.log)"
+  }
+}
+
+# The newest of the Boost versions tried here that this distribution has; at least 1.81.
+boost_packages() {
+  local version
+  for version in 1.88 1.83 1.81; do
+    if installed "libboost-json$version-dev" && installed "libboost-url$version-dev"; then break; fi
+  done
+  if ! { installed "libboost-json$version-dev" && installed "libboost-url$version-dev"; }; then
+    for version in 1.83 1.81 1.88 none; do
+      apt-cache show "libboost-url$version-dev" > /dev/null 2>&1 && break
+    done
+  fi
+  [ "$version" != none ] || fail "this distribution has no Boost 1.81 or later (Debian 12 and Ubuntu 24.04 have)"
+  echo "libboost$version-dev libboost-json$version-dev libboost-url$version-dev"
+}
+
+install_build_dependencies() {
+  command -v apt-cache > /dev/null || fail "Debian 12, Ubuntu 24.04 or later is needed (no apt here)"
+  # An image without package lists knows no package: fetch them once before asking.
+  if ! installed cmake && ! apt-cache show libfmt-dev > /dev/null 2>&1; then as_root apt-get update -qq; fi
+  # shellcheck disable=SC2046
+  apt_install g++ cmake ninja-build ccache pkg-config $(boost_packages) libdnnl-dev libhwloc-dev libmimalloc-dev \
+    libpcre2-dev libcli11-dev libfmt-dev libspdlog-dev libssl-dev
+}
+
+# Sets catch2_prefix, "" when the system's own Catch2 will do.
+install_test_dependencies() {
+  apt_install libbenchmark-dev python3 python3-venv curl clang-format-14 binutils
+  catch2_prefix=''
+  local have
+  have=$(apt-cache policy catch2 2> /dev/null | awk '/Candidate:/ {print $2}')
+  if [[ $have == 3.* ]]; then
+    apt_install catch2
+    return
+  fi
+  local prefix=$TANDEM_CACHE/catch2
+  catch2_prefix=$prefix/usr
+  [ ! -e "$prefix/ready" ] || return 0
+  local release mirror
+  release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+  mirror=$(apt-get indextargets --no-release-info --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' |
+    awk -v release="$release" '$1 == release && $2 == "main" && !found++ {print $3}')
+  [ -n "$mirror" ] || fail "no mirror for $release main among the apt sources"
+  echo "tandem: fetching Catch2 3 from $release-backports"
+  rm -rf "$prefix"
+  mkdir -p "$prefix/apt/lists/partial" "$prefix/apt/archives/partial"
+  touch "$prefix/apt/status"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $release-backports main" > "$prefix/apt/sources.list"
+  local apt=(-o Dir::State="$prefix/apt" -o Dir::State::status="$prefix/apt/status" -o Dir::Cache="$prefix/apt"
+    -o Dir::Etc::SourceList="$prefix/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
+    -o Acquire::Languages=none -o APT::Sandbox::User=root)
+  (
+    cd "$prefix"
+    apt-get "${apt[@]}" update && apt-get "${apt[@]}" download libcatch2-dev && dpkg-deb -x libcatch2-dev_*.deb .
+  ) > "$TANDEM_CACHE/catch2.log" 2>&1 || fail "could not get Catch2 3 (log: $TANDEM_CACHE/catch2.log)"
+  touch "$prefix/ready"
+}
+
+# Sets cuda_options for cmake. $1 = 1: a toolkit is wanted, and fetched when there is none.
+configure_cuda() {
+  cuda_options=(-DTANDEM_WITH_CUDA=OFF)
+  local nvcc='' prefix=$TANDEM_CACHE/cuda-13.0 candidate
+  for candidate in "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc "$prefix"/lib/python3*/site-packages/nvidia/cu13/bin/nvcc; do
+    [ -x "$candidate" ] && nvcc=$candidate && break
+  done
+  if [ -z "$nvcc" ] && [ "$1" = 1 ]; then
+    apt_install python3 python3-venv
+    echo "tandem: fetching the CUDA 13.0 compiler and runtime from the Python index"
+    rm -rf "$prefix"
+    python3 -m venv "$prefix"
+    "$prefix/bin/pip" -q install nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
+      nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 || fail "could not fetch the CUDA toolkit"
+    nvcc=$(echo "$prefix"/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)
+    [ -x "$nvcc" ] || fail "the CUDA wheels hold no nvcc at $nvcc"
+  fi
+  if [ -z "$nvcc" ]; then
+    echo "tandem: no CUDA toolkit found, building without (--with-cuda fetches one)"
+    return
+  fi
+  cuda_options=(-DTANDEM_WITH_CUDA=ON "-DCMAKE_CUDA_COMPILER=$nvcc" "-DCUDAToolkit_ROOT=$(dirname "$(dirname "$nvcc")")")
+}
+
+# build PRESET [cmake options] -- TARGETS: configures when needed, builds quietly unless it fails or takes long.
+build() {
+  local preset=$1 options=() targets=()
+  shift
+  while [ $# != 0 ] && [ "$1" != -- ]; do
+    options+=("$1")
+    shift
+  done
+  [ $# = 0 ] || shift
+  targets=("$@")
+  cd "$TANDEM_ROOT"
+  mkdir -p "build/$preset"
+  local key
+  key=$(printf '%s\n' "${options[@]}" | cat - CMakePresets.json | sha256sum)
+  if [ "$(cat "build/$preset/configured" 2> /dev/null)" != "$key" ]; then
+    cmake --preset "$preset" "${options[@]}" > "build/$preset/configure.log" 2>&1 || {
+      tail -20 "build/$preset/configure.log" >&2
+      fail "cmake could not configure (log: build/$preset/configure.log)"
+    }
+    echo "$key" > "build/$preset/configured"
+  fi
+  cmake --build "build/$preset" ${targets[@]:+--target "${targets[@]}"}
+}

@@ -1,0 +1,129 @@
+// The rules of the house that a program can check.
+#include <algorithm>
+#include <array>
+#include <catch2/catch_test_macros.hpp>
+#include <cstdlib>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tests/tidy/source_tree.h"
+
+namespace tandem::tidy {
+namespace {
+
+constexpr size_t kMaxFileLines = 600;
+constexpr size_t kMaxFunctionLines = 80;
+constexpr size_t kMaxColumns = 100;
+
+// Characters, not bytes: comments may hold a non-ASCII sign.
+size_t num_columns(std::string_view line) {
+  return static_cast<size_t>(std::count_if(line.begin(), line.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u;
+  }));
+}
+
+// A line in column 0 that opens a function body: clang-format indents everything else, and
+// namespaces not at all.
+bool opens_function(std::string_view line) {
+  if (line.empty() || !line.ends_with("{") || line.starts_with(" ") || line.starts_with("}"))
+    return false;
+  constexpr std::array<std::string_view, 9> kOthers = {
+      "namespace", "struct", "class", "enum", "union", "extern", "//", "constexpr", "template"};
+  const bool other = std::any_of(kOthers.begin(), kOthers.end(),
+                                 [&](std::string_view word) { return line.starts_with(word); });
+  return !other && line.find('(') != std::string_view::npos;
+}
+
+TEST_CASE("files, functions and lines keep to their limits", "[tidy]") {
+  for (const SourceFile& file : read_source_files()) {
+    INFO(file.path);
+    CHECK(file.lines.size() <= kMaxFileLines);
+    size_t function_begin = 0;
+    bool in_function = false;
+    for (size_t line_idx = 0; line_idx < file.lines.size(); ++line_idx) {
+      const std::string& line = file.lines[line_idx];
+      INFO("line " << line_idx + 1);
+      CHECK(num_columns(line) <= kMaxColumns);
+      CHECK_FALSE(line.ends_with(" "));
+      CHECK(line.find('\t') == std::string::npos);
+      if (!in_function && opens_function(line)) {
+        in_function = true;
+        function_begin = line_idx;
+      } else if (in_function && line.starts_with("}")) {
+        in_function = false;
+        CHECK(line_idx - function_begin + 1 <= kMaxFunctionLines);
+      }
+    }
+  }
+}
+
+TEST_CASE("no word stands in the sources that the house bans", "[tidy]") {
+  struct Ban {
+    std::string_view word;
+    std::string_view except;  // a folder in which it is right
+  };
+  // Split, so that this file does not find itself.
+  const std::vector<Ban> bans = {{"FIX"
+                                  "ME",
+                                  ""},
+                                 {"XX"
+                                  "X:",
+                                  ""},
+                                 {"std::ex"
+                                  "it(",
+                                  "server/main.cpp"},
+                                 {"cudaDevice"
+                                  "Synchronize",
+                                  "tests"},
+                                 {"/wo"
+                                  "rk/",
+                                  ""},
+                                 {"const_"
+                                  "cast<",
+                                  "gpu"}};
+  for (const SourceFile& file : read_source_files()) {
+    for (size_t line_idx = 0; line_idx < file.lines.size(); ++line_idx) {
+      for (const Ban& ban : bans) {
+        if (!ban.except.empty() && file.path.starts_with(ban.except)) continue;
+        INFO(file.path << ":" << line_idx + 1 << ": " << ban.word);
+        CHECK(file.lines[line_idx].find(ban.word) == std::string::npos);
+      }
+    }
+  }
+}
+
+TEST_CASE("headers guard themselves with pragma once and say first what they are", "[tidy]") {
+  for (const SourceFile& file : read_source_files()) {
+    if (!file.path.ends_with(".h") && !file.path.ends_with(".cuh")) continue;
+    INFO(file.path);
+    CHECK(std::find(file.lines.begin(), file.lines.end(), "#pragma once") != file.lines.end());
+    REQUIRE_FALSE(file.lines.empty());
+    CHECK(file.lines.front().starts_with("//"));
+  }
+}
+
+TEST_CASE("every folder of sources has a README", "[tidy]") {
+  std::set<std::string> folders;
+  for (const SourceFile& file : read_source_files()) {
+    if (!file.path.starts_with("tests/")) folders.insert(file.folder);
+  }
+  folders.insert("tests");
+  for (const std::string& folder : folders) {
+    INFO(folder << "/README.md");
+    CHECK(std::filesystem::exists(source_root() / folder / "README.md"));
+  }
+}
+
+TEST_CASE("every source file is formatted as .clang-format says", "[tidy]") {
+  if (std::system("command -v clang-format-14 > /dev/null") != 0) {
+    SKIP("needs clang-format-14, the version that the style is pinned to");
+  }
+  std::string command = "cd '" + source_root().string() + "' && clang-format-14 --dry-run --Werror";
+  for (const SourceFile& file : read_source_files()) command += " '" + file.path + "'";
+  CHECK(std::system(command.c_str()) == 0);
+}
+
+}  // namespace
+}  // namespace tandem::tidy
