@@ -27,6 +27,12 @@ class Tokenizer {
   // Throws LoadError naming file, line and what was expected. Names come from added_tokens_decoder,
   // else from spec §4.4. `vocab_size` of config.json bounds the ids of the reserved block.
   static Tokenizer load(const std::filesystem::path& model_dir, int32_t vocab_size);
+  // The same from the files' contents ("" for no tokenizer_config.json); `model_dir` is what errors
+  // name.
+  static Tokenizer parse(std::string_view tiktoken_model,
+                         std::string_view tokenizer_config,
+                         int32_t vocab_size,
+                         const std::filesystem::path& model_dir);
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();

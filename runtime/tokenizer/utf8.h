@@ -1,0 +1,34 @@
+// UTF-8 as the tokenizer needs it: decoding with Python's 'replace' policy, validation, white
+// space.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace tandem {
+
+// One step of a decoder over well- or ill-formed bytes.
+struct Utf8Step {
+  enum class Kind { kCharacter, kIllFormed, kIncomplete };
+  Kind kind = Kind::kCharacter;
+  uint32_t code_point = 0;  // kCharacter only
+  size_t num_bytes = 0;     // kIllFormed: the maximal subpart, one U+FFFD; kIncomplete: the rest
+};
+
+// Reads the sequence that starts at `bytes[0]` (not empty). kIncomplete: all of `bytes` is the
+// beginning of a sequence that later bytes could complete.
+Utf8Step next_utf8(std::string_view bytes);
+
+inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+FFFD
+
+[[nodiscard]] bool is_valid_utf8(std::string_view bytes);
+// bytes.decode("utf-8", "replace"): every maximal ill-formed subpart becomes one U+FFFD.
+std::string replace_invalid_utf8(std::string_view bytes);
+void append_utf8(uint32_t code_point, std::string& text);
+
+// Python's str.isspace for one character. It has U+001C..U+001F, which White_Space has not.
+[[nodiscard]] bool is_python_space(uint32_t code_point);
+
+}  // namespace tandem
