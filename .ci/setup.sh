@@ -107,6 +107,9 @@ configure_cuda() {
       nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 || fail "could not fetch the CUDA toolkit"
     nvcc=$(echo "$prefix"/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)
     [ -x "$nvcc" ] || fail "the CUDA wheels hold no nvcc at $nvcc"
+    # The names under which nvcc and CMake look for what the wheels hold.
+    ln -sfn lib "$(dirname "$(dirname "$nvcc")")/lib64"
+    ln -sfn libcudart.so.13 "$(dirname "$(dirname "$nvcc")")/lib/libcudart.so"
   fi
   if [ -z "$nvcc" ]; then
     echo "tandem: no CUDA toolkit found, building without (--with-cuda fetches one)"
