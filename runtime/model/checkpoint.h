@@ -62,12 +62,17 @@ class Checkpoint {
     std::vector<uint8_t> packed;
     std::vector<bf16> scale;
   };
+  // Thread-safe for different scratches. Throws LoadError naming a tensor with values that are not
+  // finite.
   [[nodiscard]] ExpertTensors expert(int32_t layer_idx,
                                      int32_t expert_idx,
                                      ExpertScratch& scratch) const;
+  // The same expert as stored; only for checkpoints with BF16 experts (config().experts_int4 is
+  // false).
+  [[nodiscard]] MlpTensors bf16_expert(int32_t layer_idx, int32_t expert_idx) const;
 
   [[nodiscard]] int64_t resident_expert_size_bytes() const;  // 4.5 bits a weight
-  [[nodiscard]] int64_t dense_size_bytes() const;
+  [[nodiscard]] int64_t dense_size_bytes() const;            // all other tensors that are used
 
  private:
   Checkpoint(std::filesystem::path dir, ModelConfig config, TensorIndex index);

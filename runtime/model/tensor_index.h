@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,7 +18,24 @@
 
 namespace tandem {
 
-enum class DType { kBF16, kF16, kF32, kF64, kI8, kU8, kI16, kI32, kI64, kBool, kF8E4M3, kF8E5M2 };
+enum class DType {
+  kBF16,
+  kF16,
+  kF32,
+  kF64,
+  kI8,
+  kU8,
+  kI16,
+  kU16,
+  kI32,
+  kU32,
+  kI64,
+  kU64,
+  kBool,
+  kF8E4M3,
+  kF8E5M2,
+  kF8E8M0
+};
 std::string_view dtype_name(DType dtype);  // as in the header: "BF16"
 int64_t dtype_size_bytes(DType dtype);
 
@@ -28,14 +46,23 @@ struct TensorInfo {
   int64_t file_offset_bytes = 0;  // of its first byte, from the start of the shard
   int64_t size_bytes = 0;
 };
+std::string describe(const TensorInfo& info);  // "BF16 [512, 7168]"
 
 class MappedFile;  // runtime/memory/mapped_file.h
+
+// What is wrong with a folder, collected instead of thrown.
+struct IndexProblems {
+  std::vector<std::string> messages;
+  std::set<std::string, std::less<>> lost_names;  // tensors of shards that could not be read
+};
 
 class TensorIndex {
  public:
   // Reads model.safetensors.index.json, or every *.safetensors of the folder when there is none.
   // Throws LoadError naming file, tensor and what was expected.
   static TensorIndex open(const std::filesystem::path& model_dir);
+  // The same, going on behind every problem: for `tandem check`.
+  static TensorIndex open(const std::filesystem::path& model_dir, IndexProblems& problems);
   TensorIndex(TensorIndex&&) noexcept;
   TensorIndex& operator=(TensorIndex&&) noexcept;
   ~TensorIndex();
@@ -50,7 +77,9 @@ class TensorIndex {
   // file is odd.
   [[nodiscard]] std::span<const std::byte> bytes(const TensorInfo& info) const;
 
-  // Typed access; throws LoadError with expected and actual dtype and shape.
+  // Typed access; throws LoadError with expected and actual dtype and shape. Data that the file
+  // holds unaligned is copied once, into memory of the index; all else is a view of the file.
+  // Thread-safe.
   [[nodiscard]] MatrixView<const bf16> bf16_matrix(std::string_view name,
                                                    int64_t rows,
                                                    int64_t cols) const;
@@ -59,12 +88,24 @@ class TensorIndex {
   [[nodiscard]] MatrixView<const int32_t> i32_matrix(std::string_view name,
                                                      int64_t rows,
                                                      int64_t cols) const;
+  // Throws LoadError unless the tensor is there with this dtype and shape.
+  const TensorInfo& require(std::string_view name,
+                            DType dtype,
+                            std::span<const int64_t> shape) const;
+
+  // Hints to the kernel: soon read; read for the last time (its pages may be dropped).
+  void prefetch(const TensorInfo& info) const noexcept;
+  void release(const TensorInfo& info) const noexcept;
 
  private:
+  struct AlignedCopies;
+  class Builder;
   TensorIndex();
+  const std::byte* aligned_data(const TensorInfo& info) const;
   std::map<std::string, TensorInfo, std::less<>> tensors_;
   std::vector<std::filesystem::path> shard_paths_;
   std::vector<std::unique_ptr<MappedFile>> shards_;
+  std::unique_ptr<AlignedCopies> aligned_copies_;
 };
 
 }  // namespace tandem
