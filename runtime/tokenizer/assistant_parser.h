@@ -3,9 +3,7 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,7 +13,8 @@
 
 namespace tandem {
 
-// One piece of the visible answer; exactly one of the kinds.
+// One piece of the visible answer; exactly one of the kinds. Texts are never empty, but for one
+// kReasoning that stands for a thinking part without text (<think></think>).
 struct AssistantDelta {
   enum class Kind { kReasoning, kContent, kToolCallBegin, kToolCallArguments };
   Kind kind = Kind::kContent;
@@ -35,25 +34,74 @@ struct AssistantParserOptions {
   bool parse_reasoning = true;
 };
 
+// Deltas of a call that names its function are forwarded piece by piece, never re-serialised; only
+// white space around the arguments is left out, and an argument text that is empty becomes `{}`.
+// The call of an id that names no function (a bare counter, a client's own id) waits for its end
+// when several tools are declared, and is dropped unless exactly one of them fits its arguments.
 class AssistantParser {
  public:
   AssistantParser(const Tokenizer& tokenizer, AssistantParserOptions options);
 
-  // Feeds one generated token; deltas that can be shown now are appended to `out`.
+  // Feeds one generated token; deltas that can be shown now are appended to `out`. Tokens after
+  // stopped() are ignored.
   void push(int32_t token_id, std::vector<AssistantDelta>& out);
   // End of generation: flushes held-back text and an unclosed call.
   void finish(std::vector<AssistantDelta>& out);
 
   [[nodiscard]] bool stopped() const;  // a stop string was met: generation should end
   [[nodiscard]] const std::optional<std::string>& matched_stop() const;
-  [[nodiscard]] int32_t num_tool_calls() const;  // emitted so far
+  [[nodiscard]] int32_t num_tool_calls() const;     // emitted so far
+  [[nodiscard]] int32_t num_dropped_calls() const;  // named no function that could be inferred
   [[nodiscard]] bool in_unclosed_call() const;
-  [[nodiscard]] int32_t reasoning_tokens()
-      const;  // generated inside the thinking part, markers included
+  // Generated inside the thinking part, markers included.
+  [[nodiscard]] int32_t reasoning_tokens() const;
 
  private:
+  using Deltas = std::vector<AssistantDelta>;
+
+  enum class State {
+    kContent,    // also before <think>
+    kReasoning,  // after <think>
+    kSection,    // between section_begin and call_begin, and between calls: text is noise
+    kCallId,     // after call_begin
+    kArguments,  // after argument_begin
+  };
+
+  bool push_marker(int32_t token_id, Deltas& out);
+  bool push_tool_marker(int32_t token_id, Deltas& out);
+  void push_text(std::string_view text, Deltas& out);
+  void enter(State state, Deltas& out);
+  void flush_text(Deltas& out);
+  void begin_arguments(Deltas& out);
+  void end_call(bool is_closed, Deltas& out);
+  void emit_call_begin(const std::string& name, Deltas& out);
+  void emit_arguments(std::string_view text, Deltas& out);
+  void emit_content(std::string_view text, Deltas& out);
+  void scan_stop(std::string_view text, Deltas& out);
+
   const Tokenizer& tokenizer_;
   AssistantParserOptions options_;
+
+  State state_ = State::kContent;
+  Utf8Stream utf8_;
+  bool in_section_ = false;
+  bool is_finished_ = false;
+
+  bool has_reasoning_text_ = false;  // of the current thinking part
+  int32_t reasoning_tokens_ = 0;
+
+  bool after_section_ = false;  // content so far behind a section is white space only...
+  std::string held_space_;      // ...and is here
+  std::string held_stop_;       // end of the content that may begin a stop string
+  std::optional<std::string> matched_stop_;
+
+  std::string call_header_;
+  bool call_is_deferred_ = false;  // no name yet: arguments wait in held_arguments_
+  bool call_has_arguments_ = false;
+  std::string held_arguments_;
+  std::string held_arguments_space_;  // trailing white space so far
+  int32_t num_tool_calls_ = 0;
+  int32_t num_dropped_calls_ = 0;
 };
 
 }  // namespace tandem
