@@ -1,0 +1,30 @@
+// How the commands get a model without knowing which: main() hands them a factory, and is the only
+// file of this folder's executable that names offload::KimiK2.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "runtime/base/progress.h"
+#include "runtime/model/checkpoint.h"
+#include "runtime/model/forward_model.h"
+#include "runtime/topology/worker_pool.h"
+
+namespace tandem::cli {
+
+enum class Attention { kAuto, kAbsorbed, kExpanded };
+
+struct ModelLimits {
+  int64_t kv_cache_tokens = 0;  // 0: the model chooses
+  int32_t max_batch_tokens = 512;
+  int32_t max_logit_rows = 64;
+  int32_t max_context_tokens = 0;  // 0: max_position_embeddings
+  Attention attention = Attention::kAuto;
+};
+
+// Loads every weight; throws LoadError, ConfigError. Checkpoint and pool outlive the model.
+using ModelFactory = std::function<std::unique_ptr<ForwardModel>(
+    const Checkpoint&, WorkerPool&, const ModelLimits&, const ProgressFn&)>;
+
+}  // namespace tandem::cli

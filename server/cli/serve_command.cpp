@@ -1,0 +1,72 @@
+#include <fmt/format.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <string>
+
+#include "server/cli/commands.h"
+#include "server/cli/demo_model.h"
+#include "server/cli/serving.h"
+#include "server/cli/signals.h"
+#include "server/cli/terminal.h"
+
+namespace tandem::cli {
+namespace {
+
+void print_how_to_ask(const Serving& serving, bool needs_key) {
+  const std::string auth =
+      needs_key ? " \\\n    -H \"Authorization: Bearer $TANDEM_API_KEY\"" : std::string();
+  fmt::print(
+      "\nReady at {}, model \"{}\". Try:\n\n"
+      "  curl -N {}/v1/chat/completions -H 'Content-Type: application/json'{} \\\n"
+      "    -d '{{\"model\": \"{}\", \"stream\": true, \"messages\": [{{\"role\": \"user\", "
+      "\"content\": \"Hello!\"}}]}}'\n\n"
+      "or: tandem chat --url {}\n",
+      serving.url(), serving.model_name(), serving.url(), auth, serving.model_name(),
+      serving.url());
+  std::fflush(stdout);
+}
+
+bool is_loopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
+}
+
+}  // namespace
+
+int run_serve(const ServeOptions& options, const ModelFactory& factory) {
+  StopSignals signals;
+  std::signal(SIGPIPE, SIG_IGN);
+  Serving serving(options);
+  if (serving.is_demo()) fmt::print("No --model given: serving {}.\n", kDemoModelNote);
+  fmt::print("Listening on {} (while it loads, /health says 503)\n", serving.url());
+  fmt::print("Loading {}\n", serving.model_dir().string());
+  if (!is_loopback(options.host) && options.api_keys.empty())
+    fmt::print("Note: {} is open to others and no --api-key is asked for.\n", options.host);
+  std::fflush(stdout);
+
+  {
+    ProgressBar bar(stderr, "loading");
+    serving.load(factory, [&](const Progress& progress) { bar.update(progress); });
+    bar.finish();
+  }
+  signals.loading_is_done();
+  const std::string memory_map = serving.description();
+  if (!memory_map.empty()) fmt::print("{}\n", memory_map);
+  print_how_to_ask(serving, !options.api_keys.empty());
+
+  while (!signals.wait(std::chrono::milliseconds(500))) {
+    if (!serving.failed()) continue;
+    fmt::print(stderr, "tandem: error: a step failed, the engine cannot go on; stopping\n");
+    serving.stop();
+    return 1;
+  }
+  fmt::print("Stopping: running answers finish first (at most {} s; again to stop at once)\n",
+             options.drain_timeout_s);
+  std::fflush(stdout);
+  serving.drain();
+  fmt::print("Stopped.\n");
+  return 0;
+}
+
+}  // namespace tandem::cli

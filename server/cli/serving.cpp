@@ -1,0 +1,159 @@
+#include "server/cli/serving.h"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <vector>
+
+#include "runtime/base/errors.h"
+#include "runtime/engine/engine.h"
+#include "runtime/tokenizer/chat.h"
+#include "runtime/tokenizer/tokenizer.h"
+#include "server/cli/demo_model.h"
+#include "server/cli/loaded_model.h"
+#include "server/server.h"
+
+namespace tandem::cli {
+namespace {
+
+server::ServerOptions server_options(const ServeOptions& options, const std::string& model_name) {
+  server::ServerOptions result;
+  result.host = options.host;
+  result.port = options.port;
+  result.api_keys = options.api_keys;
+  result.served_model_names = options.served_model_names;
+  if (result.served_model_names.empty()) result.served_model_names = {model_name};
+  result.num_io_threads = options.num_io_threads;
+  result.drain_timeout = std::chrono::seconds(options.drain_timeout_s);
+  return result;
+}
+
+// "/models/Kimi-K2-Thinking/" → "Kimi-K2-Thinking"
+std::string name_of(const std::filesystem::path& model_dir) {
+  std::error_code ec;
+  std::filesystem::path full = std::filesystem::weakly_canonical(model_dir, ec);
+  if (ec) full = model_dir;
+  if (!full.has_filename()) full = full.parent_path();
+  return full.filename().empty() ? "model" : full.filename().string();
+}
+
+// What ends an answer: the checkpoint's eos tokens and the markers that close a turn.
+std::vector<int32_t> stop_token_ids(const ModelConfig& config, const SpecialTokens& specials) {
+  std::vector<int32_t> ids = config.eos_token_ids;
+  ids.insert(ids.end(), {specials.im_end, specials.eos, specials.eot});
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  std::erase_if(ids, [&](int32_t id) { return id < 0 || id >= config.vocab_size; });
+  return ids;
+}
+
+// K2-Thinking opens <think> itself, K2.5's template does it for the model: read it off a rendering.
+bool generation_prompt_opens_think(const Tokenizer& tokenizer) {
+  const int32_t think_begin = tokenizer.specials().think_begin;
+  if (think_begin < 0) return false;
+  ChatPrompt prompt;
+  prompt.messages.resize(1);
+  prompt.messages[0].role = "user";
+  prompt.messages[0].content = "hello";
+  const RenderedPrompt rendered = render_chat(tokenizer, prompt);
+  return !rendered.ids.empty() && rendered.ids.back() == think_begin;
+}
+
+}  // namespace
+
+struct Serving::Impl {
+  ServeOptions options;
+  bool demo = false;
+  std::filesystem::path model_dir;
+  std::string model_name;
+  // The server is destroyed first, then the engine, then what it computes with.
+  std::unique_ptr<LoadedModel> loaded;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<server::Server> server;
+
+  void load(const ModelFactory& factory, const ProgressFn& progress);
+};
+
+Serving::Serving(const ServeOptions& options) : impl_(std::make_unique<Impl>()) {
+  impl_->options = options;
+  impl_->demo = options.model.model_dir.empty();
+  impl_->model_dir = resolve_model_dir(options.model.model_dir);
+  const std::string default_name = impl_->demo ? kDemoModelName : name_of(impl_->model_dir);
+  const server::ServerOptions for_server = server_options(options, default_name);
+  impl_->model_name = for_server.served_model_names.front();
+  impl_->server = std::make_unique<server::Server>(for_server);
+  impl_->server->start();
+}
+
+Serving::~Serving() {
+  if (impl_->server) impl_->server->stop();
+}
+
+void Serving::load(const ModelFactory& factory, const ProgressFn& progress) {
+  try {
+    impl_->load(factory, [&](const Progress& done) {
+      if (done.total_bytes > 0)
+        impl_->server->set_loading_progress(static_cast<double>(done.done_bytes) /
+                                            static_cast<double>(done.total_bytes));
+      progress(done);
+    });
+  } catch (const std::exception& error) {
+    impl_->server->set_failed(error.what());
+    throw;
+  }
+}
+
+void Serving::Impl::load(const ModelFactory& factory, const ProgressFn& progress) {
+  const ModelConfig config = ModelConfig::load(model_dir);
+  tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(model_dir, config.vocab_size));
+  ModelLimits limits;
+  limits.kv_cache_tokens = options.kv_cache_tokens;
+  limits.max_batch_tokens = options.max_batch_tokens > 0
+                                ? options.max_batch_tokens
+                                : options.prefill_chunk_tokens + options.max_sequences;
+  limits.max_logit_rows = std::min(options.max_sequences, limits.max_batch_tokens);
+  limits.max_context_tokens = options.max_context_tokens;
+  limits.attention = options.model.attention;
+  loaded = load_model(model_dir, options.model.num_threads, limits, factory, progress);
+
+  EngineOptions engine_options;
+  engine_options.max_sequences = limits.max_logit_rows;
+  engine_options.max_queued_requests = options.max_queued_requests;
+  engine_options.prefill_chunk_tokens =
+      std::min(options.prefill_chunk_tokens, limits.max_batch_tokens);
+  engine = std::make_unique<Engine>(*loaded->model, engine_options);
+
+  server::ServingModel serving;
+  serving.engine = engine.get();
+  serving.tokenizer = tokenizer.get();
+  serving.stop_token_ids = stop_token_ids(config, tokenizer->specials());
+  serving.generation_prompt_opens_think = generation_prompt_opens_think(*tokenizer);
+  serving.created_unix_s = std::chrono::duration_cast<std::chrono::seconds>(
+                               std::chrono::system_clock::now().time_since_epoch())
+                               .count();
+  server->set_ready(serving);
+}
+
+void Serving::drain() { impl_->server->drain(); }
+void Serving::stop() { impl_->server->stop(); }
+bool Serving::failed() const { return impl_->engine && impl_->engine->stats().failed; }
+bool Serving::is_demo() const { return impl_->demo; }
+std::string Serving::model_name() const { return impl_->model_name; }
+std::filesystem::path Serving::model_dir() const { return impl_->model_dir; }
+
+std::string Serving::url() const {
+  const std::string& host = impl_->options.host;
+  // An address that means "every interface" is no place to connect to.
+  std::string shown = host;
+  if (host == "0.0.0.0") shown = "127.0.0.1";
+  if (host == "::" || host == "[::]") shown = "[::1]";
+  if (shown.find(':') != std::string::npos && shown.front() != '[') shown = "[" + shown + "]";
+  return "http://" + shown + ":" + std::to_string(impl_->server->port());
+}
+
+std::string Serving::description() const {
+  return impl_->loaded && impl_->loaded->model ? impl_->loaded->model->description() : "";
+}
+
+}  // namespace tandem::cli

@@ -1,0 +1,41 @@
+// A server with its model: what `serve` runs in the foreground and `chat --model` beside itself.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "server/cli/commands.h"
+
+namespace tandem::cli {
+
+class Serving {
+ public:
+  // Finds the model folder and binds the port; from here on /health answers 503. Throws
+  // ConfigError.
+  explicit Serving(const ServeOptions& options);
+  ~Serving();
+  Serving(const Serving&) = delete;
+  Serving& operator=(const Serving&) = delete;
+
+  // Loads the model and begins to answer. Throws LoadError, ConfigError; /health then names the
+  // error for as long as the object lives.
+  void load(const ModelFactory& factory, const ProgressFn& progress);
+
+  void drain();  // lets running answers finish, then stops
+  void stop();   // at once
+
+  [[nodiscard]] bool failed() const;      // a step failed; the engine stays failed
+  [[nodiscard]] bool is_demo() const;     // no model was named
+  [[nodiscard]] std::string url() const;  // "http://127.0.0.1:8000"
+  [[nodiscard]] std::string model_name() const;
+  [[nodiscard]] std::filesystem::path model_dir() const;
+  [[nodiscard]] std::string description() const;  // memory map of the loaded model
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tandem::cli

@@ -1,0 +1,110 @@
+#include <fmt/format.h>
+#ifdef TANDEM_WITH_MIMALLOC
+#include <mimalloc.h>
+#endif
+
+#include <algorithm>
+#include <array>
+#include <boost/json.hpp>
+#include <boost/version.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "server/cli/commands.h"
+
+namespace tandem::cli {
+namespace {
+
+// The instruction sets that kernels may use, as the kernel of the system names them.
+std::vector<std::string> isa_of_cpu() {
+  static constexpr std::array<const char*, 15> kKnown = {
+      "sse4_2",      "avx2",        "fma",      "f16c",        "avx_vnni",
+      "avx512f",     "avx512bw",    "avx512vl", "avx512_vnni", "avx512_vbmi",
+      "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8",    "amx_bf16"};
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  std::string line;
+  std::vector<std::string> found;
+  while (std::getline(cpuinfo, line)) {
+    if (line.rfind("flags", 0) != 0) continue;
+    std::istringstream words(line.substr(line.find(':') + 1));
+    std::vector<std::string> flags;
+    for (std::string word; words >> word;) flags.push_back(word);
+    for (const char* isa : kKnown)
+      if (std::find(flags.begin(), flags.end(), isa) != flags.end()) found.emplace_back(isa);
+    break;
+  }
+  return found;
+}
+
+std::string compiler_name() {
+#if defined(__clang__)
+  return fmt::format("clang {}.{}.{}", __clang_major__, __clang_minor__, __clang_patchlevel__);
+#else
+  return fmt::format("g++ {}.{}.{}", __GNUC__, __GNUC_MINOR__, __GNUC_PATCHLEVEL__);
+#endif
+}
+
+std::string allocator_name() {
+#ifdef TANDEM_WITH_MIMALLOC
+  const int version = mi_version();
+  return fmt::format("mimalloc {}.{}.{}", version / 100, version / 10 % 10, version % 10);
+#else
+  return "the C library's";
+#endif
+}
+
+boost::json::object facts() {
+  boost::json::object result;
+  result["version"] = TANDEM_VERSION;
+  result["compiler"] = compiler_name();
+  result["build_type"] = TANDEM_BUILD_TYPE;
+  result["assertions"] =
+#ifdef NDEBUG
+      false;
+#else
+      true;
+#endif
+  result["cuda"] = TANDEM_CUDA_ENABLED != 0;
+  result["allocator"] = allocator_name();
+  result["boost"] = fmt::format("{}.{}.{}", BOOST_VERSION / 100000, BOOST_VERSION / 100 % 1000,
+                                BOOST_VERSION % 100);
+  const std::vector<std::string> isa = isa_of_cpu();
+  result["cpu_isa"] = boost::json::value_from(isa);
+  const char* forced = std::getenv("TANDEM_CPU_ISA");
+  if (forced != nullptr) result["cpu_isa_forced"] = forced;
+  return result;
+}
+
+}  // namespace
+
+int run_version(bool json) {
+  const boost::json::object values = facts();
+  if (json) {
+    fmt::print("{}\n", boost::json::serialize(values));
+    return 0;
+  }
+  const auto text = [&](const char* key) { return std::string(values.at(key).as_string()); };
+  fmt::print("tandem {}\n", text("version"));
+  fmt::print("built with    {}, {}{}, Boost {}, {}\n", text("compiler"), text("build_type"),
+             values.at("assertions").as_bool() ? " with assertions" : "", text("boost"),
+             text("allocator"));
+  fmt::print("GPU           {}\n", values.at("cuda").as_bool()
+                                       ? "CUDA"
+                                       : "none in this build (dense layers run on the CPU)");
+  std::string isa;
+  for (const auto& name : values.at("cpu_isa").as_array()) {
+    if (!isa.empty()) isa += ' ';
+    isa += std::string_view(name.as_string());
+  }
+  fmt::print("this CPU has  {}\n",
+             isa.empty() ? "none of the sets that kernels are written for" : isa);
+  if (values.contains("cpu_isa_forced"))
+    fmt::print("kernels       forced to {} by TANDEM_CPU_ISA\n", text("cpu_isa_forced"));
+  return 0;
+}
+
+}  // namespace tandem::cli

@@ -1,0 +1,34 @@
+// The executable: names the one concrete model and hands it to the command line as a factory.
+#include "offload/kimi_k2.h"
+#include "server/cli/command_line.h"
+
+namespace {
+
+tandem::gpu::MlaForm mla_form(tandem::cli::Attention attention) {
+  switch (attention) {
+    case tandem::cli::Attention::kAbsorbed:
+      return tandem::gpu::MlaForm::kAbsorbed;
+    case tandem::cli::Attention::kExpanded:
+      return tandem::gpu::MlaForm::kExpanded;
+    case tandem::cli::Attention::kAuto:
+      break;
+  }
+  return tandem::gpu::MlaForm::kAuto;
+}
+
+std::unique_ptr<tandem::ForwardModel> load_model(const tandem::Checkpoint& checkpoint,
+                                                 tandem::WorkerPool& pool,
+                                                 const tandem::cli::ModelLimits& limits,
+                                                 const tandem::ProgressFn& progress) {
+  tandem::offload::KimiK2Options options;
+  options.kv_cache_tokens = limits.kv_cache_tokens;
+  options.max_batch_tokens = limits.max_batch_tokens;
+  options.max_logit_rows = limits.max_logit_rows;
+  options.max_context_tokens = limits.max_context_tokens;
+  options.mla_form = mla_form(limits.attention);
+  return tandem::offload::KimiK2::load(checkpoint, pool, options, progress);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return tandem::cli::run_command_line(argc, argv, load_model); }
