@@ -85,7 +85,7 @@ TEST_CASE("a library's headers stay in the folders that own it", "[tidy]") {
       {"dnnl", {"cpu_experts", "gpu/host", "tests/gpu", "bench"}},
       {"oneapi/dnnl", {"cpu_experts", "gpu/host", "tests/gpu", "bench"}},
       {"CLI/", {"server/main.cpp", "server/cli", "bench"}},
-      {"mimalloc", {"server/main.cpp", "runtime/memory"}},
+      {"mimalloc", {"server/main.cpp", "server/cli", "runtime/memory"}},
       {"cuda", {"gpu/cuda", "tests/gpu", "bench"}},
       {"cublas", {"gpu/cuda", "tests/gpu", "bench"}},
       {"immintrin.h", {"cpu_experts/simd", "cpu_experts/kernels", "gpu/host", "runtime/topology"}},
