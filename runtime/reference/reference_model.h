@@ -22,14 +22,22 @@ struct ReferenceOutput {
 
 enum class AttentionForm { kExpanded, kAbsorbed };  // equations 8, 9
 
+// BF16 experts (Moonlight): as the file has them, or quantised to INT4 as production loads them.
+// No difference for checkpoints whose experts are INT4 already.
+enum class ExpertPrecision { kAsStored, kInt4 };
+
 class ReferenceModel {
  public:
-  explicit ReferenceModel(const Checkpoint& checkpoint);  // the checkpoint outlives the model
+  // The checkpoint outlives the model.
+  explicit ReferenceModel(const Checkpoint& checkpoint,
+                          ExpertPrecision expert_precision = ExpertPrecision::kAsStored);
+  // One sequence from position 0. Throws ConfigError for an id outside the vocabulary.
   [[nodiscard]] ReferenceOutput run(std::span<const int32_t> token_ids,
                                     AttentionForm form = AttentionForm::kExpanded) const;
 
  private:
   const Checkpoint& checkpoint_;
+  ExpertPrecision expert_precision_;
 };
 
 }  // namespace tandem
