@@ -18,17 +18,18 @@ namespace tandem {
 struct AssistantDelta {
   enum class Kind { kReasoning, kContent, kToolCallBegin, kToolCallArguments };
   Kind kind = Kind::kContent;
-  std::string text;       // reasoning, content or a piece of arguments, whole UTF-8
-  int32_t call_idx = -1;  // dense from 0
-  std::string call_id;    // kToolCallBegin: functions.NAME:IDX
-  std::string call_name;  // kToolCallBegin
+  std::string text{};       // reasoning, content or a piece of arguments, whole UTF-8
+  int32_t call_idx = -1;    // dense from 0
+  std::string call_id{};    // kToolCallBegin: functions.NAME:IDX
+  std::string call_name{};  // kToolCallBegin
 };
 
 struct AssistantParserOptions {
-  bool starts_in_reasoning = false;    // the rendered prompt ended with <think> (K2.5)
-  int32_t num_history_tool_calls = 0;  // index of the next call
-  std::vector<ToolDeclaration> tools;  // for ids that name no function
-  std::vector<std::string> stop;  // matched in content only; text from the match on is not emitted
+  bool starts_in_reasoning = false;      // the rendered prompt ended with <think> (K2.5)
+  int32_t num_history_tool_calls = 0;    // index of the next call
+  std::vector<ToolDeclaration> tools{};  // for ids that name no function
+  std::vector<std::string>
+      stop{};  // matched in content only; text from the match on is not emitted
   bool include_stop_in_output = false;
   bool parse_tool_calls = true;  // false for plain completions: everything is content
   bool parse_reasoning = true;

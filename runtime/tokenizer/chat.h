@@ -13,29 +13,31 @@
 namespace tandem {
 
 struct ToolCall {
-  std::string id;  // as the client knows it; rewritten to functions.NAME:IDX in the prompt
-  std::string name;
-  std::string arguments;  // JSON text, inserted verbatim
+  std::string id{};  // as the client knows it; rewritten to functions.NAME:IDX in the prompt
+  std::string name{};
+  std::string arguments{};  // JSON text, inserted verbatim
 };
 
 struct ChatMessage {
-  std::string role;  // system, user, assistant, tool (developer is mapped to system by the caller)
-  std::optional<std::string> name;
-  std::string content;            // text parts already joined; null is ""
-  std::string reasoning_content;  // assistant only
-  std::vector<ToolCall> tool_calls;
-  std::string tool_call_id;  // tool only
+  // system, user, assistant, tool (developer is mapped to system by the caller).
+  std::string role{};
+  std::optional<std::string> name{};
+  std::string content{};            // text parts already joined; null is ""
+  std::string reasoning_content{};  // assistant only
+  std::vector<ToolCall> tool_calls{};
+  std::string tool_call_id{};  // tool only
 };
 
 // A declared function, for the parser's inference of unnamed calls and for tool_choice.
 struct ToolDeclaration {
-  std::string name;
-  std::string parameters_json;  // JSON Schema, "" when absent
+  std::string name{};
+  std::string parameters_json{};  // JSON Schema, "" when absent
 };
 
 struct ChatPrompt {
-  std::vector<ChatMessage> messages;
-  std::string tools_json;  // the compact, recursively key-sorted JSON of the tool list; "" for none
+  std::vector<ChatMessage> messages{};
+  // The compact, recursively key-sorted JSON of the tool list; "" or "[]" for none.
+  std::string tools_json{};
   bool add_generation_prompt = true;
   bool preserve_thinking = false;  // render reasoning of every turn (off: the official template)
 };
@@ -43,8 +45,8 @@ struct ChatPrompt {
 // The prompt in two views of one rendering. In `ids` content never contains specials (a typed
 // marker stays text).
 struct RenderedPrompt {
-  std::vector<int32_t> ids;
-  std::string text;
+  std::vector<int32_t> ids{};
+  std::string text{};
   int32_t num_tool_calls = 0;  // calls in the history: the next call's index
 };
 RenderedPrompt render_chat(const Tokenizer& tokenizer, const ChatPrompt& prompt);
