@@ -1,0 +1,104 @@
+"""Starts the built executable and talks plain HTTP to it. Python's standard library only."""
+import http.client
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import threading
+import time
+import urllib.parse
+
+SKIPPED = 4  # what ctest takes for "skipped"
+SOURCE_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+DEMO_MODEL_DIR = os.environ.get("TANDEM_DEMO_MODEL") or os.path.join(SOURCE_DIR, "server/demo/model")
+DIALOGUES = os.path.join(SOURCE_DIR, "server/demo/dialogues.json")
+
+
+def demo_model_is_here():
+    return os.path.isfile(os.path.join(DEMO_MODEL_DIR, "config.json"))
+
+
+def run(executable, *args, timeout=120, **kwargs):
+    """(exit status, stdout, stderr) of one command that ends by itself."""
+    done = subprocess.run([executable, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, timeout=timeout, **kwargs)
+    return done.returncode, done.stdout, done.stderr
+
+
+class TandemServer:
+    """`tandem serve --port 0 ARGS`, ready when the `with` block begins and stopped when it ends."""
+
+    def __init__(self, executable, *args, wait_until_ready=True, timeout_s=120):
+        self.command = [executable, "serve", "--port", "0", *map(str, args)]
+        self.wait_until_ready = wait_until_ready
+        self.timeout_s = timeout_s
+        self.lines = []
+        self.url = None
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                        text=True)
+        self.new_lines = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self.url = self.wait_for_line(r"^Listening on (\S+)").group(1)
+        if self.wait_until_ready:
+            self.model = self.wait_for_line(r'^Ready at \S+, model "([^"]+)"').group(1)
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.append(line)
+            self.new_lines.put(line)
+        self.new_lines.put(None)
+
+    def wait_for_line(self, pattern):
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                line = self.new_lines.get(timeout=max(0.01, deadline - time.monotonic()))
+            except queue.Empty:
+                raise RuntimeError(f"no line like {pattern} in {self.timeout_s} s; so far:\n{self.output()}")
+            if line is None:
+                raise RuntimeError(f"the server ended (status {self.process.wait()}):\n{self.output()}")
+            found = re.search(pattern, line)
+            if found:
+                return found
+
+    def output(self):
+        return "".join(self.lines)
+
+    def stop(self, signal_number=signal.SIGTERM, timeout_s=40):
+        """Sends the signal and gives the exit status."""
+        self.process.send_signal(signal_number)
+        return self.process.wait(timeout_s)
+
+    def connection(self, timeout_s=120):
+        return http.client.HTTPConnection(urllib.parse.urlsplit(self.url).netloc, timeout=timeout_s)
+
+    def request(self, method, path, body=None, headers=None, timeout_s=120):
+        """(status, headers, body text) of a request with a JSON body."""
+        connection = self.connection(timeout_s)
+        try:
+            data = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
+            connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read().decode()
+        finally:
+            connection.close()
+
+    def chat(self, **body):
+        """The parsed answer of /v1/chat/completions; an assertion unless the status is 200."""
+        status, _, text = self.request("POST", "/v1/chat/completions", {"model": self.model, **body})
+        assert status == 200, f"status {status}: {text}"
+        return json.loads(text)
