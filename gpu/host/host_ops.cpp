@@ -1,0 +1,301 @@
+#include "gpu/host/host_ops.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <string_view>
+
+#include "gpu/host/dispatch.h"
+#include "gpu/host/host_memory.h"
+#include "gpu/host/rope.h"
+#include "gpu/host/router.h"
+#include "runtime/base/check.h"
+
+namespace tandem::gpu::host {
+namespace {
+
+// Work of fewer elements is done by the calling thread: waking the workers takes longer.
+constexpr int64_t kInlineElements = 1 << 14;
+// Columns are cut at multiples of a cache line of BF16.
+constexpr int64_t kColumnGrain = 32;
+// Room for logits and scores of a chunk of tokens in the router.
+constexpr int64_t kRouterElements = 1 << 20;
+
+class HostLinear : public LinearWeight {
+ public:
+  explicit HostLinear(PanelMatrix matrix_in) : matrix(std::move(matrix_in)) {
+    out_features = matrix.num_rows();
+    in_features = matrix.num_cols();
+  }
+  PanelMatrix matrix;
+};
+
+const PanelMatrix& panels_of(const LinearWeight& weight) {
+  return static_cast<const HostLinear&>(weight).matrix;
+}
+
+std::string_view long_name(std::string_view isa_name) {
+  if (isa_name == "avx2") return "AVX2";
+  if (isa_name == "avx512") return "AVX-512";
+  if (isa_name == "avx512_bf16") return "AVX-512 BF16";
+  return "SSE2";
+}
+
+}  // namespace
+
+HostOps::HostOps(WorkerPool& pool, const Kernels& kernels)
+    : kernels_(kernels),
+      pool_(pool),
+      linear_(kernels, pool),
+      attention_(kernels, pool),
+      router_scores_(static_cast<size_t>(kRouterElements) * sizeof(float)) {}
+
+std::string HostOps::description() const {
+  return "host, " + std::string(long_name(kernels_.isa_name)) + ", " +
+         std::to_string(pool_.num_workers()) + (pool_.num_workers() == 1 ? " thread" : " threads");
+}
+
+template <typename Task>
+void HostOps::for_each_row(int64_t num_rows, int64_t num_cols, const Task& task) {
+  if (num_rows * num_cols <= kInlineElements) {
+    for (int64_t row_idx = 0; row_idx < num_rows; ++row_idx) task(row_idx, 0, num_cols);
+    return;
+  }
+  const bool by_rows = num_rows >= pool_.num_workers();
+  const auto body = [&](const WorkerPool::Worker& worker) {
+    const int64_t num_units = by_rows ? num_rows : ceil_div(num_cols, kColumnGrain);
+    const Range part = part_of(num_units, worker.worker_idx, pool_.num_workers());
+    const Range rows = by_rows ? part : Range{0, num_rows};
+    const int64_t col_begin = by_rows ? 0 : part.begin * kColumnGrain;
+    const int64_t col_end = by_rows ? num_cols : std::min(num_cols, part.end * kColumnGrain);
+    if (col_begin >= col_end) return;
+    for (int64_t row_idx = rows.begin; row_idx < rows.end; ++row_idx) {
+      task(row_idx, col_begin, col_end);
+    }
+  };
+  pool_.run(std::cref(body));
+}
+
+template <typename Task>
+void HostOps::for_each_whole_row(int64_t num_rows, int64_t cost, const Task& task) {
+  if (num_rows == 1 || num_rows * cost <= kInlineElements) {
+    for (int64_t row_idx = 0; row_idx < num_rows; ++row_idx) task(row_idx);
+    return;
+  }
+  const auto body = [&](const WorkerPool::Worker& worker) {
+    const Range rows = part_of(num_rows, worker.worker_idx, pool_.num_workers());
+    for (int64_t row_idx = rows.begin; row_idx < rows.end; ++row_idx) task(row_idx);
+  };
+  pool_.run(std::cref(body));
+}
+
+// --- memory
+
+std::unique_ptr<DeviceBuffer> HostOps::allocate(size_t size_bytes) {
+  return std::make_unique<HostBuffer>(size_bytes);
+}
+
+std::unique_ptr<DeviceBuffer> HostOps::upload(std::span<const std::byte> host_bytes) {
+  auto buffer = std::make_unique<HostBuffer>(host_bytes.size());
+  if (!host_bytes.empty()) std::memcpy(buffer->data(), host_bytes.data(), host_bytes.size());
+  return buffer;
+}
+
+std::unique_ptr<LinearWeight> HostOps::load_linear(MatrixView<const bf16> weight) {
+  return load_linear(std::span(&weight, 1));
+}
+
+std::unique_ptr<LinearWeight> HostOps::load_linear(
+    std::span<const MatrixView<const bf16>> weights) {
+  return std::make_unique<HostLinear>(PanelMatrix(weights, kernels_, pool_));
+}
+
+std::unique_ptr<KvBWeight> HostOps::load_kv_b(MatrixView<const bf16> kv_b_proj,
+                                              const MlaShape& shape) {
+  return std::make_unique<HostKvB>(kv_b_proj, shape, kernels_, pool_);
+}
+
+void HostOps::reserve(const OpsLimits&, const MlaShape& shape) { attention_.reserve(shape); }
+
+void HostOps::copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) {
+  TANDEM_CHECK(device.size() == host.size(), "copy_to_host: sizes differ");
+  if (!device.empty()) std::memcpy(host.data(), device.data(), device.size());
+}
+
+// --- rows
+
+void HostOps::embed(std::span<const int32_t> token_ids,
+                    MatrixView<const bf16> table,
+                    MatrixView<float> residual) {
+  TANDEM_CHECK(residual.cols == table.cols, "embed: columns");
+  for_each_row(static_cast<int64_t>(token_ids.size()), table.cols,
+               [&](int64_t row, int64_t begin, int64_t end) {
+                 const int32_t token_id = token_ids[static_cast<size_t>(row)];
+                 TANDEM_CHECK(token_id >= 0 && token_id < table.rows, "embed: token id");
+                 kernels_.widen(bits_of(&table(token_id, begin)), end - begin,
+                                &residual(row, begin));
+               });
+}
+
+void HostOps::rms_norm(MatrixView<const float> x,
+                       std::span<const bf16> weight,
+                       float eps,
+                       MatrixView<bf16> out) {
+  TANDEM_CHECK(
+      static_cast<int64_t>(weight.size()) == x.cols && out.cols == x.cols && out.rows == x.rows,
+      "rms_norm: shapes");
+  for_each_whole_row(x.rows, x.cols, [&](int64_t row) {
+    kernels_.rms_norm(&x(row, 0), bits_of(weight.data()), eps, x.cols, bits_of(&out(row, 0)));
+  });
+}
+
+void HostOps::swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out) {
+  TANDEM_CHECK(gate_up.cols == 2 * out.cols && out.rows == gate_up.rows, "swiglu: shapes");
+  for_each_row(out.rows, out.cols, [&](int64_t row, int64_t begin, int64_t end) {
+    kernels_.swiglu(&gate_up(row, begin), &gate_up(row, out.cols + begin), end - begin,
+                    bits_of(&out(row, begin)));
+  });
+}
+
+void HostOps::add(MatrixView<const float> addend, MatrixView<float> residual) {
+  TANDEM_CHECK(addend.rows == residual.rows && addend.cols == residual.cols, "add: shapes");
+  for_each_row(addend.rows, addend.cols, [&](int64_t row, int64_t begin, int64_t end) {
+    kernels_.add(&addend(row, begin), end - begin, &residual(row, begin));
+  });
+}
+
+void HostOps::gather_rows(MatrixView<const float> x,
+                          std::span<const int32_t> row_idx,
+                          MatrixView<float> out) {
+  TANDEM_CHECK(out.cols == x.cols && out.rows == static_cast<int64_t>(row_idx.size()),
+               "gather_rows: shapes");
+  for_each_row(out.rows, out.cols, [&](int64_t row, int64_t begin, int64_t end) {
+    const int32_t source = row_idx[static_cast<size_t>(row)];
+    TANDEM_CHECK(source >= 0 && source < x.rows, "gather_rows: row index");
+    std::memcpy(&out(row, begin), &x(source, begin),
+                static_cast<size_t>(end - begin) * sizeof(float));
+  });
+}
+
+// --- products
+
+void HostOps::linear(MatrixView<const bf16> x, const LinearWeight& weight, MatrixView<float> out) {
+  linear_.run(x, panels_of(weight), out, /*add=*/false);
+}
+
+void HostOps::linear(MatrixView<const bf16> x, const LinearWeight& weight, MatrixView<bf16> out) {
+  linear_.run(x, panels_of(weight), out);
+}
+
+void HostOps::linear_add(MatrixView<const bf16> x,
+                         const LinearWeight& weight,
+                         MatrixView<float> out) {
+  linear_.run(x, panels_of(weight), out, /*add=*/true);
+}
+
+void HostOps::router_topk(MatrixView<const bf16> hidden,
+                          const LinearWeight& gate,
+                          std::span<const float> e_score_correction_bias,
+                          const RouterParams& params,
+                          MatrixView<int32_t> expert_ids,
+                          MatrixView<float> expert_weights) {
+  const int64_t num_experts = gate.out_features;
+  TANDEM_CHECK(expert_ids.rows == hidden.rows && expert_weights.rows == hidden.rows,
+               "router_topk: rows");
+  TANDEM_CHECK(expert_ids.cols == params.num_experts_per_tok &&
+                   expert_weights.cols == params.num_experts_per_tok &&
+                   params.num_experts_per_tok <= num_experts,
+               "router_topk: num_experts_per_tok");
+  const int64_t chunk_rows = kRouterElements / (2 * num_experts);
+  TANDEM_CHECK(chunk_rows > 0, "router_topk: too many experts");
+  float* scores = router_scores_.as<float>();
+  float* choices = scores + chunk_rows * num_experts;
+  for (int64_t begin = 0; begin < hidden.rows; begin += chunk_rows) {
+    const int64_t num_rows = std::min(chunk_rows, hidden.rows - begin);
+    linear_.run(hidden.rows_from(begin, num_rows), panels_of(gate),
+                MatrixView<float>(scores, num_rows, num_experts),
+                /*add=*/false);
+    for_each_whole_row(num_rows, 8 * num_experts, [&](int64_t row) {
+      const auto width = static_cast<size_t>(num_experts);
+      choose_experts({scores + row * num_experts, width}, e_score_correction_bias, params,
+                     {choices + row * num_experts, width}, expert_ids.row(begin + row),
+                     expert_weights.row(begin + row));
+    });
+  }
+}
+
+// --- attention
+
+void HostOps::rope_and_append_kv(const Batch& batch,
+                                 const MlaShape& shape,
+                                 const RopeKvParams& params,
+                                 MatrixView<bf16> q,
+                                 MatrixView<const float> kv_a,
+                                 const KvCacheLayer& cache) {
+  TANDEM_CHECK(kv_a.cols == shape.kv_dim(), "rope_and_append_kv: columns of kv_a");
+  TANDEM_CHECK(q.cols == int64_t{shape.num_attention_heads} * shape.qk_head_dim(),
+               "rope_and_append_kv: columns of q");
+  const int32_t num_pairs = shape.qk_rope_head_dim / 2;
+  TANDEM_CHECK(static_cast<int32_t>(params.frequencies.size()) == num_pairs,
+               "rope_and_append_kv: frequencies");
+  for (const BatchItem& item : batch.items) {
+    for_each_whole_row(item.num_tokens, q.cols, [&](int64_t token) {
+      const int64_t row = item.token_begin + token;
+      const int32_t position = item.context_size_tokens + static_cast<int32_t>(token);
+      const int32_t page_id = item.page_ids[static_cast<size_t>(position / kPageSizeTokens)];
+      TANDEM_CHECK(page_id >= 0 && page_id < cache.num_pages, "rope_and_append_kv: page id");
+      bf16* slot = cache.data + (int64_t{page_id} * kPageSizeTokens + position % kPageSizeTokens) *
+                                    shape.kv_dim();
+      const float* latent = &kv_a(row, 0);
+      kernels_.rms_norm(latent, bits_of(params.kv_a_layernorm.data()), params.eps,
+                        shape.kv_lora_rank, bits_of(slot));
+      for (int32_t pair = 0; pair < num_pairs; ++pair) {
+        const Rotation rotation =
+            rotation_at(position, params.frequencies[static_cast<size_t>(pair)], params.magnitude);
+        const int64_t key_idx = shape.kv_lora_rank + 2 * pair;
+        const RotatedPair key = rotate(latent[key_idx], latent[key_idx + 1], rotation);
+        slot[key_idx] = bf16(key.even);
+        slot[key_idx + 1] = bf16(key.odd);
+        bf16* head = &q(row, shape.qk_nope_head_dim + 2 * pair);
+        for (int32_t head_idx = 0; head_idx < shape.num_attention_heads; ++head_idx) {
+          const RotatedPair query = rotate(head[0].to_float(), head[1].to_float(), rotation);
+          head[0] = bf16(query.even);
+          head[1] = bf16(query.odd);
+          head += shape.qk_head_dim();
+        }
+      }
+    });
+  }
+}
+
+void HostOps::mla_attention(const Batch& batch,
+                            const MlaShape& shape,
+                            MlaForm form,
+                            MatrixView<const bf16> q,
+                            const KvBWeight& kv_b,
+                            const KvCacheLayer& cache,
+                            MatrixView<bf16> out) {
+  TANDEM_CHECK(q.cols == int64_t{shape.num_attention_heads} * shape.qk_head_dim() &&
+                   out.cols == int64_t{shape.num_attention_heads} * shape.v_head_dim,
+               "mla_attention: columns");
+  attention_.run({.batch = batch,
+                  .form = form,
+                  .q = q,
+                  .kv_b = static_cast<const HostKvB&>(kv_b),
+                  .cache = cache,
+                  .out = out});
+}
+
+std::unique_ptr<Ops> make_host_ops(WorkerPool& pool, const Kernels& kernels) {
+  return std::make_unique<HostOps>(pool, kernels);
+}
+
+}  // namespace tandem::gpu::host
+
+namespace tandem::gpu {
+
+std::unique_ptr<Ops> make_host_ops(WorkerPool& pool) {
+  return host::make_host_ops(pool, host::active_kernels());
+}
+
+}  // namespace tandem::gpu

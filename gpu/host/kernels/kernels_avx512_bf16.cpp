@@ -1,0 +1,28 @@
+#include "gpu/host/kernels/gemm-inl.h"
+#include "gpu/host/kernels/rows-inl.h"
+
+namespace tandem::gpu::host {
+
+const Kernels* avx512_bf16_kernels() {
+  static constexpr Kernels kTable = {
+      .isa_name = "avx512_bf16",
+      .max_rows_a_tile = kMaxRowsATile,
+      .block_rows = 192,
+      .block_cols = 512,
+      .block_panels = 16,
+      .gemm_f32 = gemm_panels<float>,
+      .gemm_bf16 = gemm_panels<uint16_t>,
+      .pack_panel = pack_panel,
+      .pack_row_pair = pack_row_pair,
+      .widen = widen,
+      .narrow = narrow,
+      .scale = scale,
+      .add = add,
+      .rms_norm = rms_norm,
+      .swiglu = swiglu,
+      .softmax_block = softmax_block,
+  };
+  return &kTable;
+}
+
+}  // namespace tandem::gpu::host
