@@ -28,8 +28,7 @@ struct AssistantParserOptions {
   bool starts_in_reasoning = false;      // the rendered prompt ended with <think> (K2.5)
   int32_t num_history_tool_calls = 0;    // index of the next call
   std::vector<ToolDeclaration> tools{};  // for ids that name no function
-  std::vector<std::string>
-      stop{};  // matched in content only; text from the match on is not emitted
+  std::vector<std::string> stop{};       // matched in content only; what follows is not emitted
   bool include_stop_in_output = false;
   bool parse_tool_calls = true;  // false for plain completions: everything is content
   bool parse_reasoning = true;
