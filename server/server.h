@@ -24,6 +24,16 @@ struct ServerOptions {
   std::chrono::seconds keep_alive_timeout{75};
   std::chrono::seconds drain_timeout{30};
   int32_t max_n = 8;  // choices of one request
+
+  // Limits on clients that dribble or do not read.
+  std::chrono::milliseconds header_timeout{
+      20'000};                                     // from a request's first byte to its last header
+  std::chrono::milliseconds body_timeout{30'000};  // between two pieces of a body
+  std::chrono::milliseconds write_timeout{60'000};  // for one batch of frames to be taken
+  int32_t max_header_size_bytes = 32 << 10;
+  int32_t max_buffered_events = 16384;  // tokens that wait for one client; beyond, it is cut off
+  std::chrono::milliseconds sse_keep_alive_interval{10'000};  // silence before an SSE comment
+  std::vector<std::string> cors_origins;  // allowed origins, "*" for any; empty: no CORS headers
 };
 
 // What answers requests once loading is done; all outlive the server.

@@ -1,0 +1,21 @@
+// POST /v1/chat/completions over one session: prepare, submit, relay, end.
+#pragma once
+
+#include <boost/asio/awaitable.hpp>
+#include <cstddef>
+#include <functional>
+#include <string>
+
+namespace tandem::server {
+
+class Session;
+
+// False when the connection should end.
+boost::asio::awaitable<bool> serve_chat(Session& session, std::string body);
+
+// Runs `work` here when the input is short, else on the worker pool, and comes back to the strand.
+boost::asio::awaitable<void> run_maybe_on_worker(Session& session,
+                                                 size_t input_size_bytes,
+                                                 const std::function<void()>& work);
+
+}  // namespace tandem::server

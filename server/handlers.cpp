@@ -1,0 +1,177 @@
+#include "server/handlers.h"
+
+#include <fmt/format.h>
+
+#include <exception>
+
+#include "server/http/api_keys.h"
+#include "server/http/json_writer.h"
+#include "server/openai/models.h"
+#include "server/openai/tokenize.h"
+
+namespace tandem::server {
+namespace {
+
+HttpResponse json_response(std::string body) {
+  HttpResponse response;
+  response.body = std::move(body);
+  return response;
+}
+
+HttpResponse to_response(Result<std::string, ApiError> result) {
+  return result ? json_response(std::move(*result)) : error_response(result.error());
+}
+
+std::string_view health_status(const ServerState& state) {
+  switch (state.phase()) {
+    case ServerState::Phase::kLoading:
+      return "loading";
+    case ServerState::Phase::kFailed:
+      return "failed";
+    case ServerState::Phase::kReady:
+      break;
+  }
+  if (state.engine().stats().failed) return "failed";
+  return state.draining ? "draining" : "ok";
+}
+
+HttpResponse health(const ServerState& state) {
+  const std::string_view status = health_status(state);
+  HttpResponse response;
+  JsonWriter json(response.body);
+  json.begin_object().key("status").string(status);
+  if (status == "loading") json.key("progress").number(state.loading_progress);
+  if (status == "failed") {
+    const std::string message = state.failure();
+    json.key("message").string(message.empty() ? "the engine failed" : message);
+  }
+  if (state.phase() == ServerState::Phase::kReady) {
+    const EngineStats stats = state.engine().stats();
+    json.key("num_running").integer(stats.num_running);
+    json.key("num_waiting").integer(stats.num_waiting);
+    json.key("kv_pages_used").integer(stats.kv_pages_used);
+    json.key("kv_pages_total").integer(stats.kv_pages_total);
+  }
+  json.end_object();
+  if (status != "ok") {
+    response.status = 503;
+    if (status == "loading") response.headers.emplace_back("Retry-After", "5");
+  }
+  return response;
+}
+
+std::string root_json() {
+  std::string out;
+  JsonWriter json(out);
+  json.begin_object().key("name").string("tandem").key("version").string(TANDEM_VERSION);
+  json.key("endpoints").begin_array();
+  for (const std::string_view endpoint :
+       {"POST /v1/chat/completions", "GET /v1/models", "GET /health", "GET /version",
+        "POST /tokenize", "POST /detokenize", "POST /apply-template", "GET /tokenizer_info"}) {
+    json.string(endpoint);
+  }
+  json.end_array().end_object();
+  return out;
+}
+
+HttpResponse no_route(const HttpRequest& request, const RouteMatch& route) {
+  ApiError error;
+  error.status = route.allow.empty() ? 404 : 405;
+  error.message =
+      route.allow.empty()
+          ? fmt::format("There is no {}; GET / lists the endpoints.", request.path.substr(0, 200))
+          : fmt::format("{} allows {}.", request.path.substr(0, 200), route.allow);
+  error.code = route.allow.empty() ? "not_found" : "method_not_allowed";
+  HttpResponse response = error_response(error);
+  if (!route.allow.empty()) response.headers.emplace_back("Allow", route.allow);
+  return response;
+}
+
+HttpResponse unauthorized() {
+  ApiError error;
+  error.status = 401;
+  error.message =
+      "A key is needed: send 'Authorization: Bearer KEY' or 'x-api-key: KEY' with a key of this "
+      "server.";
+  error.type = "authentication_error";
+  error.code = "invalid_api_key";
+  return error_response(error);
+}
+
+std::optional<ApiError> unavailable(const ServerState& state) {
+  switch (state.phase()) {
+    case ServerState::Phase::kLoading:
+      return server_error(503,
+                          fmt::format("The model is being loaded ({:.0f} %).",
+                                      100.0 * state.loading_progress.load()),
+                          "model_loading");
+    case ServerState::Phase::kFailed:
+      return server_error(503, "The model failed: " + state.failure(), "model_failed");
+    case ServerState::Phase::kReady:
+      break;
+  }
+  if (state.draining) return server_error(503, "The server is shutting down.", "shutting_down");
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<HttpResponse> refuse_early(const HttpRequest& request,
+                                         const RouteMatch& route,
+                                         const ServerState& state) {
+  if (request.method == Method::kOptions) {
+    HttpResponse response;
+    response.status = 204;
+    response.headers.emplace_back("Allow",
+                                  route.allow.empty() ? "GET, HEAD, POST, OPTIONS" : route.allow);
+    return response;
+  }
+  const bool open = route.endpoint && is_open_endpoint(*route.endpoint);
+  if (!open && !is_authorized(request, state.options.api_keys)) return unauthorized();
+  if (!route.endpoint) return no_route(request, route);
+  if (request.method == Method::kPost && !is_json_content_type(request.content_type)) {
+    ApiError error = invalid_value("Content-Type", "application/json", request.content_type);
+    error.status = 415;
+    error.code = "unsupported_media_type";
+    return error_response(error);
+  }
+  if (needs_model(*route.endpoint)) {
+    if (const auto error = unavailable(state)) return error_response(*error);
+  }
+  return std::nullopt;
+}
+
+HttpResponse handle(Endpoint endpoint,
+                    std::string_view parameter,
+                    std::string_view body,
+                    const ServerState& state) {
+  try {
+    switch (endpoint) {
+      case Endpoint::kRoot:
+        return json_response(root_json());
+      case Endpoint::kHealth:
+        return health(state);
+      case Endpoint::kVersion:
+        return json_response("{\"version\":\"" TANDEM_VERSION "\"}");
+      case Endpoint::kModels:
+        return json_response(models_json(state.model()));
+      case Endpoint::kModel:
+        return to_response(model_json(state.model(), parameter));
+      case Endpoint::kTokenize:
+        return to_response(tokenize_json(body, state.model()));
+      case Endpoint::kDetokenize:
+        return to_response(detokenize_json(body, state.model()));
+      case Endpoint::kApplyTemplate:
+        return to_response(apply_template_json(body, state.model()));
+      case Endpoint::kTokenizerInfo:
+        return json_response(tokenizer_info_json(state.model()));
+      case Endpoint::kChatCompletions:
+        break;  // has a handler of its own
+    }
+  } catch (const std::exception& failure) {
+    return error_response(server_error(500, failure.what(), "internal_error"));
+  }
+  return error_response(server_error(500, "no handler", "internal_error"));
+}
+
+}  // namespace tandem::server

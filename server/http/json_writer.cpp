@@ -1,0 +1,174 @@
+#include "server/http/json_writer.h"
+
+#include <array>
+#include <charconv>
+#include <cmath>
+
+namespace tandem::server {
+namespace {
+
+// Bytes of the UTF-8 character at `pos`, 0 when there is none (overlong forms and surrogates are
+// none; Unicode 15, table 3-7).
+size_t utf8_char_size(std::string_view text, size_t pos) {
+  const auto byte = [&](size_t idx) { return static_cast<unsigned char>(text[idx]); };
+  const unsigned char lead = byte(pos);
+  size_t char_size = 0;
+  unsigned char second_min = 0x80;
+  unsigned char second_max = 0xbf;
+  if (lead >= 0xc2 && lead <= 0xdf) {
+    char_size = 2;
+  } else if (lead >= 0xe0 && lead <= 0xef) {
+    char_size = 3;
+    if (lead == 0xe0) second_min = 0xa0;
+    if (lead == 0xed) second_max = 0x9f;
+  } else if (lead >= 0xf0 && lead <= 0xf4) {
+    char_size = 4;
+    if (lead == 0xf0) second_min = 0x90;
+    if (lead == 0xf4) second_max = 0x8f;
+  } else {
+    return 0;
+  }
+  if (pos + char_size > text.size()) return 0;
+  if (byte(pos + 1) < second_min || byte(pos + 1) > second_max) return 0;
+  for (size_t idx = pos + 2; idx < pos + char_size; ++idx) {
+    if ((byte(idx) & 0xc0) != 0x80) return 0;
+  }
+  return char_size;
+}
+
+void append_control(std::string& out, unsigned char c) {
+  constexpr std::string_view kHex = "0123456789abcdef";
+  switch (c) {
+    case '\n':
+      out += "\\n";
+      return;
+    case '\r':
+      out += "\\r";
+      return;
+    case '\t':
+      out += "\\t";
+      return;
+    case '\b':
+      out += "\\b";
+      return;
+    case '\f':
+      out += "\\f";
+      return;
+    default:
+      out += "\\u00";
+      out.push_back(kHex[c >> 4]);
+      out.push_back(kHex[c & 15]);
+  }
+}
+
+std::string_view line_break_escape(std::string_view character) {
+  if (character == "\xc2\x85") return "\\u0085";
+  if (character == "\xe2\x80\xa8") return "\\u2028";
+  if (character == "\xe2\x80\xa9") return "\\u2029";
+  return {};
+}
+
+}  // namespace
+
+void append_json_string(std::string& out, std::string_view text, JsonEscapes escapes) {
+  out.push_back('"');
+  size_t plain_begin = 0;  // [plain_begin, pos) is copied as it is
+  size_t pos = 0;
+  const auto flush = [&] { out.append(text.substr(plain_begin, pos - plain_begin)); };
+  while (pos < text.size()) {
+    const auto c = static_cast<unsigned char>(text[pos]);
+    if (c >= 0x20 && c < 0x80 && c != '"' && c != '\\') {
+      ++pos;
+      continue;
+    }
+    if (c < 0x80) {
+      flush();
+      if (c == '"' || c == '\\') {
+        out.push_back('\\');
+        out.push_back(static_cast<char>(c));
+      } else {
+        append_control(out, c);
+      }
+      plain_begin = ++pos;
+      continue;
+    }
+    const size_t char_size = utf8_char_size(text, pos);
+    std::string_view replacement;
+    if (char_size == 0) {
+      replacement = "\xef\xbf\xbd";
+    } else if (escapes == JsonEscapes::kWire) {
+      replacement = line_break_escape(text.substr(pos, char_size));
+    }
+    if (!replacement.empty()) {
+      flush();
+      out.append(replacement);
+      pos += char_size == 0 ? 1 : char_size;
+      plain_begin = pos;
+    } else {
+      pos += char_size;
+    }
+  }
+  flush();
+  out.push_back('"');
+}
+
+JsonWriter& JsonWriter::key(std::string_view name) {
+  separate();
+  append_json_string(out_, name);
+  out_.push_back(':');
+  needs_comma_ = false;
+  return *this;
+}
+
+JsonWriter& JsonWriter::string(std::string_view text) {
+  separate();
+  append_json_string(out_, text);
+  return *this;
+}
+
+JsonWriter& JsonWriter::integer(int64_t value) {
+  separate();
+  std::array<char, 24> digits;
+  const auto result = std::to_chars(digits.data(), digits.data() + digits.size(), value);
+  out_.append(digits.data(), result.ptr);
+  return *this;
+}
+
+JsonWriter& JsonWriter::number(double value) {
+  if (!std::isfinite(value)) return null();
+  separate();
+  std::array<char, 40> digits;
+  const auto result = std::to_chars(digits.data(), digits.data() + digits.size(), value);
+  out_.append(digits.data(), result.ptr);
+  return *this;
+}
+
+JsonWriter& JsonWriter::boolean(bool value) { return raw(value ? "true" : "false"); }
+
+JsonWriter& JsonWriter::null() { return raw("null"); }
+
+JsonWriter& JsonWriter::raw(std::string_view json) {
+  separate();
+  out_.append(json);
+  return *this;
+}
+
+JsonWriter& JsonWriter::open(char bracket) {
+  separate();
+  out_.push_back(bracket);
+  needs_comma_ = false;
+  return *this;
+}
+
+JsonWriter& JsonWriter::close(char bracket) {
+  out_.push_back(bracket);
+  needs_comma_ = true;
+  return *this;
+}
+
+void JsonWriter::separate() {
+  if (needs_comma_) out_.push_back(',');
+  needs_comma_ = true;
+}
+
+}  // namespace tandem::server

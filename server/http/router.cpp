@@ -1,0 +1,61 @@
+#include "server/http/router.h"
+
+#include <array>
+
+namespace tandem::server {
+namespace {
+
+struct Route {
+  std::string_view path;  // ends with '/': a prefix, the rest is the parameter
+  Method method;
+  Endpoint endpoint;
+};
+
+constexpr std::array kRoutes = {
+    Route{"/", Method::kGet, Endpoint::kRoot},
+    Route{"/health", Method::kGet, Endpoint::kHealth},
+    Route{"/version", Method::kGet, Endpoint::kVersion},
+    Route{"/v1/models", Method::kGet, Endpoint::kModels},
+    Route{"/v1/models/", Method::kGet, Endpoint::kModel},
+    Route{"/v1/chat/completions", Method::kPost, Endpoint::kChatCompletions},
+    Route{"/tokenize", Method::kPost, Endpoint::kTokenize},
+    Route{"/v1/tokenize", Method::kPost, Endpoint::kTokenize},
+    Route{"/detokenize", Method::kPost, Endpoint::kDetokenize},
+    Route{"/v1/detokenize", Method::kPost, Endpoint::kDetokenize},
+    Route{"/apply-template", Method::kPost, Endpoint::kApplyTemplate},
+    Route{"/tokenizer_info", Method::kGet, Endpoint::kTokenizerInfo},
+};
+
+bool matches(const Route& route, std::string_view path) {
+  if (route.path.size() > 1 && route.path.ends_with('/')) {
+    return path.size() > route.path.size() && path.starts_with(route.path);
+  }
+  return path == route.path;
+}
+
+}  // namespace
+
+RouteMatch match_route(Method method, std::string_view path) {
+  RouteMatch match;
+  if (path == "/v1/models/") path = "/v1/models";
+  for (const Route& route : kRoutes) {
+    if (!matches(route, path)) continue;
+    match.allow += route.method == Method::kGet ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+    if (route.method != method && !(route.method == Method::kGet && method == Method::kHead)) break;
+    match.endpoint = route.endpoint;
+    if (route.path.size() > 1 && route.path.ends_with('/')) {
+      match.parameter = percent_decode(path.substr(route.path.size()));
+    }
+    break;
+  }
+  return match;
+}
+
+bool is_open_endpoint(Endpoint endpoint) { return endpoint == Endpoint::kHealth; }
+
+bool needs_model(Endpoint endpoint) {
+  return endpoint != Endpoint::kRoot && endpoint != Endpoint::kHealth &&
+         endpoint != Endpoint::kVersion;
+}
+
+}  // namespace tandem::server

@@ -1,0 +1,38 @@
+// Path and method to endpoint.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "server/http/message.h"
+
+namespace tandem::server {
+
+enum class Endpoint {
+  kRoot,
+  kHealth,
+  kVersion,
+  kModels,
+  kModel,  // parameter: the id, which may contain '/'
+  kChatCompletions,
+  kTokenize,
+  kDetokenize,
+  kApplyTemplate,
+  kTokenizerInfo,
+};
+
+struct RouteMatch {
+  std::optional<Endpoint> endpoint;  // absent: 404, or 405 when `allow` is not empty
+  std::string parameter;             // percent-decoded
+  std::string allow;                 // "GET, HEAD, OPTIONS": methods of a known path
+};
+
+// HEAD matches where GET does. OPTIONS matches no endpoint, but fills `allow`.
+RouteMatch match_route(Method method, std::string_view path);
+
+// Endpoints that need no key (a probe has none) and answer while the model loads.
+bool is_open_endpoint(Endpoint endpoint);
+bool needs_model(Endpoint endpoint);
+
+}  // namespace tandem::server

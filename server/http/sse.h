@@ -1,0 +1,19 @@
+// Server-sent events as bytes.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace tandem::server {
+
+inline constexpr std::string_view kSseData = "data: ";
+inline constexpr std::string_view kSseKeepAlive = ": keep-alive\n\n";  // a comment: clients skip it
+
+// `data` has no line breaks, as JSON has none.
+inline void append_sse_data(std::string& out, std::string_view data) {
+  out += kSseData;
+  out += data;
+  out += "\n\n";
+}
+
+}  // namespace tandem::server

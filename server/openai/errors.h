@@ -1,0 +1,35 @@
+// What a client did wrong, or what kept us from answering, in OpenAI's JSON form
+// (serving/spec.md §4.4).
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "runtime/engine/engine.h"
+#include "server/http/message.h"
+
+namespace tandem::server {
+
+struct ApiError {
+  int status = 400;
+  std::string message;
+  std::string type = "invalid_request_error";
+  std::string param;  // "" is null
+  std::string code;   // "" is null
+  int retry_after_s = 0;
+};
+
+// "temperature: expected a number from 0 to 2, got 3": field, expectation and value in the message.
+ApiError invalid_value(std::string_view param, std::string_view expected, std::string_view got);
+// 400: a known field with a value that this server cannot do.
+ApiError unsupported(std::string_view param, std::string_view value, std::string_view hint);
+ApiError context_too_long(int64_t prompt_tokens, int64_t max_context_tokens);
+ApiError model_not_found(std::string_view model);
+ApiError server_error(int status, std::string_view message, std::string_view code);
+ApiError from_submit_error(const SubmitError& error);
+
+// {"error":{"object":"error","message":...,"type":...,"param":...,"code":...}}
+std::string error_json(const ApiError& error);
+HttpResponse error_response(const ApiError& error);
+
+}  // namespace tandem::server

@@ -1,0 +1,142 @@
+#include "server/openai/json_fields.h"
+
+#include <fmt/format.h>
+
+#include <boost/json/parse.hpp>
+#include <cmath>
+
+#include "server/openai/json_text.h"
+
+namespace tandem::server {
+namespace {
+
+namespace json = boost::json;
+
+constexpr size_t kMaxJsonDepth = 128;  // tool schemas nest two levels per property
+
+std::string describe(const NumberRange& range) {
+  return fmt::format("a number {} {} and {} {}", range.min_excluded ? "above" : "from", range.min,
+                     range.max_excluded ? "below" : "up to", range.max);
+}
+
+}  // namespace
+
+Result<json::value, ApiError> parse_json_object(std::string_view body) {
+  json::parse_options options;
+  options.max_depth = kMaxJsonDepth;
+  boost::system::error_code code;
+  json::value value;
+  try {
+    value = json::parse(json::string_view(body.data(), body.size()), code, {}, options);
+  } catch (const std::exception& failure) {  // out of memory, a string beyond the library's limit
+    ApiError error = invalid_value("body", "a JSON object", failure.what());
+    error.code = "invalid_json";
+    return error;
+  }
+  if (code) {
+    ApiError error = invalid_value("body", "a JSON object in UTF-8",
+                                   body.empty() ? "no body" : "a JSON error: " + code.message());
+    error.code = "invalid_json";
+    error.param.clear();
+    return error;
+  }
+  if (!value.is_object()) return invalid_value("body", "a JSON object", json_excerpt(value));
+  return value;
+}
+
+const json::value* FieldReader::find(std::string_view key) const {
+  const json::value* value = object_.if_contains(json::string_view(key.data(), key.size()));
+  return value == nullptr || value->is_null() ? nullptr : value;
+}
+
+std::optional<int64_t> FieldReader::integer(std::string_view key, int64_t min, int64_t max) {
+  const json::value* value = find(key);
+  if (value == nullptr) return std::nullopt;
+  const std::optional<int64_t> number = as_integer(*value, min, max);
+  if (!number) fail_value(key, fmt::format("a whole number from {} to {}", min, max), *value);
+  return number;
+}
+
+std::optional<double> FieldReader::number(std::string_view key, const NumberRange& range) {
+  const json::value* value = find(key);
+  if (value == nullptr) return std::nullopt;
+  double number = std::nan("");
+  if (value->is_number()) number = value->to_number<double>();
+  const bool above = range.min_excluded ? number > range.min : number >= range.min;
+  const bool below = range.max_excluded ? number < range.max : number <= range.max;
+  if (above && below) return number;  // false for NaN
+  fail_value(key, describe(range), *value);
+  return std::nullopt;
+}
+
+std::optional<bool> FieldReader::boolean(std::string_view key) {
+  const json::value* value = find(key);
+  if (value == nullptr) return std::nullopt;
+  if (value->is_bool()) return value->get_bool();
+  fail_value(key, "true or false", *value);
+  return std::nullopt;
+}
+
+std::optional<std::string_view> FieldReader::string(std::string_view key) {
+  const json::value* value = find(key);
+  if (value == nullptr) return std::nullopt;
+  if (value->is_string()) return as_view(value->get_string());
+  fail_value(key, "a string", *value);
+  return std::nullopt;
+}
+
+const json::array* FieldReader::array(std::string_view key) {
+  const json::value* value = find(key);
+  if (value == nullptr) return nullptr;
+  if (value->is_array()) return &value->get_array();
+  fail_value(key, "a list", *value);
+  return nullptr;
+}
+
+const json::object* FieldReader::object(std::string_view key) {
+  const json::value* value = find(key);
+  if (value == nullptr) return nullptr;
+  if (value->is_object()) return &value->get_object();
+  fail_value(key, "an object", *value);
+  return nullptr;
+}
+
+void FieldReader::read(std::string_view key, int64_t min, int64_t max, int32_t& out) {
+  if (const auto value = integer(key, min, max)) out = static_cast<int32_t>(*value);
+}
+
+void FieldReader::read(std::string_view key, const NumberRange& range, float& out) {
+  if (const auto value = number(key, range)) out = static_cast<float>(*value);
+}
+
+void FieldReader::read(std::string_view key, bool& out) {
+  if (const auto value = boolean(key)) out = *value;
+}
+
+void FieldReader::fail(ApiError error) {
+  if (!error_) error_ = std::move(error);
+}
+
+void FieldReader::fail_value(std::string_view key,
+                             std::string_view expected,
+                             const json::value& got) {
+  if (!error_) error_ = invalid_value(path(key), expected, json_excerpt(got));
+}
+
+std::optional<int64_t> as_integer(const json::value& value, int64_t min, int64_t max) {
+  int64_t number = 0;
+  if (value.is_int64()) {
+    number = value.get_int64();
+  } else if (value.is_double()) {
+    const double real = value.get_double();
+    // 2^53: beyond it a double does not name one integer.
+    if (!(std::abs(real) <= 9007199254740992.0) || real != std::floor(real)) return std::nullopt;
+    number = static_cast<int64_t>(real);
+  } else {
+    return std::nullopt;  // uint64 holds only what exceeds int64
+  }
+  if (number < min || number > max) return std::nullopt;
+  return number;
+}
+
+}  // namespace tandem::server

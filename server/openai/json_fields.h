@@ -1,0 +1,68 @@
+// Typed reading of one JSON object: a missing key or null keeps the default, a wrong type or range
+// is an ApiError that names field, value and expectation. The first error is kept.
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <boost/json/value.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "runtime/base/result.h"
+#include "server/openai/errors.h"
+
+namespace tandem::server {
+
+// A body as a JSON object: valid UTF-8, at most 128 levels deep. 400 otherwise.
+Result<boost::json::value, ApiError> parse_json_object(std::string_view body);
+
+struct NumberRange {
+  double min = 0;
+  double max = 0;
+  bool min_excluded = false;
+  bool max_excluded = false;
+};
+
+class FieldReader {
+ public:
+  // `prefix` is put before the names in messages: "messages[2]." for example.
+  explicit FieldReader(const boost::json::object& object, std::string prefix = "")
+      : object_(object), prefix_(std::move(prefix)) {}
+
+  // nullptr when the key is missing or null.
+  [[nodiscard]] const boost::json::value* find(std::string_view key) const;
+
+  // Whole numbers may come as 3.0.
+  std::optional<int64_t> integer(std::string_view key, int64_t min, int64_t max);
+  std::optional<double> number(std::string_view key, const NumberRange& range);
+  std::optional<bool> boolean(std::string_view key);
+  std::optional<std::string_view> string(std::string_view key);
+  const boost::json::array* array(std::string_view key);
+  const boost::json::object* object(std::string_view key);
+
+  void read(std::string_view key, int64_t min, int64_t max, int32_t& out);
+  void read(std::string_view key, const NumberRange& range, float& out);
+  void read(std::string_view key, bool& out);
+
+  void fail(ApiError error);
+  void fail_value(std::string_view key, std::string_view expected, const boost::json::value& got);
+
+  [[nodiscard]] bool ok() const { return !error_.has_value(); }
+  [[nodiscard]] const std::optional<ApiError>& error() const { return error_; }
+  [[nodiscard]] std::string path(std::string_view key) const { return prefix_ + std::string(key); }
+
+ private:
+  const boost::json::object& object_;
+  std::string prefix_;
+  std::optional<ApiError> error_;
+};
+
+// The value as a whole number in [min, max], if it is one.
+std::optional<int64_t> as_integer(const boost::json::value& value, int64_t min, int64_t max);
+
+inline std::string_view as_view(const boost::json::string& text) {
+  return {text.data(), text.size()};
+}
+
+}  // namespace tandem::server

@@ -1,0 +1,23 @@
+// What the OpenAI endpoints need to know about the model behind them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "runtime/tokenizer/tokenizer.h"
+
+namespace tandem::server {
+
+struct ServedModel {
+  const Tokenizer* tokenizer = nullptr;
+  int32_t vocab_size = 0;  // of the logits
+  int32_t max_context_tokens = 0;
+  std::vector<std::string> names;       // not empty; the first is the one reported
+  std::vector<int32_t> stop_token_ids;  // end an answer
+  bool generation_prompt_opens_think = false;
+  int64_t created_unix_s = 0;
+  int32_t max_n = 8;
+};
+
+}  // namespace tandem::server

@@ -1,0 +1,92 @@
+#include "server/server_state.h"
+
+#include <vector>
+
+#include "runtime/base/check.h"
+#include "server/session.h"
+
+namespace tandem::server {
+
+void ServerState::set_ready(const ServingModel& model) {
+  TANDEM_CHECK(model.engine != nullptr && model.tokenizer != nullptr, "a model without its parts");
+  TANDEM_CHECK(phase() == Phase::kLoading, "set_ready() twice, or after set_failed()");
+  engine_ = model.engine;
+  model_.tokenizer = model.tokenizer;
+  model_.vocab_size = model.engine->model().vocab_size();
+  model_.max_context_tokens = model.engine->model().max_context_tokens();
+  model_.names = options.served_model_names;
+  if (model_.names.empty()) model_.names.emplace_back("tandem");
+  model_.stop_token_ids = model.stop_token_ids;
+  model_.generation_prompt_opens_think = model.generation_prompt_opens_think;
+  model_.created_unix_s = model.created_unix_s;
+  model_.max_n = options.max_n;
+  phase_.store(Phase::kReady, std::memory_order_release);
+}
+
+void ServerState::set_failed(const std::string& message) {
+  {
+    const std::lock_guard lock(mutex_);
+    failure_ = message;
+  }
+  phase_.store(Phase::kFailed, std::memory_order_release);
+}
+
+std::string ServerState::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+bool ServerState::has_room_for_session() const {
+  const std::lock_guard lock(mutex_);
+  return sessions_.size() < static_cast<size_t>(options.max_connections);
+}
+
+void ServerState::add_session(const std::shared_ptr<Session>& session) {
+  const std::lock_guard lock(mutex_);
+  sessions_.emplace(session.get(), session);
+}
+
+void ServerState::remove_session(Session* session) {
+  const std::lock_guard lock(mutex_);
+  sessions_.erase(session);
+}
+
+void ServerState::for_each_session(const std::function<void(Session&)>& visit) {
+  std::vector<std::shared_ptr<Session>> alive;  // outside the lock: the last owner may go in visit
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [pointer, session] : sessions_) {
+      if (auto owner = session.lock()) alive.push_back(std::move(owner));
+    }
+  }
+  for (const auto& session : alive) visit(*session);
+}
+
+void ServerState::begin_request() {
+  const std::lock_guard lock(mutex_);
+  ++num_active_requests_;
+}
+
+void ServerState::end_request() {
+  const std::lock_guard lock(mutex_);
+  if (--num_active_requests_ == 0) idle_.notify_all();
+}
+
+bool ServerState::wait_until_idle(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  idle_.wait_for(lock, timeout, [this] { return num_active_requests_ == 0 || waiting_given_up_; });
+  return num_active_requests_ == 0;
+}
+
+void ServerState::give_up_waiting() {
+  const std::lock_guard lock(mutex_);
+  waiting_given_up_ = true;
+  idle_.notify_all();
+}
+
+int ServerState::num_active_requests() const {
+  const std::lock_guard lock(mutex_);
+  return num_active_requests_;
+}
+
+}  // namespace tandem::server

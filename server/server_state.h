@@ -1,0 +1,67 @@
+// What listener, sessions and handlers share. Owned by Server, outlives every coroutine.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "server/openai/served_model.h"
+#include "server/server.h"
+
+namespace tandem::server {
+
+class Session;
+
+class ServerState {
+ public:
+  explicit ServerState(ServerOptions server_options) : options(std::move(server_options)) {}
+
+  enum class Phase { kLoading, kReady, kFailed };
+
+  const ServerOptions options;
+  std::atomic<double> loading_progress{0.0};
+  std::atomic<bool> draining{false};
+
+  [[nodiscard]] Phase phase() const { return phase_.load(std::memory_order_acquire); }
+  void set_ready(const ServingModel& model);
+  void set_failed(const std::string& message);
+  [[nodiscard]] std::string failure() const;
+
+  // Valid once phase() has been kReady.
+  [[nodiscard]] Engine& engine() const { return *engine_; }
+  [[nodiscard]] const ServedModel& model() const { return model_; }
+
+  // Sessions that are open, so that drain() can close the idle ones. The listener alone adds.
+  [[nodiscard]] bool has_room_for_session() const;
+  void add_session(const std::shared_ptr<Session>& session);
+  void remove_session(Session* session);
+  void for_each_session(const std::function<void(Session&)>& visit);
+
+  // Requests between their first header byte and the last byte of their answer.
+  void begin_request();
+  void end_request();
+  // False when requests still run after `timeout` or when give_up_waiting() was called.
+  bool wait_until_idle(std::chrono::milliseconds timeout);
+  void give_up_waiting();
+  [[nodiscard]] int num_active_requests() const;
+
+ private:
+  std::atomic<Phase> phase_{Phase::kLoading};
+  Engine* engine_ = nullptr;
+  ServedModel model_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable idle_;
+  std::string failure_;
+  std::unordered_map<Session*, std::weak_ptr<Session>> sessions_;
+  int num_active_requests_ = 0;
+  bool waiting_given_up_ = false;
+};
+
+}  // namespace tandem::server
