@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 
+#include "runtime/base/function_ref.h"
 #include "runtime/topology/topology.h"
 
 namespace tandem {
@@ -37,12 +37,10 @@ class WorkerPool {
   // Runs `task` once on every worker and returns when all have finished. The calling thread may
   // take the part of worker 0. `task` must not throw. Not reentrant; one caller at a time.
   // Allocates nothing.
-  void run(std::function<void(const Worker&)> const& task);
+  void run(FunctionRef<void(const Worker&)> task);
 
   // Splits [0, num_items) into chunks of at least `grain` items over all workers: task(begin, end).
-  void parallel_for(int64_t num_items,
-                    int64_t grain,
-                    const std::function<void(int64_t, int64_t)>& task);
+  void parallel_for(int64_t num_items, int64_t grain, FunctionRef<void(int64_t, int64_t)> task);
 
   // Waits inside a task until every worker of the pool has arrived (a spin barrier).
   void barrier();

@@ -1,0 +1,108 @@
+#include "runtime/topology/bandwidth.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <new>
+#include <vector>
+
+namespace tandem {
+namespace {
+
+// Anonymous memory in huge pages where the system gives them; unmapped by scope.
+class Arena {
+ public:
+  explicit Arena(int64_t size_bytes) : size_bytes_(static_cast<size_t>(size_bytes)) {
+    void* address =
+        mmap(nullptr, size_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (address == MAP_FAILED) throw std::bad_alloc();
+    static_cast<void>(madvise(address, size_bytes_, MADV_HUGEPAGE));
+    data_ = static_cast<std::byte*>(address);
+  }
+  ~Arena() { munmap(data_, size_bytes_); }
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  [[nodiscard]] std::byte* data() const { return data_; }
+
+ private:
+  size_t size_bytes_;
+  std::byte* data_ = nullptr;
+};
+
+// Eight independent sums of 64-byte vectors: enough loads in flight for any core, whatever the
+// compiler's flags.
+using Vector = uint64_t __attribute__((vector_size(64)));
+
+uint64_t sum_of(const std::byte* data, int64_t size_bytes) {
+  constexpr int kStreams = 8;
+  Vector sums[kStreams] = {};
+  const auto* vectors = reinterpret_cast<const Vector*>(data);
+  const int64_t num_vectors = size_bytes / int64_t{sizeof(Vector)} / kStreams * kStreams;
+  for (int64_t vector_idx = 0; vector_idx < num_vectors; vector_idx += kStreams) {
+    for (int stream = 0; stream < kStreams; ++stream) sums[stream] += vectors[vector_idx + stream];
+  }
+  uint64_t total = 0;
+  for (const Vector& sum : sums) {
+    for (int lane = 0; lane < 8; ++lane) total += sum[lane];
+  }
+  return total;
+}
+
+constexpr int64_t kPartAlignmentBytes = 4096;
+
+// [begin, end) of one worker's part, aligned to pages.
+std::pair<int64_t, int64_t> part_of(int64_t size_bytes, int worker_idx, int num_workers) {
+  const int64_t num_pages = size_bytes / kPartAlignmentBytes;
+  return {num_pages * worker_idx / num_workers * kPartAlignmentBytes,
+          num_pages * (worker_idx + 1) / num_workers * kPartAlignmentBytes};
+}
+
+template <typename Work>
+double median_seconds(WorkerPool& pool, int repeats, const Work& work) {
+  std::vector<double> seconds;
+  for (int repeat = 0; repeat < std::max(repeats, 1); ++repeat) {
+    const auto begin = std::chrono::steady_clock::now();
+    pool.run(work);
+    seconds.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + static_cast<int64_t>(seconds.size() / 2),
+                   seconds.end());
+  return seconds[seconds.size() / 2];
+}
+
+}  // namespace
+
+double measure_read_bandwidth_gb_per_s(WorkerPool& pool, int64_t size_bytes, int repeats) {
+  const Arena arena(size_bytes);
+  std::atomic<uint64_t> kept{0};  // what is summed is used, so that no load can be left out
+  pool.run([&](const WorkerPool::Worker& worker) {
+    const auto [begin, end] = part_of(size_bytes, worker.worker_idx, pool.num_workers());
+    std::memset(arena.data() + begin, 1, static_cast<size_t>(end - begin));
+  });
+  const double seconds = median_seconds(pool, repeats, [&](const WorkerPool::Worker& worker) {
+    const auto [begin, end] = part_of(size_bytes, worker.worker_idx, pool.num_workers());
+    kept.fetch_add(sum_of(arena.data() + begin, end - begin), std::memory_order_relaxed);
+  });
+  return kept.load() == 0 ? 0.0 : static_cast<double>(size_bytes) / seconds * 1e-9;
+}
+
+double measure_copy_bandwidth_gb_per_s(WorkerPool& pool, int64_t size_bytes, int repeats) {
+  const Arena source(size_bytes);
+  const Arena target(size_bytes);
+  pool.run([&](const WorkerPool::Worker& worker) {
+    const auto [begin, end] = part_of(size_bytes, worker.worker_idx, pool.num_workers());
+    std::memset(source.data() + begin, 1, static_cast<size_t>(end - begin));
+    std::memset(target.data() + begin, 2, static_cast<size_t>(end - begin));
+  });
+  const double seconds = median_seconds(pool, repeats, [&](const WorkerPool::Worker& worker) {
+    const auto [begin, end] = part_of(size_bytes, worker.worker_idx, pool.num_workers());
+    std::memcpy(target.data() + begin, source.data() + begin, static_cast<size_t>(end - begin));
+  });
+  return 2.0 * static_cast<double>(size_bytes) / seconds * 1e-9;
+}
+
+}  // namespace tandem

@@ -1,0 +1,93 @@
+#include "runtime/topology/worker_pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <chrono>
+#include <ctime>
+#include <thread>
+#include <vector>
+
+namespace tandem::tests {
+namespace {
+
+TEST_CASE("every worker runs a task exactly once, for any number of threads", "[topology]") {
+  const int num_threads = GENERATE(1, 2, 3, 7);
+  WorkerPool pool(Topology::detect(), {.num_threads = num_threads});
+  REQUIRE(pool.num_workers() == num_threads);
+  std::vector<int> calls(static_cast<size_t>(num_threads), 0);
+  constexpr int kRounds = 300;
+  for (int round = 0; round < kRounds; ++round) {
+    pool.run([&](const WorkerPool::Worker& worker) { ++calls[worker.worker_idx]; });
+  }
+  CHECK(std::all_of(calls.begin(), calls.end(), [](int count) { return count == kRounds; }));
+}
+
+TEST_CASE("parallel_for covers every item once, whatever the grain", "[topology]") {
+  WorkerPool pool(Topology::detect(), {.num_threads = 3});
+  for (const int64_t num_items : {0, 1, 2, 3, 64, 1000}) {
+    for (const int64_t grain : {1, 7, 400, 5000}) {
+      std::vector<std::atomic<int>> seen(static_cast<size_t>(num_items));
+      pool.parallel_for(num_items, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t idx = begin; idx < end; ++idx) seen[idx].fetch_add(1);
+      });
+      CHECK(std::all_of(seen.begin(), seen.end(),
+                        [](const auto& count) { return count.load() == 1; }));
+    }
+  }
+}
+
+TEST_CASE("no worker passes a barrier before all have reached it", "[topology]") {
+  const int num_threads = GENERATE(1, 2, 5);
+  WorkerPool pool(Topology::detect(), {.num_threads = num_threads});
+  std::atomic<int> arrived{0};
+  std::atomic<int> num_early{0};
+  pool.run([&](const WorkerPool::Worker&) {
+    for (int round = 1; round <= 100; ++round) {
+      arrived.fetch_add(1);
+      pool.barrier();
+      if (arrived.load() < round * num_threads) num_early.fetch_add(1);
+      pool.barrier();
+    }
+  });
+  CHECK(num_early.load() == 0);
+  CHECK(arrived.load() == 100 * num_threads);
+}
+
+TEST_CASE("simulated nodes split the workers evenly and in order", "[topology]") {
+  WorkerPool pool(Topology::detect(), {.num_threads = 5, .simulated_nodes = 2});
+  REQUIRE(pool.num_nodes() == 2);
+  CHECK(pool.workers_in_node(0) + pool.workers_in_node(1) == 5);
+  CHECK(std::abs(pool.workers_in_node(0) - pool.workers_in_node(1)) <= 1);
+  std::vector<WorkerPool::Worker> workers(5);
+  pool.run([&](const WorkerPool::Worker& worker) { workers[worker.worker_idx] = worker; });
+  for (int idx = 1; idx < 5; ++idx) {
+    const bool same_node = workers[idx].node_idx == workers[idx - 1].node_idx;
+    CHECK(workers[idx].node_idx - workers[idx - 1].node_idx == (same_node ? 0 : 1));
+    CHECK(workers[idx].idx_in_node == (same_node ? workers[idx - 1].idx_in_node + 1 : 0));
+  }
+}
+
+TEST_CASE("an idle pool sleeps", "[topology]") {
+  WorkerPool pool(Topology::detect(), {.num_threads = 4});
+  pool.run([](const WorkerPool::Worker&) {});
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // past the spinning
+  const std::clock_t before = std::clock();
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  const double cpu_seconds = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
+  CHECK(cpu_seconds < 0.01 * 0.5 + 0.005);  // 1 % of one core, and the clock's own grain
+}
+
+TEST_CASE("a pool that slept wakes up for the next task", "[topology]") {
+  WorkerPool pool(Topology::detect(), {.num_threads = 3});
+  std::atomic<int> num_calls{0};
+  for (int round = 0; round < 20; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    pool.run([&](const WorkerPool::Worker&) { num_calls.fetch_add(1); });
+  }
+  CHECK(num_calls.load() == 60);
+}
+
+}  // namespace
+}  // namespace tandem::tests
