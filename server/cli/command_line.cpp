@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <exception>
 #include <functional>
-#include <map>
 #include <memory>
 #include <new>
 #include <string>
@@ -19,10 +18,6 @@ namespace tandem::cli {
 namespace {
 
 using Run = std::function<int()>;
-
-const std::map<std::string, Attention> kAttentionNames = {{"auto", Attention::kAuto},
-                                                          {"absorbed", Attention::kAbsorbed},
-                                                          {"expanded", Attention::kExpanded}};
 
 constexpr int32_t kMaxTokens = 1 << 24;
 
@@ -41,18 +36,50 @@ struct Commands {
   Run run;
 };
 
+// CLI11's help without its asides (Env:, Excludes:, REQUIRED, {false}) and double blank lines.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  HelpFormatter() { column_width(38); }
+
+  std::string make_option_opts(const CLI::Option* option) const override {
+    return option->get_type_size() == 0 || option->get_type_name().empty()
+               ? std::string()
+               : " " + option->get_type_name();
+  }
+  std::string make_option_name(const CLI::Option* option, bool is_positional) const override {
+    const std::string name = CLI::Formatter::make_option_name(option, is_positional);
+    return name.substr(0, name.find('{'));
+  }
+  std::string make_help(const CLI::App* app,
+                        std::string name,
+                        CLI::AppFormatMode mode) const override {
+    std::string help = CLI::Formatter::make_help(app, std::move(name), mode);
+    for (size_t blank = help.find("\n\n\n"); blank != std::string::npos;
+         blank = help.find("\n\n\n", blank))
+      help.erase(blank, 1);
+    return help;
+  }
+};
+
 CLI::App* add_command(CLI::App& app,
                       const std::string& name,
                       const std::string& description,
                       const std::string& examples) {
   CLI::App* command = app.add_subcommand(name, description);
-  command->footer("\nExamples:\n" + examples);
+  command->group("Commands")->footer("\nExamples:\n" + examples);
   return command;
 }
 
 void add_attention_option(CLI::App* command, Attention& attention) {
-  command->add_option("--attention", attention, "auto, absorbed or expanded (default: auto)")
-      ->transform(CLI::CheckedTransformer(kAttentionNames, CLI::ignore_case).description(""))
+  command
+      ->add_option_function<std::string>(
+          "--attention",
+          [&attention](const std::string& name) {
+            if (name == "absorbed") attention = Attention::kAbsorbed;
+            if (name == "expanded") attention = Attention::kExpanded;
+          },
+          "auto, absorbed or expanded (default: auto)")
+      ->check(CLI::IsMember({"auto", "absorbed", "expanded"}).description(""))
       ->type_name("FORM")
       ->group("Computing");
 }
@@ -207,7 +234,7 @@ void add_check(CLI::App& app, Commands& commands) {
       add_command(app, "check", "Say what a checkpoint folder holds and what is wrong with it",
                   "  tandem check /models/Kimi-K2-Thinking\n"
                   "  tandem check DIR --json | jq .problems\n");
-  command->add_option("dir", options.dir, "Checkpoint folder")->type_name("DIR")->required();
+  command->add_option("DIR", options.dir, "Checkpoint folder")->type_name("")->required();
   command->add_flag("--json", options.json, "Print JSON");
   command->callback([&] { commands.run = [&] { return run_check(options); }; });
 }
@@ -233,6 +260,10 @@ void add_logits(CLI::App& app, Commands& commands, const ModelFactory& factory) 
       ->group("Input and output");
   command
       ->add_flag("--reference", options.reference, "The naive FP32 model instead of the fast path")
+      ->group("Computing");
+  command
+      ->add_flag("--experts-int4", options.experts_int4,
+                 "With --reference: round BF16 experts to INT4 first")
       ->group("Computing");
   add_number(command, "--chunk", options.chunk_tokens, 1, 1 << 20,
              "Tokens of one step (default: 512)", "Computing");
@@ -308,15 +339,15 @@ constexpr Dimension kDimensions[] = {
 void add_make_checkpoint(CLI::App& app, Commands& commands) {
   MakeCheckpointOptions& options = commands.make_checkpoint;
   CLI::App* command = add_command(
-      app, "make-checkpoint", "Write a checkpoint of random weights in Kimi-K2-Thinking's format",
+      app, "make-checkpoint", "Write random weights in Kimi-K2-Thinking's format",
       "  tandem make-checkpoint /tmp/tiny\n"
       "  tandem make-checkpoint /tmp/two --preset k2 --layers 2        one dense, one MoE layer, "
       "15 GB\n"
       "  tandem make-checkpoint /tmp/k2 --preset k2 --vocab tiktoken.model\n");
-  command->add_option("dir", options.dir, "Folder to write")->type_name("DIR")->required();
+  command->add_option("DIR", options.dir, "Folder to write")->type_name("")->required();
   command
       ->add_option("--preset", commands.preset,
-                   "tiny (4 MB), small (600 MB) or k2 (the real dimensions); default: tiny")
+                   "tiny (2 MB, default), small (0.5 GB) or k2 (the real size)")
       ->check(CLI::IsMember({"tiny", "small", "k2"}).description(""))
       ->type_name("NAME")
       ->group("Dimensions");
@@ -357,7 +388,8 @@ void add_commands(CLI::App& app, Commands& commands, const ModelFactory& factory
   add_logits(app, commands, factory);
   add_bench(app, commands, factory);
   add_make_checkpoint(app, commands);
-  CLI::App* version = app.add_subcommand("version", "Say what this build is and what this CPU has");
+  CLI::App* version = add_command(app, "version", "Say what this build is and what this CPU has",
+                                  "  tandem version\n  tandem version --json | jq .cpu_isa\n");
   version->add_flag("--json", commands.version_json, "Print JSON");
   version->callback([&] { commands.run = [&] { return run_version(commands.version_json); }; });
 }
@@ -386,9 +418,9 @@ int run_command_line(int argc, char** argv, const ModelFactory& factory) {
       "tandem serves Kimi-K2-Thinking from its own checkpoint: experts on the CPU, the rest\n"
       "on a GPU or, in its absence, on the CPU as well.\n",
       "tandem");
-  app.get_formatter()->column_width(38);
+  app.formatter(std::make_shared<HelpFormatter>());
   app.get_formatter()->label("SUBCOMMAND", "COMMAND");
-  app.get_formatter()->label("Subcommands", "Commands");
+  app.set_help_flag("-h,--help", "Show this text");
   app.footer(
       "\nExamples:\n"
       "  tandem serve                                   serve the tiny demo model\n"
@@ -397,7 +429,7 @@ int run_command_line(int argc, char** argv, const ModelFactory& factory) {
       "  tandem check DIR                               is that checkpoint whole?\n\n"
       "tandem COMMAND --help says more about one of them.\n");
   app.require_subcommand(0, 1);
-  app.set_version_flag("--version", std::string("tandem ") + TANDEM_VERSION);
+  app.set_version_flag("--version", std::string("tandem ") + TANDEM_VERSION, "Show the version");
   Commands commands;
   add_commands(app, commands, factory);
   try {

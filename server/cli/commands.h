@@ -57,6 +57,7 @@ struct LogitsOptions {
   std::string tokens_path;
   std::string out_path;
   bool reference = false;
+  bool experts_int4 = false;  // the reference with experts rounded as the fast path rounds them
   int32_t chunk_tokens = 512;
 };
 

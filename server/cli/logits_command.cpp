@@ -53,13 +53,14 @@ std::vector<int32_t> read_token_ids(const std::string& path, int32_t vocab_size)
   return token_ids;
 }
 
-void write_reference(const Checkpoint& checkpoint,
+void write_reference(const LogitsOptions& options,
+                     const Checkpoint& checkpoint,
                      std::span<const int32_t> token_ids,
-                     Attention attention,
                      MatrixFileWriter& writer) {
-  const ReferenceModel reference(checkpoint);
-  const auto form =
-      attention == Attention::kAbsorbed ? AttentionForm::kAbsorbed : AttentionForm::kExpanded;
+  const ReferenceModel reference(
+      checkpoint, options.experts_int4 ? ExpertPrecision::kInt4 : ExpertPrecision::kAsStored);
+  const auto form = options.model.attention == Attention::kAbsorbed ? AttentionForm::kAbsorbed
+                                                                    : AttentionForm::kExpanded;
   writer.append(reference.run(token_ids, form).logits);
 }
 
@@ -104,7 +105,7 @@ int run_logits(const LogitsOptions& options, const ModelFactory& factory) {
 
   MatrixFileWriter writer(options.out_path, "logits", num_tokens, config.vocab_size);
   if (options.reference) {
-    write_reference(Checkpoint::open(model_dir), token_ids, options.model.attention, writer);
+    write_reference(options, Checkpoint::open(model_dir), token_ids, writer);
   } else {
     ModelLimits limits;
     limits.max_batch_tokens =

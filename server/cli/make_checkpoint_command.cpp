@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <fstream>
 #include <string>
 
 #include "runtime/base/errors.h"
@@ -47,6 +49,17 @@ ModelConfig small_config() {
   return config;
 }
 
+constexpr int32_t kNumSpecials = 256;  // ids behind the tokens of tiktoken.model
+
+// A token a line: what the embedding must have rows for.
+int32_t count_lines(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) throw LoadError("--vocab " + path + ": cannot read the file");
+  int32_t num_lines = 0;
+  for (std::string line; std::getline(file, line);) ++num_lines;
+  return num_lines;
+}
+
 }  // namespace
 
 ModelConfig preset_config(const std::string& name) {
@@ -57,7 +70,9 @@ ModelConfig preset_config(const std::string& name) {
 }
 
 int run_make_checkpoint(const MakeCheckpointOptions& options) {
-  const ModelConfig& config = options.config;
+  ModelConfig config = options.config;
+  if (!options.vocab_path.empty())
+    config.vocab_size = std::max(config.vocab_size, count_lines(options.vocab_path) + kNumSpecials);
   fmt::print(
       "{}: {} layers ({} dense), hidden_size {}, {} routed experts of {}, {} a token, vocabulary "
       "{}\n{} to write, random weights (seed {})\n",

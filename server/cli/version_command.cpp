@@ -23,7 +23,7 @@ namespace {
 std::vector<std::string> isa_of_cpu() {
   static constexpr std::array<const char*, 15> kKnown = {
       "sse4_2",      "avx2",        "fma",      "f16c",        "avx_vnni",
-      "avx512f",     "avx512bw",    "avx512vl", "avx512_vnni", "avx512_vbmi",
+      "avx512f",     "avx512bw",    "avx512vl", "avx512_vnni", "avx512vbmi",
       "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8",    "amx_bf16"};
   std::ifstream cpuinfo("/proc/cpuinfo");
   std::string line;
