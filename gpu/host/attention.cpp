@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
-#include <functional>
 
 #include "runtime/base/check.h"
 
@@ -189,7 +188,7 @@ void MlaAttention::run(const Args& args) {
   if (work < 1 << 16) {
     body({});
   } else {
-    pool_.run(std::cref(body));
+    pool_.run(body);
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
 #include <string_view>
 
 #include "gpu/host/dispatch.h"
@@ -73,7 +72,7 @@ void HostOps::for_each_row(int64_t num_rows, int64_t num_cols, const Task& task)
       task(row_idx, col_begin, col_end);
     }
   };
-  pool_.run(std::cref(body));
+  pool_.run(body);
 }
 
 template <typename Task>
@@ -86,7 +85,7 @@ void HostOps::for_each_whole_row(int64_t num_rows, int64_t cost, const Task& tas
     const Range rows = part_of(num_rows, worker.worker_idx, pool_.num_workers());
     for (int64_t row_idx = rows.begin; row_idx < rows.end; ++row_idx) task(row_idx);
   };
-  pool_.run(std::cref(body));
+  pool_.run(body);
 }
 
 // --- memory

@@ -92,7 +92,7 @@ void LinearProduct::run(const Task& task) {
   const auto body = [&](const WorkerPool::Worker& worker) {
     run_part(task, worker.worker_idx, pool_.num_workers());
   };
-  pool_.run(std::cref(body));
+  pool_.run(body);
 }
 
 void LinearProduct::run_part(const Task& task, int worker_idx, int num_workers) const {
