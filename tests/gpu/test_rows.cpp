@@ -1,0 +1,180 @@
+#include <catch2/catch_test_macros.hpp>
+
+#include "tests/gpu/host_test_support.h"
+
+namespace tandem::gpu::testing {
+namespace {
+const std::vector<int64_t> kWidths{1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 63, 65, 130, 515};
+}
+
+TEST_CASE("rms_norm rounds once what the equation gives", "[gpu][host][per_isa]") {
+  HostDevice device(2, kernels_under_test());
+  Values values(11);
+  for (const int64_t width : kWidths) {
+    const TestMatrix<float> x = values.matrix<float>(3, width, 2.0f);
+    const std::vector<bf16> weight = values.vector<bf16>(width);
+    TestMatrix<bf16> out(3, width);
+    device.ops->rms_norm(x.view(), weight, 1e-5f, out.view());
+    for (int64_t row = 0; row < 3; ++row) {
+      double squares = 0.0;
+      for (const float value : x.view().row(row)) squares += double{value} * value;
+      const double factor = 1.0 / std::sqrt(squares / static_cast<double>(width) + 1e-5);
+      for (int64_t col = 0; col < width; ++col) {
+        const double expected =
+            double{weight[static_cast<size_t>(col)].to_float()} * x.view()(row, col) * factor;
+        // Half a BF16 step; and width + 8 roundings in FP32, which can only tip a tie.
+        const double limit = std::abs(expected) *
+                             (kBf16UnitRoundoff + static_cast<double>(width + 8) * kUnitRoundoff);
+        CHECK(std::abs(out.view()(row, col).to_float() - expected) <= limit);
+      }
+    }
+    CHECK(out.padding_is_untouched());
+  }
+}
+
+TEST_CASE("rms_norm of a row has the same bits in any batch", "[gpu][host][per_isa]") {
+  const host::Kernels& kernels = kernels_under_test();
+  HostDevice device(3, kernels);
+  Values values(12);
+  constexpr int64_t kWidth = 7168;
+  const TestMatrix<float> x = values.matrix<float>(17, kWidth);
+  const std::vector<bf16> weight = values.vector<bf16>(kWidth);
+  TestMatrix<bf16> together(17, kWidth);
+  TestMatrix<bf16> alone(17, kWidth);
+  device.ops->rms_norm(x.view(), weight, 1e-5f, together.view());
+  for (int64_t row = 0; row < 17; ++row) {
+    device.ops->rms_norm(x.view().rows_from(row, 1), weight, 1e-5f, alone.view().rows_from(row, 1));
+    CHECK(same_bits(together.view().row(row), alone.view().row(row)));
+  }
+}
+
+TEST_CASE("swiglu equals silu(gate) * up over the whole range of its input",
+          "[gpu][host][per_isa]") {
+  HostDevice device(2, kernels_under_test());
+  for (const int64_t width : kWidths) {
+    Values values(static_cast<uint32_t>(13 + width));
+    for (const float sigma : {0.1f, 4.0f, 40.0f}) {
+      const TestMatrix<float> gate_up = values.matrix<float>(2, 2 * width, sigma);
+      TestMatrix<bf16> out(2, width);
+      device.ops->swiglu(gate_up.view(), out.view());
+      for (int64_t row = 0; row < 2; ++row) {
+        for (int64_t col = 0; col < width; ++col) {
+          const double z = gate_up.view()(row, col);
+          const double expected = z / (1.0 + std::exp(-z)) * gate_up.view()(row, width + col);
+          // Half a BF16 step, 8 FP32 roundings, and results under exp(-86), which become 0.
+          const double limit = std::abs(expected) * (kBf16UnitRoundoff + 8 * kUnitRoundoff) + 1e-33;
+          CHECK(std::abs(out.view()(row, col).to_float() - expected) <= limit);
+        }
+      }
+      CHECK(out.padding_is_untouched());
+    }
+  }
+}
+
+TEST_CASE("a value of swiglu has the same bits wherever it stands in its row",
+          "[gpu][host][per_isa]") {
+  HostDevice device(1, kernels_under_test());
+  Values values(14);
+  const TestMatrix<float> one = values.matrix<float>(1, 2);
+  TestMatrix<bf16> expected(1, 1);
+  device.ops->swiglu(one.view(), expected.view());
+  for (const int64_t width : kWidths) {
+    TestMatrix<float> gate_up = values.matrix<float>(1, 2 * width);
+    for (int64_t col = 0; col < width; ++col) {
+      gate_up.view()(0, col) = one.view()(0, 0);
+      gate_up.view()(0, width + col) = one.view()(0, 1);
+    }
+    TestMatrix<bf16> out(1, width);
+    device.ops->swiglu(gate_up.view(), out.view());
+    for (const bf16 value : out.view().row(0)) CHECK(value == expected.view()(0, 0));
+  }
+}
+
+TEST_CASE("narrowing rounds to nearest even and keeps NaN, as bf16 itself",
+          "[gpu][host][per_isa]") {
+  const host::Kernels& kernels = kernels_under_test();
+  std::vector<float> words;
+  for (uint32_t upper = 0; upper < 0x10000; upper += 5) {
+    for (const uint32_t lower : {0u, 1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
+      words.push_back(std::bit_cast<float>((upper << 16) | lower));
+    }
+  }
+  words.resize(words.size() - 3);  // a tail in every instruction set
+  std::vector<uint16_t> rounded(words.size());
+  kernels.narrow(words.data(), static_cast<int64_t>(words.size()), rounded.data());
+  int64_t num_different = 0;
+  for (size_t idx = 0; idx < words.size(); ++idx) {
+    num_different += rounded[idx] != bf16(words[idx]).bits;
+  }
+  CHECK(num_different == 0);
+}
+
+TEST_CASE("embed, gather_rows and add move the rows that they name", "[gpu][host][per_isa]") {
+  HostDevice device(2, kernels_under_test());
+  Values values(15);
+  for (const int64_t width : kWidths) {
+    const TestMatrix<bf16> table = values.matrix<bf16>(9, width);
+    const std::vector<int32_t> ids{8, 0, 3, 3};
+    TestMatrix<float> residual(4, width);
+    device.ops->embed(ids, table.view(), residual.view());
+    const TestMatrix<float> addend = values.matrix<float>(4, width);
+    TestMatrix<float> sum = residual;
+    device.ops->add(addend.view(), sum.view());
+    const std::vector<int32_t> rows{3, 0};
+    TestMatrix<float> gathered(2, width);
+    device.ops->gather_rows(sum.view(), rows, gathered.view());
+    int64_t num_wrong = 0;
+    for (int64_t col = 0; col < width; ++col) {
+      for (int64_t row = 0; row < 4; ++row) {
+        const float expected = table.view()(ids[static_cast<size_t>(row)], col).to_float();
+        num_wrong += residual.view()(row, col) != expected;
+        num_wrong += sum.view()(row, col) != expected + addend.view()(row, col);
+      }
+      num_wrong += gathered.view()(0, col) != sum.view()(3, col);
+      num_wrong += gathered.view()(1, col) != sum.view()(0, col);
+    }
+    CHECK(num_wrong == 0);
+    CHECK(residual.padding_is_untouched());
+    CHECK(sum.padding_is_untouched());
+    CHECK(gathered.padding_is_untouched());
+  }
+}
+
+TEST_CASE("wide rows are cut by columns over the threads without a seam", "[gpu][host][per_isa]") {
+  HostDevice device(3, kernels_under_test());
+  Values values(16);
+  constexpr int64_t kWidth = 40'003;
+  const TestMatrix<float> addend = values.matrix<float>(1, kWidth);
+  TestMatrix<float> sum = values.matrix<float>(1, kWidth);
+  const TestMatrix<float> before = sum;
+  device.ops->add(addend.view(), sum.view());
+  int64_t num_wrong = 0;
+  for (int64_t col = 0; col < kWidth; ++col) {
+    num_wrong += sum.view()(0, col) != before.view()(0, col) + addend.view()(0, col);
+  }
+  CHECK(num_wrong == 0);
+  CHECK(sum.padding_is_untouched());
+}
+
+TEST_CASE("device memory is zeroed, aligned and holds what was uploaded", "[gpu][host]") {
+  HostDevice device(1, *host::supported_kernels().back());
+  for (const size_t size_bytes : {size_t{0}, size_t{1}, size_t{4096}, size_t{5} << 20}) {
+    const auto buffer = device.ops->allocate(size_bytes);
+    REQUIRE(buffer->size_bytes() == size_bytes);
+    REQUIRE(reinterpret_cast<uintptr_t>(buffer->data()) % 64 == 0);
+    size_t num_nonzero = 0;
+    for (size_t idx = 0; idx < size_bytes; ++idx)
+      num_nonzero += buffer->data()[idx] != std::byte{0};
+    CHECK(num_nonzero == 0);
+
+    std::vector<std::byte> bytes(size_bytes);
+    for (size_t idx = 0; idx < size_bytes; ++idx) bytes[idx] = static_cast<std::byte>(idx * 7 + 1);
+    const auto copy = device.ops->upload(bytes);
+    std::vector<std::byte> back(size_bytes);
+    device.ops->copy_to_host({copy->data(), size_bytes}, back);
+    device.ops->synchronize();
+    CHECK(back == bytes);
+  }
+}
+
+}  // namespace tandem::gpu::testing
