@@ -1,0 +1,179 @@
+#include "runtime/sampling/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "runtime/base/check.h"
+#include "runtime/sampling/philox.h"
+
+namespace tandem {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// The row without NaN; where +inf occurs, the limit: all weight on those tokens.
+float clean_row(std::span<const float> from, std::span<float> to) {
+  const float max = copy_without_nan(from, to);
+  if (max < kInfinity) return max;
+  for (float& logit : to) logit = logit == kInfinity ? 0.0f : -kInfinity;
+  return 0.0f;
+}
+
+// log softmax(row)[v] = row[v] - max - log(sum_u exp(row[u] - max))
+void find_logprobs(float max, int32_t num_best, SamplerScratch& scratch, double& log_sum) {
+  const double sum = exp_weights(scratch.logits, max, 1.0f, scratch.weights, scratch.block_sums);
+  log_sum = static_cast<double>(max) + std::log(sum);
+  select_best(scratch.logits, num_best, scratch.scratch);
+  for (ScoredToken& token : scratch.scratch)
+    token.score = static_cast<float>(static_cast<double>(token.score) - log_sum);
+}
+
+}  // namespace
+
+Sampler::Sampler(const SamplingParams& params, uint64_t seed, std::span<const int32_t> prompt_ids)
+    : params_(params),
+      seed_(seed),
+      has_penalties_(params.repetition_penalty != 1.0f || params.frequency_penalty != 0.0f ||
+                     params.presence_penalty != 0.0f) {
+  if (has_penalties_) counts_.add_prompt(prompt_ids);
+}
+
+Result<SampledToken, std::string> Sampler::choose(const SampleRequest& request,
+                                                  SamplerScratch& scratch) {
+  const bool is_greedy = params_.temperature < kGreedyTemperature;
+  const bool wants_logprobs = request.num_logprobs >= 0;
+  const bool is_changed = changes_logits(request);
+  SampledToken chosen;
+  if (is_greedy && !wants_logprobs && !is_changed) {
+    const float max = max_of(request.logits);
+    if (max == -kInfinity) return std::string("the model gave no possible next token");
+    chosen.token_id = static_cast<int32_t>(
+        std::find(request.logits.begin(), request.logits.end(), max) - request.logits.begin());
+    ++draw_idx_;
+    return chosen;
+  }
+
+  scratch.logits.resize(request.logits.size());
+  scratch.weights.resize(request.logits.size());
+  float max = clean_row(request.logits, scratch.logits);
+  if (max == -kInfinity) return std::string("the model gave no possible next token");
+  double log_sum = 0.0;
+  if (wants_logprobs) find_logprobs(max, request.num_logprobs, scratch, log_sum);
+  if (is_changed) {
+    change_logits(request, scratch.logits);
+    max = max_of(scratch.logits);
+    if (max == -kInfinity) return std::string("every possible next token is forbidden");
+  }
+  chosen.token_id =
+      is_greedy
+          ? static_cast<int32_t>(std::find(scratch.logits.begin(), scratch.logits.end(), max) -
+                                 scratch.logits.begin())
+          : draw(max, scratch);
+  if (wants_logprobs) {
+    const float logit = request.logits[chosen.token_id];
+    const double clean_logit = logit == kInfinity ? 0.0 : static_cast<double>(logit);
+    const double logprob = clean_logit - log_sum;
+    chosen.logprob =
+        logprob > kMinLogprob ? static_cast<float>(std::min(logprob, 0.0)) : kMinLogprob;
+    chosen.top_logprobs = scratch.scratch;
+  }
+  ++draw_idx_;
+  if (has_penalties_) counts_.add_output(chosen.token_id);
+  return chosen;
+}
+
+bool Sampler::changes_logits(const SampleRequest& request) const {
+  return has_penalties_ || !params_.logit_bias.empty() || !request.allowed_mask.empty() ||
+         !request.banned_token_ids.empty();
+}
+
+void Sampler::change_logits(const SampleRequest& request, std::span<float> logits) const {
+  for (const TokenCounts::Entry& entry : counts_.entries()) {
+    float& logit = logits[entry.token_id];
+    logit = logit > 0.0f ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
+    if (entry.num_in_output == 0) continue;
+    logit -= params_.frequency_penalty * static_cast<float>(entry.num_in_output);
+    logit -= params_.presence_penalty;
+  }
+  for (const auto& [token_id, bias] : params_.logit_bias) logits[token_id] += bias;
+  for (const int32_t token_id : request.banned_token_ids) logits[token_id] = -kInfinity;
+  if (request.allowed_mask.empty()) return;
+  TANDEM_CHECK(request.allowed_mask.size() * 32 >= logits.size(), "the mask is too short");
+  for (size_t token_idx = 0; token_idx < logits.size(); ++token_idx) {
+    const bool is_allowed = (request.allowed_mask[token_idx / 32] >> (token_idx % 32) & 1u) != 0;
+    logits[token_idx] = is_allowed ? logits[token_idx] : -kInfinity;
+  }
+}
+
+int32_t Sampler::draw(float max, SamplerScratch& scratch) const {
+  const bool is_filtered = params_.top_k > 0 || params_.top_p < 1.0f || params_.min_p > 0.0f;
+  if (!is_filtered) return draw_from_all(max, scratch);
+  keep_likely(max, scratch);
+  double sum = 0.0;
+  for (const ScoredToken& token : scratch.kept) sum += static_cast<double>(token.score);
+  double left = uniform_at(seed_, draw_idx_) * sum;
+  for (const ScoredToken& token : scratch.kept) {
+    left -= static_cast<double>(token.score);
+    if (left < 0.0) return token.token_id;
+  }
+  return scratch.kept.front().token_id;  // rounding at the end of the range
+}
+
+// Inversion in the order of ids: first the block, then the token in it.
+int32_t Sampler::draw_from_all(float max, SamplerScratch& scratch) const {
+  const double sum = exp_weights(scratch.logits, max, 1.0f / params_.temperature, scratch.weights,
+                                 scratch.block_sums);
+  double left = uniform_at(seed_, draw_idx_) * sum;
+  size_t block_idx = 0;
+  while (block_idx + 1 < scratch.block_sums.size() && left >= scratch.block_sums[block_idx])
+    left -= scratch.block_sums[block_idx++];
+  const size_t begin = block_idx * kWeightBlock;
+  const size_t end = std::min(begin + kWeightBlock, scratch.weights.size());
+  for (size_t token_idx = begin; token_idx < end; ++token_idx) {
+    left -= static_cast<double>(scratch.weights[token_idx]);
+    if (left < 0.0 && scratch.weights[token_idx] > 0.0f) return static_cast<int32_t>(token_idx);
+  }
+  // Rounding at a block's end: the block may even hold no weight. The likeliest token stands in.
+  return static_cast<int32_t>(std::find(scratch.logits.begin(), scratch.logits.end(), max) -
+                              scratch.logits.begin());
+}
+
+// Leaves in `kept` the tokens that pass top_k, top_p and min_p, best first, scores turned into
+// weights relative to the best token. All three keep a head of the sorted row:
+//   top_k: the first k; top_p: the shortest head with at least top_p of the weight that top_k left;
+//   min_p: those of at least min_p times the best token's weight.
+void Sampler::keep_likely(float max, SamplerScratch& scratch) const {
+  const int64_t vocab_size = static_cast<int64_t>(scratch.logits.size());
+  const float scale = 1.0f / params_.temperature;
+  const bool has_top_k = params_.top_k > 0 && params_.top_k < vocab_size;
+  double allowed_sum = std::numeric_limits<double>::infinity();  // the head ends when reached
+  if (params_.top_p < 1.0f && !has_top_k) {
+    allowed_sum = static_cast<double>(params_.top_p) *
+                  exp_weights(scratch.logits, max, scale, scratch.weights, scratch.block_sums);
+  }
+  // Without top_k the head's length is not known before: sort a short one, and a longer if needed.
+  int64_t num_sorted = has_top_k ? params_.top_k : std::min<int64_t>(vocab_size, 256);
+  for (;; num_sorted = std::min(num_sorted * 8, vocab_size)) {
+    select_best(scratch.logits, num_sorted, scratch.kept);
+    double sum = 0.0;
+    for (ScoredToken& token : scratch.kept) {
+      token.score = exp_of_nonpositive((token.score - max) * scale);
+      sum += static_cast<double>(token.score);
+    }
+    if (has_top_k && params_.top_p < 1.0f) allowed_sum = static_cast<double>(params_.top_p) * sum;
+    size_t num_kept = 0;
+    double kept_sum = 0.0;
+    while (num_kept < scratch.kept.size() && kept_sum < allowed_sum &&
+           scratch.kept[num_kept].score >= params_.min_p)
+      kept_sum += static_cast<double>(scratch.kept[num_kept++].score);
+    const bool is_head_complete = has_top_k || num_sorted == vocab_size ||
+                                  num_kept < static_cast<size_t>(num_sorted) ||
+                                  kept_sum >= allowed_sum;
+    if (!is_head_complete) continue;
+    scratch.kept.resize(std::max<size_t>(num_kept, 1));
+    return;
+  }
+}
+
+}  // namespace tandem
