@@ -1,0 +1,82 @@
+// Decides which tokens make the next step. Pure bookkeeping, one thread, no clock: a simulation
+// runs it with no model.
+//
+//   step = one token of every decoding sequence, then prompt chunks in the order of arrival, up to
+//          the limits.
+// A sequence is admitted in the order of arrival when its tokens and one page more find room. When
+// decodes run out of pages, the youngest sequence gives its pages back and waits at the front; its
+// tokens, generated ones included, are its prompt then.
+//
+// Why nobody starves: running sequences are older than waiting ones, always. The oldest is never
+// preempted, for alone it has all pages and the request was checked against them; so every step
+// computes at least one token of the oldest sequence or admits it.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <vector>
+
+#include "runtime/kv/prefix_cache.h"
+#include "runtime/scheduler/sequence.h"
+
+namespace tandem {
+
+struct SchedulerLimits {
+  int32_t max_sequences = 64;  // running at once; not more than the two below
+  int32_t max_logit_rows = 64;
+  int32_t max_batch_tokens = 512;      // of a step
+  int32_t prefill_chunk_tokens = 512;  // of a step beside the decodes
+};
+
+struct ScheduledItem {
+  Sequence* sequence = nullptr;
+  int32_t num_tokens = 0;       // from sequence->num_computed_tokens on
+  bool produces_token = false;  // its last token is the sequence's last: a logit row is wanted
+};
+
+class Scheduler {
+ public:
+  // `cache` outlives the scheduler.
+  Scheduler(const SchedulerLimits& limits, PrefixCache& cache);
+
+  // `sequence` stays where it is until remove(). Its max_total_tokens fit into all pages.
+  void enqueue(Sequence& sequence);
+  // Finished or aborted, in any state; its pages stay known to the cache. Not between plan() and
+  // complete().
+  void remove(Sequence& sequence);
+
+  // The next step; takes its pages. Empty only when there is no sequence. Valid until the next
+  // call.
+  std::span<const ScheduledItem> plan();
+  // The planned step was computed.
+  void complete();
+
+  [[nodiscard]] std::span<Sequence* const> running() const { return running_; }
+  [[nodiscard]] const std::deque<Sequence*>& waiting() const { return waiting_; }
+  [[nodiscard]] bool empty() const { return running_.empty() && waiting_.empty(); }
+  [[nodiscard]] int64_t num_preemptions() const { return num_preemptions_; }
+  [[nodiscard]] const SchedulerLimits& limits() const { return limits_; }
+
+ private:
+  void plan_decodes();
+  void plan_running_prefills();
+  void admit_waiting();
+  bool admit(Sequence& sequence);
+  [[nodiscard]] bool waits_for_running_prefill(const Sequence& sequence) const;
+  void plan_prefill(Sequence& sequence);
+  void plan_item(Sequence& sequence, int32_t num_tokens);
+  void preempt_youngest();
+
+  SchedulerLimits limits_;
+  PrefixCache& cache_;
+  std::vector<Sequence*> running_;  // oldest first
+  std::deque<Sequence*> waiting_;   // oldest first, all younger than the running ones
+  std::vector<ScheduledItem> items_;
+  int32_t num_planned_tokens_ = 0;
+  int32_t prefill_tokens_left_ = 0;  // of this step
+  bool preempted_in_step_ = false;
+  int64_t num_preemptions_ = 0;
+};
+
+}  // namespace tandem
