@@ -68,6 +68,9 @@ class Engine {
 
   [[nodiscard]] EngineStats stats() const;
   [[nodiscard]] const ForwardModel& model() const;
+  // What prompt + max_new_tokens may come to: the model's limit, or less where the KV pages hold
+  // less.
+  [[nodiscard]] int32_t max_context_tokens() const;
 
  private:
   struct Impl;

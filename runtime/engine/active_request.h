@@ -1,0 +1,36 @@
+// A request inside the engine, from submit() to its last event.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "runtime/engine/engine.h"
+#include "runtime/sampling/sampler.h"
+#include "runtime/scheduler/sequence.h"
+
+namespace tandem {
+
+struct ActiveRequest {
+  ActiveRequest(uint64_t id, uint64_t seed, GenerationRequest request);
+
+  // What the sampler may not choose now: stop tokens before min_new_tokens.
+  [[nodiscard]] std::span<const int32_t> banned_token_ids() const;
+  [[nodiscard]] bool is_stop_token(int32_t token_id) const;
+
+  uint64_t request_id = 0;
+  Sequence sequence;
+  Sampler sampler;
+  int32_t max_new_tokens = 0;
+  int32_t min_new_tokens = 0;
+  std::vector<int32_t> stop_token_ids;  // empty with ignore_eos
+  int32_t num_logprobs = -1;
+  std::shared_ptr<TokenSink> sink;
+
+  int32_t num_new_tokens = 0;  // the stop token counts
+  bool was_admitted = false;
+  TokenEvent last_event;  // kFinished, filled when finished
+};
+
+}  // namespace tandem

@@ -1,0 +1,156 @@
+#include "runtime/engine/step_loop.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "runtime/base/check.h"
+
+namespace tandem {
+namespace {
+
+SchedulerLimits scheduler_limits(const ForwardModel& model, const EngineOptions& options) {
+  return {.max_sequences = options.max_sequences,
+          .max_logit_rows = model.max_logit_rows(),
+          .max_batch_tokens = model.max_batch_tokens(),
+          .prefill_chunk_tokens = options.prefill_chunk_tokens};
+}
+
+}  // namespace
+
+StepLoop::StepLoop(ForwardModel& model, const EngineOptions& options)
+    : model_(model),
+      cache_({.num_pages = model.num_kv_pages(),
+              .enabled = options.prefix_cache,
+              .secret = random_seed()}),
+      scheduler_(scheduler_limits(model, options), cache_),
+      batch_(scheduler_.limits()),
+      logits_(static_cast<size_t>(scheduler_.limits().max_sequences) *
+              static_cast<size_t>(model.vocab_size())) {
+  finished_.reserve(scheduler_.limits().max_sequences);
+}
+
+StepLoop::~StepLoop() {
+  for (auto& [request_id, request] : requests_) scheduler_.remove(request->sequence);
+}
+
+void StepLoop::add(std::unique_ptr<ActiveRequest> request) {
+  scheduler_.enqueue(request->sequence);
+  request_of_[&request->sequence] = request.get();
+  requests_[request->request_id] = std::move(request);
+}
+
+void StepLoop::abort(uint64_t request_id) {
+  const auto found = requests_.find(request_id);
+  if (found != requests_.end()) finish(*found->second, FinishReason::kAborted);
+}
+
+void StepLoop::abort_all() {
+  while (!requests_.empty()) finish(*requests_.begin()->second, FinishReason::kAborted);
+}
+
+void StepLoop::fail_all(const std::string& message) {
+  while (!requests_.empty()) finish(*requests_.begin()->second, FinishReason::kError, message);
+}
+
+void StepLoop::step() {
+  const std::span<const ScheduledItem> items = scheduler_.plan();
+  note_admissions(items);
+  const Batch batch = batch_.build(items);
+  const MatrixView<float> logits(logits_.data(), static_cast<int64_t>(batch.logit_token_idx.size()),
+                                 model_.vocab_size());
+  model_.forward(batch, logits);
+  ++counters_.num_steps;
+  scheduler_.complete();
+  int64_t row_idx = 0;
+  for (const Sequence* sequence : batch_.row_sequences())
+    take_token(*request_of_.at(sequence), logits.row(row_idx++));
+}
+
+void StepLoop::note_admissions(std::span<const ScheduledItem> items) {
+  for (const ScheduledItem& item : items) {
+    ActiveRequest& request = *request_of_.at(item.sequence);
+    if (request.was_admitted) continue;
+    leave_queue(request);
+    counters_.prompt_tokens += request.sequence.num_prompt_tokens;
+    counters_.cached_tokens += request.sequence.num_cached_tokens;
+  }
+}
+
+void StepLoop::take_token(ActiveRequest& request, std::span<const float> logits) {
+  const Result<SampledToken, std::string> token =
+      request.sampler.choose({.logits = logits,
+                              .allowed_mask = {},
+                              .banned_token_ids = request.banned_token_ids(),
+                              .num_logprobs = request.num_logprobs},
+                             sampler_scratch_);
+  if (!token) return finish(request, FinishReason::kError, token.error());
+  ++request.num_new_tokens;
+  ++counters_.generated_tokens;
+  if (request.is_stop_token(token->token_id)) {
+    request.last_event.stop_token_id = token->token_id;
+    return finish(request, FinishReason::kStop);
+  }
+  request.sequence.token_ids.push_back(token->token_id);
+  emit_token(request, *token);
+}
+
+void StepLoop::emit_token(ActiveRequest& request, const SampledToken& token) {
+  TokenEvent event;
+  event.kind = TokenEvent::Kind::kToken;
+  event.token_id = token.token_id;
+  event.logprob = token.logprob;
+  event.top_logprobs.reserve(token.top_logprobs.size());
+  for (const ScoredToken& scored : token.top_logprobs)
+    event.top_logprobs.push_back({.token_id = scored.token_id, .logprob = scored.score});
+  if (!request.sink->push(std::move(event))) return finish(request, FinishReason::kAborted);
+  if (request.num_new_tokens == request.max_new_tokens) finish(request, FinishReason::kLength);
+}
+
+void StepLoop::finish(ActiveRequest& request, FinishReason reason, std::string error) {
+  if (!request.was_admitted) leave_queue(request);
+  scheduler_.remove(request.sequence);
+  TokenEvent& event = request.last_event;
+  event.kind = TokenEvent::Kind::kFinished;
+  event.finish_reason = reason;
+  event.prompt_tokens = request.sequence.num_prompt_tokens;
+  event.cached_tokens = std::max(request.sequence.num_cached_tokens, 0);
+  event.completion_tokens = request.num_new_tokens;
+  event.error = std::move(error);
+  ++(reason == FinishReason::kAborted ? counters_.num_aborted : counters_.num_finished);
+  request_of_.erase(&request.sequence);
+  const auto found = requests_.find(request.request_id);
+  TANDEM_CHECK(found != requests_.end(), "a request finished twice");
+  finished_.push_back(std::move(found->second));
+  requests_.erase(found);
+}
+
+void StepLoop::leave_queue(ActiveRequest& request) {
+  request.was_admitted = true;
+  ++num_left_queue_;
+}
+
+void StepLoop::deliver_finished() {
+  // The receiver may be gone: what it says no longer matters.
+  for (const std::unique_ptr<ActiveRequest>& request : finished_)
+    static_cast<void>(request->sink->push(std::move(request->last_event)));
+  finished_.clear();
+}
+
+EngineStats StepLoop::stats() const {
+  EngineStats stats = counters_;
+  stats.num_running = static_cast<int64_t>(scheduler_.running().size());
+  stats.num_waiting = static_cast<int64_t>(scheduler_.waiting().size());
+  stats.kv_pages_used = cache_.num_used();
+  stats.kv_pages_total = cache_.num_pages();
+  return stats;
+}
+
+int64_t StepLoop::take_num_left_queue() { return std::exchange(num_left_queue_, 0); }
+
+uint64_t StepLoop::random_seed() {
+  std::random_device device;
+  return uint64_t{device()} << 32 | device();
+}
+
+}  // namespace tandem
