@@ -205,8 +205,9 @@ void add_chat(CLI::App& app, Commands& commands, const ModelFactory& factory) {
       ->type_name("TEXT")
       ->group("Conversation");
   command
-      ->add_flag("--thinking,!--no-thinking", options.show_thinking,
-                 "Show the thinking or not (default: on a terminal)")
+      ->add_flag_function(
+          "--thinking,!--no-thinking", [&](int64_t count) { options.show_thinking = count > 0; },
+          "Show the thinking or not (default: on a terminal)")
       ->group("Conversation");
   command
       ->add_option("--temperature", options.temperature,

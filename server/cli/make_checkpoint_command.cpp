@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -70,6 +71,10 @@ ModelConfig preset_config(const std::string& name) {
 }
 
 int run_make_checkpoint(const MakeCheckpointOptions& options) {
+  std::error_code ec;
+  if (!options.force && std::filesystem::exists(options.dir, ec) &&
+      !std::filesystem::is_empty(options.dir, ec))
+    throw ConfigError(options.dir + ": exists and is not empty (--force writes over it)");
   ModelConfig config = options.config;
   if (!options.vocab_path.empty())
     config.vocab_size = std::max(config.vocab_size, count_lines(options.vocab_path) + kNumSpecials);

@@ -30,8 +30,8 @@ class Unavailable(Exception):
 
 
 def cache_dir():
-    base = os.environ.get("TANDEM_CACHE") or os.path.join(os.path.expanduser("~"), ".cache/tandem")
-    return os.path.join(base, "clients")
+    home_cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(os.environ.get("TANDEM_CACHE") or os.path.join(home_cache, "tandem"), "clients")
 
 
 def install(what, folder, commands):
@@ -48,8 +48,8 @@ def install(what, folder, commands):
         except (OSError, subprocess.TimeoutExpired) as error:
             raise Unavailable(f"{what} cannot be installed: {error}")
         if done.returncode != 0:
-            last = (done.stdout.strip().splitlines() or ["no output"])[-1]
-            raise Unavailable(f"{what} cannot be installed: {last}")
+            errors = [line for line in done.stdout.splitlines() if "error" in line.lower()]
+            raise Unavailable(f"{what} cannot be installed: {(errors or ['no output'])[0]}")
     with open(stamp, "w", encoding="utf-8") as file:
         file.write(wanted)
 
@@ -59,7 +59,7 @@ def python_command():
     python = os.path.join(folder, "bin/python")
     install("the Python clients", folder, [
         [sys.executable, "-m", "venv", folder],
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PYTHON_PACKAGES]])
+        [python, "-m", "pip", "install", "--quiet", "--retries=1", "--disable-pip-version-check", *PYTHON_PACKAGES]])
     return [python]
 
 
@@ -74,7 +74,8 @@ def node_command():
     package = "openai@7.57.0" if major >= 22 else "openai@6.30.1"
     folder = os.path.join(cache_dir(), "node")
     install("the Node client", folder,
-            [["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", package]])
+            [["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1",
+              package]])
     # A module finds its packages beside itself.
     shutil.copy(os.path.join(HERE, "openai_streaming.mjs"), folder)
     return ["node"]
@@ -117,6 +118,18 @@ def run_client(command, server):
     return done.returncode, output
 
 
+def prepared(prepare, outcomes={}):
+    """What prepare() gives or why it cannot, found out once for all clients of a kind."""
+    if prepare not in outcomes:
+        try:
+            outcomes[prepare] = prepare()
+        except Unavailable as reason:
+            outcomes[prepare] = reason
+    if isinstance(outcomes[prepare], Unavailable):
+        raise outcomes[prepare]
+    return outcomes[prepare]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tandem")
@@ -132,7 +145,7 @@ def main():
             if args.only and args.only not in name:
                 continue
             try:
-                command = [*prepare(), path]
+                command = [*prepared(prepare), path]
             except Unavailable as reason:
                 skipped += 1
                 print(f"SKIP {name}: {reason}", flush=True)

@@ -157,7 +157,7 @@ class CheckpointTest(CommandLineTest):
 
     def test_making_a_checkpoint_does_not_write_over_another_unless_forced(self):
         self.assertEqual(run(TANDEM, "make-checkpoint", self.path("twice"), "--layers", 2)[0], 0)
-        self.assert_fails("make-checkpoint", self.path("twice"), "--layers", 2, says=[self.path("twice")])
+        self.assert_fails("make-checkpoint", self.path("twice"), "--layers", 2, says=[self.path("twice"), "--force"])
         self.assertEqual(run(TANDEM, "make-checkpoint", self.path("twice"), "--layers", 3, "--force")[0], 0)
         self.assertEqual(self.check_json(self.path("twice"))[1]["config"]["num_hidden_layers"], 3)
 
