@@ -35,9 +35,11 @@ ChatMessage tool(std::string id, std::string content, std::optional<std::string>
           .tool_call_id = std::move(id)};
 }
 
-constexpr std::string_view kWeatherTool = R"([{"type": "function", "function": {
+constexpr std::string_view kWeatherTool =
+    R"([{"type": "function", "function": {
   "name": "get_weather",
-  "description": "Get weather information. Call this tool when the user needs to get weather information",
+  "description": "Get weather information. )"
+    R"(Call this tool when the user needs to get weather information",
   "parameters": {"type": "object", "required": ["city"],
                  "properties": {"city": {"type": "string", "description": "City name"}}}}}])";
 
