@@ -50,6 +50,7 @@ void pin_to(std::thread& thread, int processor) {
 struct WorkerPool::Impl {
   std::vector<Worker> workers;
   std::vector<int> node_sizes;
+  std::vector<int> numa_os_idx;
   bool oversubscribed = false;
   std::vector<std::thread> threads;  // of workers 1..; worker 0 is the caller of run()
 
@@ -90,35 +91,62 @@ bool WorkerPool::Impl::wait_for_round(uint32_t seen) {
   return !stopping;
 }
 
+namespace {
+
+// Where one worker belongs.
+struct Place {
+  int topology_node_idx = 0;
+  int processor = -1;  // -1: anywhere
+};
+
+// Spreads the workers over the cores in node order, so that every node gets its share.
+std::vector<Place> places_of(const Topology& topology, int num_threads) {
+  std::vector<Place> cores;
+  for (size_t node_idx = 0; node_idx < topology.nodes.size(); ++node_idx) {
+    for (const int processor : topology.nodes[node_idx].core_os_idx) {
+      cores.push_back({.topology_node_idx = static_cast<int>(node_idx), .processor = processor});
+    }
+  }
+  std::vector<Place> places(static_cast<size_t>(num_threads));
+  if (cores.empty()) return places;
+  for (size_t worker_idx = 0; worker_idx < places.size(); ++worker_idx) {
+    places[worker_idx] = cores[worker_idx * cores.size() / places.size()];
+  }
+  return places;
+}
+
+}  // namespace
+
 WorkerPool::WorkerPool(const Topology& topology, const WorkerPoolOptions& options)
     : impl_(std::make_unique<Impl>()) {
   const int num_cores = std::max(topology.num_cores(), 1);
   const int num_threads = options.num_threads > 0 ? options.num_threads : num_cores;
-  const int num_topology_nodes = std::max(static_cast<int>(topology.nodes.size()), 1);
-  const int num_nodes = std::clamp(
-      options.simulated_nodes > 0 ? options.simulated_nodes : num_topology_nodes, 1, num_threads);
+  const int num_simulated = std::min(options.simulated_nodes, num_threads);
   impl_->oversubscribed = num_threads > num_cores;
-  impl_->node_sizes.assign(num_nodes, 0);
 
-  std::vector<int> processors;
+  const std::vector<Place> places = places_of(topology, num_threads);
+  int previous_team = -1;
   for (int worker_idx = 0; worker_idx < num_threads; ++worker_idx) {
-    // Contiguous blocks of workers a node, as even as it goes.
-    const int node_idx = static_cast<int>(int64_t{worker_idx} * num_nodes / num_threads);
-    const int idx_in_node = impl_->node_sizes[node_idx]++;
-    impl_->workers.push_back(
-        {.worker_idx = worker_idx, .node_idx = node_idx, .idx_in_node = idx_in_node});
-    int processor = -1;
-    if (options.simulated_nodes == 0 && !topology.nodes.empty()) {
-      const std::vector<int>& cores = topology.nodes[node_idx].core_os_idx;
-      if (!cores.empty()) processor = cores[static_cast<size_t>(idx_in_node) % cores.size()];
+    const int topology_node_idx = places[worker_idx].topology_node_idx;
+    const int team = num_simulated > 0
+                         ? static_cast<int>(int64_t{worker_idx} * num_simulated / num_threads)
+                         : topology_node_idx;
+    if (team != previous_team) {  // nodes without a worker are left out
+      impl_->node_sizes.push_back(0);
+      const bool is_real = num_simulated == 0 && !topology.nodes.empty();
+      impl_->numa_os_idx.push_back(is_real ? topology.nodes[topology_node_idx].os_idx : -1);
+      previous_team = team;
     }
-    processors.push_back(processor);
+    const int node_idx = static_cast<int>(impl_->node_sizes.size()) - 1;
+    impl_->workers.push_back({.worker_idx = worker_idx,
+                              .node_idx = node_idx,
+                              .idx_in_node = impl_->node_sizes[node_idx]++});
   }
   for (int worker_idx = 1; worker_idx < num_threads; ++worker_idx) {
     impl_->threads.emplace_back(
         [impl = impl_.get(), worker = impl_->workers[worker_idx]] { impl->work(worker); });
-    if (options.pin && !impl_->oversubscribed && processors[worker_idx] >= 0) {
-      pin_to(impl_->threads.back(), processors[worker_idx]);
+    if (options.pin && !impl_->oversubscribed && places[worker_idx].processor >= 0) {
+      pin_to(impl_->threads.back(), places[worker_idx].processor);
     }
   }
 }
@@ -133,6 +161,7 @@ WorkerPool::~WorkerPool() {
 int WorkerPool::num_workers() const { return static_cast<int>(impl_->workers.size()); }
 int WorkerPool::num_nodes() const { return static_cast<int>(impl_->node_sizes.size()); }
 int WorkerPool::workers_in_node(int node_idx) const { return impl_->node_sizes[node_idx]; }
+int WorkerPool::numa_os_idx(int node_idx) const { return impl_->numa_os_idx[node_idx]; }
 
 void WorkerPool::run(FunctionRef<void(const Worker&)> task) {
   Impl& pool = *impl_;

@@ -69,6 +69,24 @@ TEST_CASE("simulated nodes split the workers evenly and in order", "[topology]")
   }
 }
 
+TEST_CASE("workers follow the cores of uneven nodes, nodes without a worker are left out",
+          "[topology]") {
+  Topology topology;  // processor numbers are not looked at without pinning
+  topology.nodes.push_back({.os_idx = 3, .memory_size_bytes = 1, .core_os_idx = {0}});
+  topology.nodes.push_back({.os_idx = 5, .memory_size_bytes = 1, .core_os_idx = {1, 2, 3}});
+  {
+    const WorkerPool pool(topology, {.pin = false});
+    REQUIRE(pool.num_nodes() == 2);
+    CHECK(pool.workers_in_node(0) == 1);
+    CHECK(pool.workers_in_node(1) == 3);
+    CHECK(pool.numa_os_idx(0) == 3);
+    CHECK(pool.numa_os_idx(1) == 5);
+  }
+  const WorkerPool single(topology, {.num_threads = 1, .pin = false});
+  CHECK(single.num_nodes() == 1);
+  CHECK(single.numa_os_idx(0) == 3);
+}
+
 TEST_CASE("an idle pool sleeps", "[topology]") {
   WorkerPool pool(Topology::detect(), {.num_threads = 4});
   pool.run([](const WorkerPool::Worker&) {});
