@@ -50,6 +50,7 @@ void pin_to(std::thread& thread, int processor) {
 struct WorkerPool::Impl {
   std::vector<Worker> workers;
   std::vector<int> node_sizes;
+  std::vector<int> node_os_idx;
   std::vector<int> numa_os_idx;
   bool oversubscribed = false;
   std::vector<std::thread> threads;  // of workers 1..; worker 0 is the caller of run()
@@ -161,6 +162,7 @@ WorkerPool::~WorkerPool() {
 int WorkerPool::num_workers() const { return static_cast<int>(impl_->workers.size()); }
 int WorkerPool::num_nodes() const { return static_cast<int>(impl_->node_sizes.size()); }
 int WorkerPool::workers_in_node(int node_idx) const { return impl_->node_sizes[node_idx]; }
+int WorkerPool::node_os_idx(int node_idx) const { return impl_->node_os_idx[node_idx]; }
 int WorkerPool::numa_os_idx(int node_idx) const { return impl_->numa_os_idx[node_idx]; }
 
 void WorkerPool::run(FunctionRef<void(const Worker&)> task) {

@@ -1,0 +1,55 @@
+#include "runtime/topology/cpu_isa.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "runtime/base/errors.h"
+
+namespace tandem {
+
+std::string_view isa_name(CpuIsa isa) {
+  switch (isa) {
+    case CpuIsa::kScalar:
+      return "scalar";
+    case CpuIsa::kAvx2:
+      return "avx2";
+    case CpuIsa::kAvx512:
+      return "avx512";
+    case CpuIsa::kAvx512Bf16:
+      return "avx512_bf16";
+  }
+  return "unknown";
+}
+
+std::vector<CpuIsa> supported_isas() {
+  std::vector<CpuIsa> isas{CpuIsa::kScalar};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  // These ask the operating system too (XGETBV): a register set that is not saved is not there.
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq");
+  if (avx2) isas.push_back(CpuIsa::kAvx2);
+  if (avx512) isas.push_back(CpuIsa::kAvx512);
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) isas.push_back(CpuIsa::kAvx512Bf16);
+#endif
+  return isas;
+}
+
+CpuIsa choose_isa(std::span<const CpuIsa> available, const char* forced) {
+  if (forced == nullptr || *forced == '\0') return available.back();
+  std::string names;
+  for (const CpuIsa isa : available) {
+    if (isa_name(isa) == forced) return isa;
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", isa_name(isa));
+  }
+  throw ConfigError(
+      fmt::format("TANDEM_CPU_ISA is \"{}\", expected one that this CPU has: {}", forced, names));
+}
+
+CpuIsa active_isa() { return choose_isa(supported_isas(), std::getenv("TANDEM_CPU_ISA")); }
+
+}  // namespace tandem

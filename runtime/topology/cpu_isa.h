@@ -1,0 +1,28 @@
+// Instruction sets that kernels are written for, and which of them this CPU and its operating
+// system have.
+#pragma once
+
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace tandem {
+
+enum class CpuIsa {
+  kScalar,      // any x86-64
+  kAvx2,        // AVX2, FMA
+  kAvx512,      // AVX-512 F, BW, VL, DQ
+  kAvx512Bf16,  // and AVX-512 BF16: dot products of BF16 pairs
+};
+std::string_view isa_name(CpuIsa isa);  // "scalar", "avx2", "avx512", "avx512_bf16"
+
+// Of this CPU, from the plainest (always kScalar) to the best.
+std::vector<CpuIsa> supported_isas();
+
+// The best of `available`; or the one named by `forced`, the value of TANDEM_CPU_ISA, unless that
+// is null or empty. Throws ConfigError for a name that is unknown or not of this CPU, listing those
+// that are.
+CpuIsa choose_isa(std::span<const CpuIsa> available, const char* forced);
+CpuIsa active_isa();  // choose_isa(supported_isas(), TANDEM_CPU_ISA of the environment)
+
+}  // namespace tandem
