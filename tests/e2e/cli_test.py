@@ -456,17 +456,14 @@ class ChatTest(CommandLineTest):
 
     def test_ctrl_c_stops_the_answer_and_a_vanished_server_is_an_error(self):
         with TandemServer(TANDEM, "--model", self.checkpoint) as server:
-            process = subprocess.Popen([TANDEM, "chat", "--url", server.url, "-p", "hello", "--thinking",
-                                        "--max-tokens", "8000"], stdout=subprocess.PIPE,
-                                       stderr=subprocess.PIPE, text=True)
+            command = [TANDEM, "chat", "--url", server.url, "-p", "hello", "--thinking", "--max-tokens", "8000"]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             process.stdout.read(20)
             process.send_signal(signal.SIGINT)
             out, _ = process.communicate(timeout=20)
             self.assertIn("(stopped)", out)
             self.assertEqual(process.returncode, 1)
-            process = subprocess.Popen([TANDEM, "chat", "--url", server.url, "-p", "hello", "--thinking",
-                                        "--max-tokens", "8000"], stdout=subprocess.PIPE,
-                                       stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             process.stdout.read(20)
             server.process.kill()
             _, err = process.communicate(timeout=20)

@@ -41,7 +41,8 @@ class TandemServer:
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                         text=True)
         self.new_lines = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         self.url = self.wait_for_line(r"^Listening on (\S+)").group(1)
         if self.wait_until_ready:
             self.model = self.wait_for_line(r'^Ready at \S+, model "([^"]+)"').group(1)
@@ -55,11 +56,13 @@ class TandemServer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        self.reader.join()
 
     def _read(self):
-        for line in self.process.stdout:
-            self.lines.append(line)
-            self.new_lines.put(line)
+        with self.process.stdout as lines:
+            for line in lines:
+                self.lines.append(line)
+                self.new_lines.put(line)
         self.new_lines.put(None)
 
     def wait_for_line(self, pattern):
