@@ -51,7 +51,6 @@ struct WorkerPool::Impl {
   std::vector<Worker> workers;
   std::vector<int> node_sizes;
   std::vector<int> node_os_idx;
-  std::vector<int> numa_os_idx;
   bool oversubscribed = false;
   std::vector<std::thread> threads;  // of workers 1..; worker 0 is the caller of run()
 
@@ -135,7 +134,7 @@ WorkerPool::WorkerPool(const Topology& topology, const WorkerPoolOptions& option
     if (team != previous_team) {  // nodes without a worker are left out
       impl_->node_sizes.push_back(0);
       const bool is_real = num_simulated == 0 && !topology.nodes.empty();
-      impl_->numa_os_idx.push_back(is_real ? topology.nodes[topology_node_idx].os_idx : -1);
+      impl_->node_os_idx.push_back(is_real ? topology.nodes[topology_node_idx].os_idx : -1);
       previous_team = team;
     }
     const int node_idx = static_cast<int>(impl_->node_sizes.size()) - 1;
@@ -163,7 +162,6 @@ int WorkerPool::num_workers() const { return static_cast<int>(impl_->workers.siz
 int WorkerPool::num_nodes() const { return static_cast<int>(impl_->node_sizes.size()); }
 int WorkerPool::workers_in_node(int node_idx) const { return impl_->node_sizes[node_idx]; }
 int WorkerPool::node_os_idx(int node_idx) const { return impl_->node_os_idx[node_idx]; }
-int WorkerPool::numa_os_idx(int node_idx) const { return impl_->numa_os_idx[node_idx]; }
 
 void WorkerPool::run(FunctionRef<void(const Worker&)> task) {
   Impl& pool = *impl_;

@@ -33,9 +33,8 @@ class WorkerPool {
   [[nodiscard]] int num_workers() const;
   [[nodiscard]] int num_nodes() const;
   [[nodiscard]] int workers_in_node(int node_idx) const;
-  [[nodiscard]] int node_os_idx(int node_idx) const;  // -1 for a simulated node
   // The system's number of the node's memory; -1 for a simulated node (its memory is anywhere).
-  [[nodiscard]] int numa_os_idx(int node_idx) const;
+  [[nodiscard]] int node_os_idx(int node_idx) const;
 
   // Runs `task` once on every worker and returns when all have finished. The calling thread may
   // take the part of worker 0. `task` must not throw. Not reentrant; one caller at a time.

@@ -79,12 +79,12 @@ TEST_CASE("workers follow the cores of uneven nodes, nodes without a worker are 
     REQUIRE(pool.num_nodes() == 2);
     CHECK(pool.workers_in_node(0) == 1);
     CHECK(pool.workers_in_node(1) == 3);
-    CHECK(pool.numa_os_idx(0) == 3);
-    CHECK(pool.numa_os_idx(1) == 5);
+    CHECK(pool.node_os_idx(0) == 3);
+    CHECK(pool.node_os_idx(1) == 5);
   }
   const WorkerPool single(topology, {.num_threads = 1, .pin = false});
   CHECK(single.num_nodes() == 1);
-  CHECK(single.numa_os_idx(0) == 3);
+  CHECK(single.node_os_idx(0) == 3);
 }
 
 TEST_CASE("an idle pool sleeps", "[topology]") {
