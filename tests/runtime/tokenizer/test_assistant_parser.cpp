@@ -243,7 +243,12 @@ TEST_CASE("markers out of place do not leak and lose no text", "[parser]") {
   CHECK(parse_all(kSection + call("functions.f:0", "{\"t\":\"<think>x</think>\"}"))
             .calls.at(0)
             .arguments == "{\"t\":\"<think>x</think>\"}");
-  // A second thinking part, and one after a section.
+  // Between calls they are noise like any text there.
+  const Answer noisy =
+      parse_all(kSection + "<think>x</think>y" + call("functions.f:0", "{}") + kSectionEnd);
+  CHECK_FALSE(noisy.reasoning.has_value());
+  CHECK(noisy.content.empty());
+  // A second thinking part.
   const Answer twice = parse_all("<think>a</think>b<think>c</think>d");
   CHECK(twice.reasoning == "ac");
   CHECK(twice.content == "bd");

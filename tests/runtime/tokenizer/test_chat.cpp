@@ -166,6 +166,11 @@ TEST_CASE("history ids count over the whole conversation and results follow", "[
            tool("a", "2")},
           Texts{f0, g1}, Texts{f0, g1});
   }
+  SECTION("also when the earlier call never got a result") {
+    check({calling({{"a", "f", "{}"}}), user("never mind"), calling({{"a", "g", "{}"}}),
+           tool("a", "1")},
+          Texts{f0, g1}, Texts{g1});
+  }
   SECTION("two calls of a turn with one id are answered in order") {
     check({calling({{"a", "f", "{}"}, {"a", "g", "{}"}}), tool("a", "1"), tool("a", "2")},
           Texts{f0, g1}, Texts{f0, g1});
