@@ -80,7 +80,6 @@ void StepLoop::note_admissions(std::span<const ScheduledItem> items) {
 void StepLoop::take_token(ActiveRequest& request, std::span<const float> logits) {
   const Result<SampledToken, std::string> token =
       request.sampler.choose({.logits = logits,
-                              .allowed_mask = {},
                               .banned_token_ids = request.banned_token_ids(),
                               .num_logprobs = request.num_logprobs},
                              sampler_scratch_);

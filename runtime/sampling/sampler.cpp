@@ -20,13 +20,18 @@ float clean_row(std::span<const float> from, std::span<float> to) {
   return 0.0f;
 }
 
+// Rounding may leave a little more than 0; JSON has no -inf.
+float to_logprob(double value) {
+  return static_cast<float>(std::clamp(value, static_cast<double>(kMinLogprob), 0.0));
+}
+
 // log softmax(row)[v] = row[v] - max - log(sum_u exp(row[u] - max))
 void find_logprobs(float max, int32_t num_best, SamplerScratch& scratch, double& log_sum) {
   const double sum = exp_weights(scratch.logits, max, 1.0f, scratch.weights, scratch.block_sums);
   log_sum = static_cast<double>(max) + std::log(sum);
   select_best(scratch.logits, num_best, scratch.scratch);
   for (ScoredToken& token : scratch.scratch)
-    token.score = static_cast<float>(static_cast<double>(token.score) - log_sum);
+    token.score = to_logprob(static_cast<double>(token.score) - log_sum);
 }
 
 }  // namespace
@@ -73,9 +78,7 @@ Result<SampledToken, std::string> Sampler::choose(const SampleRequest& request,
   if (wants_logprobs) {
     const float logit = request.logits[chosen.token_id];
     const double clean_logit = logit == kInfinity ? 0.0 : static_cast<double>(logit);
-    const double logprob = clean_logit - log_sum;
-    chosen.logprob =
-        logprob > kMinLogprob ? static_cast<float>(std::min(logprob, 0.0)) : kMinLogprob;
+    chosen.logprob = std::isnan(clean_logit) ? kMinLogprob : to_logprob(clean_logit - log_sum);
     chosen.top_logprobs = scratch.scratch;
   }
   ++draw_idx_;

@@ -18,7 +18,7 @@ namespace tandem {
 
 // Below it sampling is greedy: the quotient of two logits' difference would leave float's range.
 inline constexpr float kGreedyTemperature = 1e-5f;
-// A token that the model rules out, chosen by its bias: JSON has no -inf.
+// No logprob is less: JSON has no -inf.
 inline constexpr float kMinLogprob = -9999.0f;
 
 // Buffers of one thread, shared by all its sequences; they grow to the vocabulary's size once.
@@ -31,10 +31,10 @@ struct SamplerScratch {
 };
 
 struct SampleRequest {
-  std::span<const float> logits;  // [vocab_size]; NaN counts as impossible
+  std::span<const float> logits = {};  // [vocab_size]; NaN counts as impossible
   // Bit v % 32 of word v / 32: token v is allowed. Empty: all are.
-  std::span<const uint32_t> allowed_mask;
-  std::span<const int32_t> banned_token_ids;
+  std::span<const uint32_t> allowed_mask = {};
+  std::span<const int32_t> banned_token_ids = {};
   int32_t num_logprobs = -1;  // -1: none; 0: of the chosen token; k: and the k best
 };
 

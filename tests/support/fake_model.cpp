@@ -55,11 +55,11 @@ void FakeModel::enter_step() {
   int64_t step_idx = 0;
   {
     std::unique_lock lock(mutex_);
-    is_held_ = is_paused_;
-    changed_.notify_all();
-    changed_.wait(lock, [this] { return !is_paused_; });
-    is_held_ = false;
     step_idx = static_cast<int64_t>(traces_.size());
+    is_held_ = step_idx >= hold_from_step_;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return step_idx < hold_from_step_; });
+    is_held_ = false;
   }
   if (options_.step_delay.count() > 0) std::this_thread::sleep_for(options_.step_delay);
   if (step_idx == options_.fail_at_step) throw std::runtime_error("the fake device failed");
@@ -148,14 +148,14 @@ void FakeModel::violate(const std::string& message) {
   if (violations_.size() < 20) violations_.push_back(message);
 }
 
-void FakeModel::pause() {
+void FakeModel::hold_at_step(int64_t step_idx) {
   const std::lock_guard lock(mutex_);
-  is_paused_ = true;
+  hold_from_step_ = step_idx;
 }
 
 void FakeModel::resume() {
   const std::lock_guard lock(mutex_);
-  is_paused_ = false;
+  hold_from_step_ = kNever;
   changed_.notify_all();
 }
 

@@ -16,8 +16,8 @@
 //       {.generation_prompt = tokenizer.encode(...), .end_token_id = im_end,
 //        .script = answers_by_substring({{ids_of("weather"), answer_ids}}, default_answer_ids)});
 //
-// Both can be slowed down (step_delay), held (pause / resume, wait_until_held) and broken
-// (fail_at_step). Thread-safe where a test needs it: pause, resume, num_steps, violations, traces.
+// Both can be slowed down (step_delay), held (pause, hold_at_step, wait_until_held, resume) and
+// broken (fail_at_step). Thread-safe where a test needs it: holding, num_steps, violations, traces.
 #pragma once
 
 #include <chrono>
@@ -62,10 +62,12 @@ class FakeModel : public ForwardModel {
   [[nodiscard]] int32_t max_logit_rows() const override { return options_.max_logit_rows; }
   [[nodiscard]] int32_t max_context_tokens() const override { return options_.max_context_tokens; }
 
-  // The next forward() stops before it computes, until resume().
-  void pause();
+  // The next forward(), or the one numbered step_idx (from 0), stops before it computes, until
+  // resume().
+  void pause() { hold_at_step(0); }
+  void hold_at_step(int64_t step_idx);
   void resume();
-  void wait_until_held();  // after pause(): until a forward() is being held
+  void wait_until_held();  // until a forward() is being held
 
   [[nodiscard]] int64_t num_steps() const;
   [[nodiscard]] std::vector<StepTrace> traces() const;
@@ -83,6 +85,7 @@ class FakeModel : public ForwardModel {
     uint64_t history_hash = 0;
   };
   static constexpr int32_t kPoison = 0x7fffff00;
+  static constexpr int64_t kNever = int64_t{1} << 62;
 
   void enter_step();
   void check_batch(const Batch& batch, const MatrixView<float>& logits);
@@ -97,7 +100,7 @@ class FakeModel : public ForwardModel {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  bool is_paused_ = false;
+  int64_t hold_from_step_ = kNever;
   bool is_held_ = false;
   std::vector<StepTrace> traces_;
   std::vector<std::string> violations_;

@@ -1,0 +1,171 @@
+// Single rules; the simulation shows that they hold together.
+#include "runtime/scheduler/scheduler.h"
+
+#include <catch2/catch_test_macros.hpp>
+#include <memory>
+#include <numeric>
+
+namespace tandem {
+namespace {
+
+// Sequences that give their pages back however a test ends.
+struct Fixture {
+  Fixture(const SchedulerLimits& limits, int32_t num_pages)
+      : cache({.num_pages = num_pages, .enabled = true, .secret = 3}), scheduler(limits, cache) {}
+  ~Fixture() {
+    for (const std::unique_ptr<Sequence>& sequence : sequences) scheduler.remove(*sequence);
+  }
+
+  Sequence& add(int32_t num_prompt_tokens, int32_t max_new_tokens, int32_t first_token) {
+    auto sequence = std::make_unique<Sequence>();
+    sequence->token_ids.resize(num_prompt_tokens);
+    std::iota(sequence->token_ids.begin(), sequence->token_ids.end(), first_token);
+    sequence->num_prompt_tokens = num_prompt_tokens;
+    sequence->max_total_tokens = num_prompt_tokens + max_new_tokens;
+    scheduler.enqueue(*sequence);
+    sequences.push_back(std::move(sequence));
+    return *sequences.back();
+  }
+  // Plans and completes a step; every token that it produces is 7.
+  std::vector<ScheduledItem> step() {
+    const std::span<const ScheduledItem> planned = scheduler.plan();
+    std::vector<ScheduledItem> items(planned.begin(), planned.end());
+    scheduler.complete();
+    for (const ScheduledItem& item : items) {
+      if (item.produces_token) item.sequence->token_ids.push_back(7);
+    }
+    return items;
+  }
+
+  PrefixCache cache;
+  Scheduler scheduler;
+  std::vector<std::unique_ptr<Sequence>> sequences;
+};
+
+TEST_CASE("a prompt is cut into chunks and only its end produces a token", "[scheduler]") {
+  Fixture fixture({.prefill_chunk_tokens = 100}, 10);
+  Sequence& sequence = fixture.add(250, 10, 0);
+  for (const int32_t num_tokens : {100, 100, 50, 1, 1}) {
+    const std::vector<ScheduledItem> items = fixture.step();
+    REQUIRE(items.size() == 1);
+    CHECK(items[0].num_tokens == num_tokens);
+    CHECK(items[0].produces_token == (num_tokens < 100));
+  }
+  CHECK(sequence.num_computed_tokens == 252);
+}
+
+TEST_CASE("decodes go first and prompts fill the rest of the step", "[scheduler]") {
+  Fixture fixture({.max_batch_tokens = 64, .prefill_chunk_tokens = 64}, 20);
+  Sequence& first = fixture.add(30, 10, 0);
+  fixture.step();
+  Sequence& second = fixture.add(100, 10, 1000);
+  Sequence& third = fixture.add(20, 10, 2000);
+  std::vector<ScheduledItem> items = fixture.step();
+  REQUIRE(items.size() == 2);
+  CHECK(items[0].sequence == &first);
+  CHECK(items[1].sequence == &second);
+  CHECK(items[1].num_tokens == 63);
+  items = fixture.step();
+  REQUIRE(items.size() == 3);
+  CHECK(items[1].num_tokens == 37);
+  CHECK(items[2].sequence == &third);
+  CHECK(items[2].num_tokens == 20);
+}
+
+TEST_CASE("no more sequences run than have room for a token and a logit row", "[scheduler]") {
+  CHECK(Fixture({.max_sequences = 9, .max_logit_rows = 3}, 1).scheduler.limits().max_sequences ==
+        3);
+  CHECK(Fixture({.max_batch_tokens = 2}, 1).scheduler.limits().max_sequences == 2);
+  CHECK(Fixture({.max_sequences = 0}, 1).scheduler.limits().max_sequences == 1);
+  Fixture fixture({.max_sequences = 2}, 20);
+  for (int32_t sequence_idx = 0; sequence_idx < 3; ++sequence_idx)
+    fixture.add(10, 10, 100 * sequence_idx);
+  CHECK(fixture.step().size() == 2);
+  CHECK(fixture.scheduler.waiting().size() == 1);
+  fixture.scheduler.remove(*fixture.sequences[0]);
+  CHECK(fixture.step().size() == 2);
+  CHECK(fixture.scheduler.waiting().empty());
+}
+
+TEST_CASE("a sequence waits until its pages and one more are there", "[scheduler]") {
+  Fixture fixture({}, 4);
+  Sequence& first = fixture.add(3 * 64, 20, 0);
+  fixture.add(64, 65, 1000);  // a page, and one more
+  CHECK(fixture.step().size() == 1);
+  CHECK(fixture.scheduler.waiting().size() == 1);
+  fixture.step();  // the first now holds a fourth page
+  CHECK(first.pages.num_pages() == 4);
+  CHECK(fixture.scheduler.waiting().size() == 1);
+  fixture.scheduler.remove(first);
+  CHECK(fixture.step().size() == 1);
+  CHECK(fixture.scheduler.waiting().empty());
+}
+
+TEST_CASE("a sequence that fills all pages is admitted when alone", "[scheduler]") {
+  Fixture fixture({}, 4);
+  fixture.add(4 * 64 - 1, 1, 0);
+  CHECK(fixture.step().size() == 1);
+}
+
+TEST_CASE("when decodes run out of pages the youngest gives its own back", "[scheduler]") {
+  Fixture fixture({}, 5);
+  Sequence& oldest = fixture.add(64, 200, 0);
+  Sequence& youngest = fixture.add(64, 200, 1000);
+  CHECK(fixture.step().size() == 2);
+  for (int step_idx = 0; step_idx < 64; ++step_idx) CHECK(fixture.step().size() == 2);
+  CHECK(fixture.cache.num_available() == 1);
+  CHECK(fixture.step().size() == 1);  // both need a third page, one is left
+  CHECK(youngest.state == Sequence::State::kWaiting);
+  CHECK(youngest.num_preemptions == 1);
+  CHECK(oldest.num_computed_tokens == 129);
+  // Its pages are known: when there is room again, nothing but the last page is computed anew.
+  fixture.scheduler.remove(oldest);
+  const std::vector<ScheduledItem> items = fixture.step();
+  REQUIRE(items.size() == 1);
+  CHECK(items[0].sequence == &youngest);
+  CHECK(items[0].num_tokens == 129 - 128);
+  CHECK(youngest.num_cached_tokens == 0);  // what the request found at first, not what it refound
+}
+
+TEST_CASE("equal prompts are computed once, the second waits for the first's pages",
+          "[scheduler]") {
+  Fixture fixture({.prefill_chunk_tokens = 100}, 20);
+  Sequence& first = fixture.add(300, 10, 0);
+  Sequence& second = fixture.add(300, 10, 0);
+  Sequence& longer = fixture.add(400, 10, 0);
+  for (int step_idx = 0; step_idx < 2; ++step_idx) {
+    CHECK(fixture.step().size() == 1);
+    CHECK(fixture.scheduler.waiting().size() == 2);
+  }
+  // 200 tokens are computed; in the third step the first computes the last shared page.
+  CHECK(fixture.step().size() == 1);
+  const std::vector<ScheduledItem> items = fixture.step();
+  REQUIRE(items.size() == 3);
+  CHECK(items[0].sequence == &first);
+  CHECK(items[1].sequence == &second);
+  CHECK(items[1].num_tokens == 300 - 4 * 64);
+  CHECK(second.num_cached_tokens == 4 * 64);
+  CHECK(items[2].sequence == &longer);
+  CHECK(longer.num_cached_tokens == 4 * 64);
+  CHECK(second.pages.page_ids()[3] == first.pages.page_ids()[3]);
+}
+
+TEST_CASE("one token of a known prompt is always computed", "[scheduler]") {
+  Fixture fixture({}, 20);
+  for (const int32_t num_tokens : {1, 63, 64, 65, 127, 128, 129}) {
+    fixture.scheduler.remove(fixture.add(num_tokens, 1, 0));
+    Sequence& first = fixture.add(num_tokens, 1, 0);
+    fixture.step();
+    fixture.scheduler.remove(first);
+    Sequence& again = fixture.add(num_tokens, 1, 0);
+    const std::vector<ScheduledItem> items = fixture.step();
+    REQUIRE(items.size() == 1);
+    CHECK(items[0].num_tokens >= 1);
+    CHECK(again.num_cached_tokens == (num_tokens - 1) / 64 * 64);
+    CHECK(items[0].num_tokens == num_tokens - again.num_cached_tokens);
+    fixture.scheduler.remove(again);
+  }
+}
+
+}  // namespace
+}  // namespace tandem
