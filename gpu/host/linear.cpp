@@ -18,12 +18,13 @@ int64_t x_block_elements(const Kernels& kernels) {
   return int64_t{kernels.block_rows} * (kernels.block_cols + kRowPadElements);
 }
 
-// Columns of x at a time: all of them while a pass over the weights serves every row, else what
-// the L2 cache keeps.
+// Columns of x at a time. Few rows: what half the L1 cache keeps, since every panel reads all of it
+// again. Many: what the L2 cache keeps.
+template <typename X>
 int64_t cols_a_block(const Kernels& kernels, int64_t num_rows, int64_t num_cols) {
-  if (num_rows > kernels.max_rows_a_tile) return kernels.block_cols;
-  const int64_t fit = x_block_elements(kernels) / num_rows - kRowPadElements;
-  return std::min(round_up(num_cols, 2), fit & ~int64_t{31});
+  constexpr int64_t kRowsSizeBytes = 16 << 10;
+  const int64_t fit = kRowsSizeBytes / static_cast<int64_t>(sizeof(X)) / num_rows & ~int64_t{31};
+  return std::min(round_up(num_cols, 2), std::max<int64_t>(kernels.block_cols, fit));
 }
 
 // How many parts to cut the rows in, so that the slowest worker has least to do.
@@ -145,7 +146,7 @@ void LinearProduct::accumulate(
     const Task& task, Range rows, Range panels, X* x_block, float* sums) const {
   const int64_t num_rows = rows.end - rows.begin;
   const int64_t num_cols = task.x.cols;
-  const int64_t block_cols = cols_a_block(kernels_, num_rows, num_cols);
+  const int64_t block_cols = cols_a_block<X>(kernels_, num_rows, num_cols);
   const int64_t x_stride = block_cols + kRowPadElements;
   for (int64_t col_idx = 0; col_idx < num_cols; col_idx += block_cols) {
     const int64_t cols = std::min(block_cols, num_cols - col_idx);

@@ -8,7 +8,7 @@ namespace tandem::gpu::host {
 namespace {
 
 constexpr int kVecsAPanel = kPanelRows / kLanes;
-constexpr int kMaxRowsATile = kMaxAccumulators / kVecsAPanel / (kLanes == 16 ? 2 : 1);
+constexpr int kMaxRowsATile = kMaxAccumulators / kVecsAPanel / (kLanes == 16 ? 4 : 1);
 
 // Panels that are read side by side: as many as the accumulators allow, to have several chains and
 // several streams of memory in flight.
@@ -17,8 +17,19 @@ constexpr int panels_a_tile(int num_rows) {
   return limit >= 4 ? 4 : limit >= 2 ? 2 : 1;
 }
 
-// How far ahead of its use a line of weights is asked for; only tiles of few rows wait for memory.
-constexpr int64_t kPrefetchElements = 1024;
+// Asks for the weights of column k + 64 of each panel; behind the last column, for the first ones
+// of the tile that comes next. Without it tiles of few rows wait for memory.
+constexpr int64_t kPrefetchCols = 64;
+template <int kPanels>
+inline void prefetch_weights(const uint16_t* panels,
+                             int64_t panel_stride,
+                             int64_t k,
+                             int64_t num_k) {
+  const int64_t ahead = k + kPrefetchCols;
+  const uint16_t* line = panels + ahead * kPanelRows;
+  if (ahead >= num_k) line += kPanels * panel_stride - num_k * kPanelRows;
+  for (int p = 0; p < kPanels; ++p) __builtin_prefetch(line + p * panel_stride);
+}
 
 // One tile with rank-2 updates: element (r, lane) adds x[r, k] * w[k], then x[r, k+1] * w[k+1].
 template <int kRows, int kPanels>
@@ -36,35 +47,35 @@ void tile_f32(const Gemm<float>& gemm, int64_t row_idx, int64_t panel_idx) {
       sum[r][v] = gemm.accumulate ? load(out + r * gemm.out_stride + v * kLanes) : F32x{};
     }
   }
-  const auto pairs_of = [&](int64_t k, int v) {
-    return load_pairs(panels + (v / kVecsAPanel) * panel_stride + k * kPanelRows +
+  const auto pairs_of = [&](const uint16_t* base, int64_t k, int v) {
+    return load_pairs(base + (v / kVecsAPanel) * panel_stride + k * kPanelRows +
                       (v % kVecsAPanel) * 2 * kLanes);
   };
   const int64_t num_paired = gemm.num_k & ~int64_t{1};
   for (int64_t k = 0; k < num_paired; k += 2) {
-    if constexpr (kRows <= 4) {
-      for (int p = 0; p < kPanels; ++p) {
-        __builtin_prefetch(panels + p * panel_stride + k * kPanelRows + kPrefetchElements);
-      }
-    }
+    prefetch_weights<kPanels>(panels, panel_stride, k, gemm.num_k);
     F32x even[kVecs];
-    for (int v = 0; v < kVecs; ++v) even[v] = even_of(pairs_of(k, v));
+    for (int v = 0; v < kVecs; ++v) even[v] = even_of(pairs_of(panels, k, v));
     for (int r = 0; r < kRows; ++r) {
       const F32x factor = broadcast(x[r * x_stride + k]);
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = fma(factor, even[v], sum[r][v]);
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = fma_onto(sum[r][v], factor, even[v]);
     }
+    // The same address, hidden from the compiler: it then loads the pairs once more, where keeping
+    // them would cost registers that the sums need.
+    const uint16_t* again = panels;
+    if constexpr (kRows * kVecs > kMaxAccumulators / 2) asm("" : "+r"(again));
     F32x odd[kVecs];
-    for (int v = 0; v < kVecs; ++v) odd[v] = odd_of(pairs_of(k, v));
+    for (int v = 0; v < kVecs; ++v) odd[v] = odd_of(pairs_of(again, k, v));
     for (int r = 0; r < kRows; ++r) {
       const F32x factor = broadcast(x[r * x_stride + k + 1]);
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = fma(factor, odd[v], sum[r][v]);
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = fma_onto(sum[r][v], factor, odd[v]);
     }
   }
   if (num_paired < gemm.num_k) {
     for (int v = 0; v < kVecs; ++v) {
-      const F32x even = even_of(pairs_of(num_paired, v));
+      const F32x even = even_of(pairs_of(panels, num_paired, v));
       for (int r = 0; r < kRows; ++r) {
-        sum[r][v] = fma(broadcast(x[r * x_stride + num_paired]), even, sum[r][v]);
+        sum[r][v] = fma_onto(sum[r][v], broadcast(x[r * x_stride + num_paired]), even);
       }
     }
   }
@@ -90,11 +101,12 @@ void tile_bf16(const Gemm<uint16_t>& gemm, int64_t row_idx, int64_t panel_idx) {
                                   : _mm512_setzero_ps();
     }
   }
-  for (int64_t k = 0; k < gemm.num_k; k += 2) {
+  const int64_t num_k = gemm.num_k;
+  for (int64_t k = 0; k < num_k; k += 2) {
+    if constexpr (kRows <= 4) prefetch_weights<kPanels>(panels, panel_stride, k, num_k);
     __m512bh weight[kPanels];
     for (int p = 0; p < kPanels; ++p) {
       const uint16_t* line = panels + p * panel_stride + k * kPanelRows;
-      if constexpr (kRows <= 4) __builtin_prefetch(line + kPrefetchElements);
       weight[p] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(line));
     }
     for (int r = 0; r < kRows; ++r) {

@@ -58,6 +58,17 @@ inline F32x fma(F32x a, F32x b, F32x c) {
 #endif
 }
 
+// sum + a * b in the register of the sum: with a free choice of the operand to overwrite, the
+// compiler spills sums in the tiles that fill all 16 registers.
+inline F32x fma_onto(F32x sum, F32x a, F32x b) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+  return sum;
+#else
+  return fma(a, b, sum);
+#endif
+}
+
 // The even and the odd element of every pair of BF16, widened: a shift, and a mask.
 inline F32x even_of(I32x pairs) { return as_float(pairs << 16); }
 inline F32x odd_of(I32x pairs) { return as_float(pairs & static_cast<int32_t>(0xffff0000u)); }
