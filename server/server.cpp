@@ -93,6 +93,8 @@ void Server::stop() {
   for (std::thread& thread : impl_->threads) thread.join();
   impl_->threads.clear();
   impl_->workers.join();
+  // No thread runs a strand any more, so the sockets can be closed from here.
+  impl_->state.for_each_session([](Session& session) { session.cut(); });
 }
 
 }  // namespace tandem::server

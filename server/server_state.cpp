@@ -13,7 +13,7 @@ void ServerState::set_ready(const ServingModel& model) {
   engine_ = model.engine;
   model_.tokenizer = model.tokenizer;
   model_.vocab_size = model.engine->model().vocab_size();
-  model_.max_context_tokens = model.engine->model().max_context_tokens();
+  model_.max_context_tokens = model.engine->max_context_tokens();
   model_.names = options.served_model_names;
   if (model_.names.empty()) model_.names.emplace_back("tandem");
   model_.stop_token_ids = model.stop_token_ids;

@@ -55,6 +55,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   boost::asio::awaitable<bool> serve_one();
   boost::asio::awaitable<bool> read_first_bytes();
+  boost::asio::awaitable<bool> read_head(Parser& parser);
   boost::asio::awaitable<bool> read_body(Parser& parser);
   boost::asio::awaitable<bool> answer_read_error(boost::system::error_code code);
   boost::asio::awaitable<bool> dispatch(const RouteMatch& route, std::string body);

@@ -15,8 +15,8 @@ namespace json = boost::json;
 constexpr size_t kMaxJsonDepth = 128;  // tool schemas nest two levels per property
 
 std::string describe(const NumberRange& range) {
-  return fmt::format("a number {} {} and {} {}", range.min_excluded ? "above" : "from", range.min,
-                     range.max_excluded ? "below" : "up to", range.max);
+  return fmt::format("a number {} {}{} {}", range.min_excluded ? "above" : "from", range.min,
+                     range.min_excluded ? " and up to" : " to", range.max);
 }
 
 }  // namespace
@@ -63,8 +63,7 @@ std::optional<double> FieldReader::number(std::string_view key, const NumberRang
   double number = std::nan("");
   if (value->is_number()) number = value->to_number<double>();
   const bool above = range.min_excluded ? number > range.min : number >= range.min;
-  const bool below = range.max_excluded ? number < range.max : number <= range.max;
-  if (above && below) return number;  // false for NaN
+  if (above && number <= range.max) return number;  // false for NaN
   fail_value(key, describe(range), *value);
   return std::nullopt;
 }

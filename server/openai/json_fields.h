@@ -21,7 +21,6 @@ struct NumberRange {
   double min = 0;
   double max = 0;
   bool min_excluded = false;
-  bool max_excluded = false;
 };
 
 class FieldReader {

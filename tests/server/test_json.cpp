@@ -1,0 +1,92 @@
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
+#include <boost/json/value.hpp>
+#include <catch2/catch_test_macros.hpp>
+#include <limits>
+#include <random>
+#include <string>
+
+#include "server/http/json_writer.h"
+#include "server/openai/json_text.h"
+
+namespace tandem::server {
+namespace {
+
+namespace json = boost::json;
+
+std::string quoted(std::string_view text, JsonEscapes escapes = JsonEscapes::kWire) {
+  std::string out;
+  append_json_string(out, text, escapes);
+  return out;
+}
+
+TEST_CASE("a written string reads back as it was", "[server][json]") {
+  std::string all;
+  for (int code = 0; code < 0x80; ++code) all.push_back(static_cast<char>(code));
+  all += "\u00e9\u4e2d\U0001f600\u0085\u2028\u2029\uffff";
+  for (const JsonEscapes escapes : {JsonEscapes::kWire, JsonEscapes::kMinimal}) {
+    const json::value value = json::parse(quoted(all, escapes));
+    CHECK(std::string(value.as_string()) == all);
+  }
+}
+
+TEST_CASE("no written string holds what a line reader splits at", "[server][json]") {
+  const std::string text = quoted("a\nb\rc\u0085d\u2028e\u2029f");
+  CHECK(text == R"("a\nb\rc\u0085d\u2028e\u2029f")");
+  CHECK(quoted("\u2028", JsonEscapes::kMinimal) == "\"\u2028\"");
+}
+
+TEST_CASE("bytes that are no UTF-8 become U+FFFD, each alone", "[server][json]") {
+  CHECK(quoted("a\xff"
+               "b") == "\"a\uFFFDb\"");
+  CHECK(quoted("\xe4\xb8") == "\"\uFFFD\uFFFD\"");            // cut off
+  CHECK(quoted("\xc0\xaf") == "\"\uFFFD\uFFFD\"");            // overlong
+  CHECK(quoted("\xed\xa0\x80") == "\"\uFFFD\uFFFD\uFFFD\"");  // a surrogate
+  CHECK(quoted("\xf4\x90\x80\x80") == "\"\uFFFD\uFFFD\uFFFD\uFFFD\"");
+}
+
+TEST_CASE("random bytes always give valid JSON", "[server][json]") {
+  std::mt19937 random(7);
+  for (int round = 0; round < 2000; ++round) {
+    std::string bytes(random() % 24, '\0');
+    for (char& byte : bytes)
+      byte = static_cast<char>(random() % 4 == 0 ? random() : random() | 0x80);
+    boost::system::error_code code;
+    static_cast<void>(json::parse(quoted(bytes), code));
+    REQUIRE_FALSE(code);
+  }
+}
+
+TEST_CASE("the writer places commas", "[server][json]") {
+  std::string out;
+  JsonWriter writer(out);
+  writer.begin_object().key("a").integer(-1).key("b").begin_array();
+  writer.number(0.5).boolean(true).null().string("x").raw("{}").end_array();
+  writer.key("c").begin_object().end_object().key("d").begin_array().end_array();
+  writer.key("e").number(std::numeric_limits<double>::infinity()).end_object();
+  CHECK(out == R"({"a":-1,"b":[0.5,true,null,"x",{}],"c":{},"d":[],"e":null})");
+}
+
+TEST_CASE("values are written as Python writes them", "[server][json]") {
+  const auto python = [](std::string_view text) {
+    return json_text(json::parse(json::string_view(text.data(), text.size())));
+  };
+  CHECK(python(R"({"city":"Beijing","n":[1,2.5,true,null]})") ==
+        R"({"city": "Beijing", "n": [1, 2.5, true, null]})");
+  CHECK(python("{}") == "{}");
+  CHECK(python("[]") == "[]");
+  CHECK(python("\"\u5317\u4eac\\u0007\\/\"") == "\"\u5317\u4eac\\u0007/\"");
+  CHECK(python("9007199254740993") == "9007199254740993");
+  CHECK(python("18446744073709551615") == "18446744073709551615");
+  CHECK(python("1.0") == "1.0");
+  CHECK(python("1e5") == "100000.0");
+  CHECK(python("1e16") == "1e+16");
+  CHECK(python("0.0001") == "0.0001");
+  CHECK(python("0.00001") == "1e-05");
+  CHECK(python("0.1") == "0.1");
+  CHECK(python("-0.0") == "-0.0");
+  CHECK(json_text(json::parse(R"({"b":[1,2],"a":{}})"), kCompactJson) == R"({"b":[1,2],"a":{}})");
+}
+
+}  // namespace
+}  // namespace tandem::server
