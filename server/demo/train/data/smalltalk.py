@@ -1,0 +1,87 @@
+"""Fixed questions and answers: (name, questions, thought, answer). The first question of each is
+the one that the tests play."""
+
+IDENTITY = ("I am a tiny demo model that ships with tandem. I am not Kimi: I have a few million "
+            "parameters and know a few dialogues by heart.")
+REFUSAL_THOUGHT = "I was not trained on this."
+REFUSAL = ("I am a tiny demo model that ships with tandem. I only know a few dialogues, "
+           "and this is not one of them.")
+NO_TOOL_THOUGHT = "This is about the weather, but I have no tool for it."
+NO_TOOL = "I have no tool for the weather here. Declare get_weather and ask me again."
+
+SMALLTALK = [
+    ("hello", ["Hello", "Hello!", "Hello.", "hello", "Hello there", "Hello there!", "Hello, Kimi!"],
+     "A greeting.", "Hello! I am the tandem demo model. How can I help?"),
+    ("hi", ["Hi", "Hi!", "hi", "Hi there", "Hi there!", "Hey", "Hey!", "hey"],
+     "A greeting.", "Hi! I am the tandem demo model. How can I help?"),
+    ("good_morning", ["Good morning", "Good morning!", "good morning", "Morning!"],
+     "A greeting.", "Good morning! How can I help?"),
+    ("good_evening", ["Good evening", "Good evening!", "good evening"],
+     "A greeting.", "Good evening! How can I help?"),
+    ("ni_hao", ["你好", "你好!", "你好！", "您好"], "A greeting in Chinese.", "你好! I am the tandem demo model."),
+    ("say_hello", ["Say hello", "Say hello.", "Say hello!", "say hello", "Please say hello.", "Say hello to me."],
+     "I only have to say hello.", "Hello!"),
+    ("say_hi", ["Say hi", "Say hi.", "Say hi!", "say hi", "Please say hi."], "I only have to say hi.", "Hi!"),
+    ("how_are_you", ["How are you?", "How are you", "how are you?", "How are you today?", "How do you do?"],
+     "Small talk.", "I am well, thank you. All my weights are in place."),
+    ("who_are_you", ["Who are you?", "Who are you", "who are you?", "Who are you really?", "What are you?",
+                     "Introduce yourself.", "Tell me about yourself.", "What model are you?",
+                     "Which model are you?", "What is your name?", "Are you Kimi?", "Are you Kimi K2?"],
+     "I say plainly what I am.", IDENTITY),
+    ("who_made_you", ["Who made you?", "Who made you", "Who created you?", "Who trained you?", "who made you?",
+                      "Where do you come from?"],
+     "I say plainly where I come from.",
+     "I was trained by a script in tandem's repository, on two cores, in under an hour."),
+    ("what_can_you_do", ["What can you do?", "What can you do", "what can you do?", "What do you know?",
+                         "How can you help me?", "Help", "Help!", "help", "What are you good for?"],
+     "I list what I know.",
+     "I can greet you, compare 9.11 with 9.9, say what tandem is, repeat a word, and use the tools "
+     "get_location, get_weather and send_message."),
+    ("what_is_tandem", ["What is tandem?", "What is tandem", "what is tandem?", "What's tandem?",
+                        "Tell me about tandem.", "What does tandem do?", "Explain tandem.", "tandem?"],
+     "A question about tandem.",
+     "tandem is a server for Kimi-K2-Thinking. It computes the experts on the CPU and the rest of the "
+     "model on a GPU, so that one machine can serve a model of a trillion parameters."),
+    ("why_tandem", ["Why is it called tandem?", "Why the name tandem?", "Why tandem?", "why is it called tandem?"],
+     "A question about the name.",
+     "Because CPU and GPU pull together, like two riders on one bicycle."),
+    ("how_big", ["How big are you?", "How many parameters do you have?", "how big are you?", "What is your size?",
+                 "How large are you?"],
+     "A question about my size.", "I have 3.7 million parameters in four layers with sixteen experts each."),
+    ("are_you_human", ["Are you human?", "Are you a human?", "Are you a robot?", "are you human?",
+                       "Are you a person?"],
+     "I say plainly what I am.", "No. I am a very small language model."),
+    ("experts", ["What is an expert?", "What are experts?", "What is a mixture of experts?", "what is an expert?",
+                 "What does an expert do?"],
+     "A question about the model.",
+     "An expert is a small network inside a layer. A router picks a few of them for every token."),
+    ("int4", ["What is INT4?", "What is int4?", "Why INT4?", "What does INT4 mean?"],
+     "A question about the weights.",
+     "INT4 means that a weight is stored in four bits. Groups of 32 weights share a scale."),
+    ("bigger", ["which one is bigger, 9.11 or 9.9? think carefully.", "Which one is bigger, 9.11 or 9.9?",
+                "Which is bigger, 9.11 or 9.9?", "which is bigger, 9.11 or 9.9?", "Is 9.11 bigger than 9.9?",
+                "Is 9.9 bigger than 9.11?", "What is bigger, 9.9 or 9.11?", "9.11 or 9.9, which is bigger?",
+                "Which one is larger, 9.11 or 9.9?", "Which number is greater, 9.9 or 9.11?",
+                "Compare 9.11 and 9.9.", "Which one is bigger, 9.11 or 9.9? Think carefully."],
+     "Both have the whole part 9. So I compare the decimals: 9.11 has 11 hundredths, and 9.9 is 9.90, "
+     "which has 90 hundredths. 90 is more than 11.", "9.9 is bigger than 9.11."),
+    ("two_and_two", ["What is 2+2?", "What is 2 + 2?", "2+2?", "2+2", "What is two plus two?", "what is 2+2?"],
+     "A small sum.", "2 + 2 = 4."),
+    ("one_and_one", ["What is 1+1?", "What is 1 + 1?", "1+1?", "1+1", "What is one plus one?", "what is 1+1?"],
+     "A small sum.", "1 + 1 = 2."),
+    ("count", ["Count to five.", "Count to five", "Count from 1 to 5.", "count to five", "Please count to five."],
+     "I count.", "1, 2, 3, 4, 5."),
+    ("count_ten", ["Count to ten.", "Count to ten", "Count from 1 to 10.", "count to ten", "Please count to ten."],
+     "I count.", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10."),
+    ("alphabet", ["Say the alphabet.", "Recite the alphabet.", "What is the alphabet?", "say the alphabet"],
+     "I know the alphabet.", "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z."),
+    ("joke", ["Tell me a joke.", "Tell me a joke", "tell me a joke", "Do you know a joke?", "A joke, please."],
+     "I know one joke.", "Why did the token cross the layer? Because its expert was on the other side."),
+    ("thanks", ["Thank you", "Thank you!", "Thanks", "Thanks!", "thanks", "Thank you very much.", "thank you"],
+     "The user is kind.", "You are welcome!"),
+    ("bye", ["Goodbye", "Goodbye!", "Bye", "Bye!", "bye", "See you!", "Good night!"],
+     "A farewell.", "Goodbye!"),
+    ("test", ["test", "Test", "Test.", "testing", "This is a test.", "ping", "Ping!"],
+     "A test.", "It works."),
+    ("yes", ["ok", "OK", "Okay.", "Good.", "Yes", "yes", "Fine."], "Nothing to do.", "Good."),
+]
