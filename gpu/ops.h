@@ -83,8 +83,8 @@ class Ops {
 
   [[nodiscard]] virtual std::string description() const = 0;  // "host, AVX-512 BF16, 2 threads"
 
-  // --- memory: at start-up only
-  // -----------------------------------------------------------------------------------
+  // Memory, at start-up only.
+
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t size_bytes) = 0;  // zeroed, 64-byte aligned
   virtual std::unique_ptr<DeviceBuffer> upload(std::span<const std::byte> host_bytes) = 0;
   virtual std::unique_ptr<LinearWeight> load_linear(
@@ -98,8 +98,8 @@ class Ops {
   // Workspaces for everything below, once, before the first step.
   virtual void reserve(const OpsLimits& limits, const MlaShape& shape) = 0;
 
-  // --- one step
-  // ------------------------------------------------------------------------------------------------------
+  // One step.
+
   // residual[t, :] = table[token_ids[t], :] (1)
   virtual void embed(std::span<const int32_t> token_ids,
                      MatrixView<const bf16> table,

@@ -17,9 +17,8 @@ class FunctionRef<Return(Args...)> {
   template <typename Callable>
   requires(!std::is_same_v<std::remove_cvref_t<Callable>, FunctionRef> &&
            std::is_invocable_r_v<Return, Callable&, Args...>)
-      FunctionRef(
-          Callable&&
-              callable)  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
+      // NOLINTNEXTLINE(google-explicit-constructor,bugprone-forwarding-reference-overload)
+      FunctionRef(Callable&& callable)
       : object_(const_cast<void*>(static_cast<const void*>(std::addressof(callable)))),
         call_([](void* object, Args... args) -> Return {
           return (*static_cast<std::remove_reference_t<Callable>*>(object))(

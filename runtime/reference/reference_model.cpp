@@ -21,23 +21,31 @@ void add(Activations& left, const Activations& right) {
   for (size_t idx = 0; idx < left.data.size(); ++idx) left.data[idx] += right.data[idx];
 }
 
-Activations mlp(const Activations& x, const MlpTensors& weights) {
-  Activations gate = linear(weights.gate_proj, x);
-  reference::silu_multiply(gate, linear(weights.up_proj, x));
-  return linear(weights.down_proj, gate);
+// What production rounds to BF16; the identity in FP32.
+Activations rounded(Activations values, ActivationPrecision precision) {
+  if (precision == ActivationPrecision::kBf16) {
+    for (float& value : values.data) value = bf16(value).to_float();
+  }
+  return values;
 }
 
-Activations mlp(const Activations& x, const ExpertTensors& weights) {
+// MlpTensors or ExpertTensors.
+template <typename Weights>
+Activations mlp(const Activations& x, const Weights& weights, ActivationPrecision precision) {
   Activations gate = linear(weights.gate_proj, x);
   reference::silu_multiply(gate, linear(weights.up_proj, x));
-  return linear(weights.down_proj, gate);
+  return linear(weights.down_proj, rounded(std::move(gate), precision));
 }
 
 // The attention of one layer over one whole sequence.
 class Attention {
  public:
-  Attention(const ModelConfig& config, const LayerTensors& weights, const Activations& x)
-      : config_(config),
+  Attention(const ModelConfig& config,
+            const LayerTensors& weights,
+            const Activations& x,
+            ActivationPrecision precision)
+      : precision_(precision),
+        config_(config),
         weights_(weights),
         scale_(softmax_scale(config)),
         num_tokens_(x.rows),
@@ -52,7 +60,8 @@ class Attention {
   }
 
   Activations run(AttentionForm form) const {
-    return linear(weights_.o_proj, form == AttentionForm::kExpanded ? expanded() : absorbed());
+    return linear(weights_.o_proj,
+                  rounded(form == AttentionForm::kExpanded ? expanded() : absorbed(), precision_));
   }
 
  private:
@@ -61,10 +70,12 @@ class Attention {
     if (config_.q_lora_rank == 0) {
       query_ = linear(weights_.q_proj, x);
     } else {
-      query_ = linear(weights_.q_b_proj,
-                      reference::rms_norm(linear(weights_.q_a_proj, x), weights_.q_a_layernorm,
-                                          config_.lora_rms_norm_eps));
+      query_ = linear(weights_.q_b_proj, rounded(reference::rms_norm(linear(weights_.q_a_proj, x),
+                                                                     weights_.q_a_layernorm,
+                                                                     config_.lora_rms_norm_eps),
+                                                 precision_));
     }
+    query_ = rounded(std::move(query_), precision_);
     const Activations a = linear(weights_.kv_a_proj_with_mqa, x);
     const std::vector<float> frequencies = rope_frequencies(config_);
     const float magnitude = rope_magnitude(config_);
@@ -79,6 +90,9 @@ class Attention {
         reference::rotate(query, token_idx, frequencies, magnitude);
       }
     }
+    query_ = rounded(std::move(query_), precision_);
+    latent_ = rounded(std::move(latent_), precision_);
+    key_rope_ = rounded(std::move(key_rope_), precision_);
   }
   [[nodiscard]] std::span<const float> query_nope(int64_t token_idx, int64_t head_idx) const {
     return query_.row(token_idx).subspan(head_idx * (d_nope_ + d_rope_), d_nope_);
@@ -169,6 +183,7 @@ class Attention {
     }
   }
 
+  ActivationPrecision precision_;
   const ModelConfig& config_;
   const LayerTensors& weights_;
   double scale_;
@@ -242,6 +257,7 @@ Routing route(const ModelConfig& config, const LayerTensors& weights, const Acti
 Activations routed_experts(const Checkpoint& checkpoint,
                            int32_t layer_idx,
                            ExpertPrecision precision,
+                           ActivationPrecision activations,
                            const Routing& routing,
                            const Activations& x) {
   const ModelConfig& config = checkpoint.config();
@@ -259,10 +275,10 @@ Activations routed_experts(const Checkpoint& checkpoint,
     }
     Activations output;
     if (!config.experts_int4 && precision == ExpertPrecision::kAsStored) {
-      output = mlp(input, checkpoint.bf16_expert(layer_idx, expert_idx));
+      output = mlp(input, checkpoint.bf16_expert(layer_idx, expert_idx), activations);
     } else {
       Checkpoint::ExpertScratch scratch;
-      output = mlp(input, checkpoint.expert(layer_idx, expert_idx, scratch));
+      output = mlp(input, checkpoint.expert(layer_idx, expert_idx, scratch), activations);
     }
     for (int64_t row_idx = 0; row_idx < output.rows; ++row_idx) {
       const double weight = routing.expert_weights[slots[row_idx]];
@@ -280,11 +296,16 @@ Activations routed_experts(const Checkpoint& checkpoint,
 
 }  // namespace
 
-ReferenceModel::ReferenceModel(const Checkpoint& checkpoint, ExpertPrecision expert_precision)
-    : checkpoint_(checkpoint), expert_precision_(expert_precision) {}
+ReferenceModel::ReferenceModel(const Checkpoint& checkpoint,
+                               ExpertPrecision expert_precision,
+                               ActivationPrecision activation_precision)
+    : checkpoint_(checkpoint),
+      expert_precision_(expert_precision),
+      activation_precision_(activation_precision) {}
 
 ReferenceOutput ReferenceModel::run(std::span<const int32_t> token_ids, AttentionForm form) const {
   const ModelConfig& config = checkpoint_.config();
+  const ActivationPrecision precision = activation_precision_;
   ReferenceOutput output;
   Activations hidden(static_cast<int64_t>(token_ids.size()), config.hidden_size);
   for (int64_t token_idx = 0; token_idx < hidden.rows; ++token_idx) {  // equation 1
@@ -300,24 +321,30 @@ ReferenceOutput ReferenceModel::run(std::span<const int32_t> token_ids, Attentio
     const LayerTensors weights = checkpoint_.layer(layer_idx);
     output.hidden.push_back(hidden.data);
     Routing routing;
-    Activations x = reference::rms_norm(hidden, weights.input_layernorm, config.rms_norm_eps);
-    add(hidden, Attention(config, weights, x).run(form));  // equation 10
-    x = reference::rms_norm(hidden, weights.post_attention_layernorm, config.rms_norm_eps);
+    const auto norm = [&](std::span<const bf16> weight) {
+      return rounded(reference::rms_norm(hidden, weight, config.rms_norm_eps), precision);
+    };
+    Activations x = norm(weights.input_layernorm);
+    add(hidden, Attention(config, weights, x, precision).run(form));  // equation 10
+    x = norm(weights.post_attention_layernorm);
     if (config.is_dense(layer_idx)) {
-      add(hidden, mlp(x, weights.mlp));  // equation 11
+      add(hidden, mlp(x, weights.mlp, precision));  // equation 11
     } else {
       routing = route(config, weights, x);
-      Activations y = routed_experts(checkpoint_, layer_idx, expert_precision_, routing, x);
-      if (config.n_shared_experts > 0) add(y, mlp(x, weights.shared_experts));
+      Activations y =
+          routed_experts(checkpoint_, layer_idx, expert_precision_, precision, routing, x);
+      if (config.n_shared_experts > 0) add(y, mlp(x, weights.shared_experts, precision));
       add(hidden, y);
     }
     output.expert_ids.push_back(std::move(routing.expert_ids));
     output.expert_weights.push_back(std::move(routing.expert_weights));
   }
   output.hidden.push_back(hidden.data);
-  output.logits = linear(checkpoint_.lm_head(),  // equation 16
-                         reference::rms_norm(hidden, checkpoint_.norm(), config.rms_norm_eps))
-                      .data;
+  output.logits =
+      linear(
+          checkpoint_.lm_head(),  // equation 16
+          rounded(reference::rms_norm(hidden, checkpoint_.norm(), config.rms_norm_eps), precision))
+          .data;
   return output;
 }
 

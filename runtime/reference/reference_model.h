@@ -26,11 +26,17 @@ enum class AttentionForm { kExpanded, kAbsorbed };  // equations 8, 9
 // No difference for checkpoints whose experts are INT4 already.
 enum class ExpertPrecision { kAsStored, kInt4 };
 
+// kBf16 rounds what enters a product, the queries and the cached latent to BF16, as production
+// does: what then differs between the two is the order of sums alone, and what differs between
+// kBf16 and kFp32 is the price of BF16 itself.
+enum class ActivationPrecision { kFp32, kBf16 };
+
 class ReferenceModel {
  public:
   // The checkpoint outlives the model.
   explicit ReferenceModel(const Checkpoint& checkpoint,
-                          ExpertPrecision expert_precision = ExpertPrecision::kAsStored);
+                          ExpertPrecision expert_precision = ExpertPrecision::kAsStored,
+                          ActivationPrecision activation_precision = ActivationPrecision::kFp32);
   // One sequence from position 0. Throws ConfigError for an id outside the vocabulary.
   [[nodiscard]] ReferenceOutput run(std::span<const int32_t> token_ids,
                                     AttentionForm form = AttentionForm::kExpanded) const;
@@ -38,6 +44,7 @@ class ReferenceModel {
  private:
   const Checkpoint& checkpoint_;
   ExpertPrecision expert_precision_;
+  ActivationPrecision activation_precision_;
 };
 
 }  // namespace tandem
