@@ -30,4 +30,4 @@ print()
 
 assert thinking, "no thinking was streamed"
 assert usage and usage["output_tokens"] > 0, usage
-expect_words("the answer", answer, "9.9")
+expect_words("the answer", answer, "9.9 is bigger")

@@ -38,4 +38,4 @@ print()
 assert finish_reasons == ["stop"], finish_reasons
 assert thinking, "no thinking was streamed"
 assert "<think>" not in thinking + answer and "</think>" not in thinking + answer
-expect_words("the answer", answer, "9.9")
+expect_words("the answer", answer, "9.9 is bigger")

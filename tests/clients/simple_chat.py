@@ -33,4 +33,4 @@ usage = response.usage
 assert usage.prompt_tokens > 0 and usage.completion_tokens > 0, usage
 assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens, usage
 assert 0 < usage.completion_tokens_details.reasoning_tokens < usage.completion_tokens, usage
-expect_words("the answer", choice.message.content, "9.9")
+expect_words("the answer", choice.message.content, "9.9 is bigger")
