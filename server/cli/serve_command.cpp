@@ -51,7 +51,8 @@ int run_serve(const ServeOptions& options, const ModelFactory& factory) {
     bar.finish();
   }
   signals.loading_is_done();
-  const std::string memory_map = serving.description();
+  std::string memory_map = serving.description();
+  while (memory_map.ends_with('\n')) memory_map.pop_back();
   if (!memory_map.empty()) fmt::print("{}\n", memory_map);
   print_how_to_ask(serving, !options.api_keys.empty());
 
