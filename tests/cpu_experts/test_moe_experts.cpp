@@ -1,0 +1,279 @@
+#include "cpu_experts/moe_experts.h"
+
+#include <algorithm>
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "runtime/base/errors.h"
+#include "runtime/topology/cpu_isa.h"
+#include "tests/cpu_experts/expert_fixture.h"
+
+namespace tandem::tests {
+namespace {
+
+using cpu_experts::MoeExperts;
+using cpu_experts::MoeShape;
+
+// TANDEM_CPU_ISA for the life of the object; skips visibly where this CPU lacks the instruction
+// set.
+class ForcedIsa {
+ public:
+  explicit ForcedIsa(CpuIsa isa) {
+    const std::vector<CpuIsa> supported = supported_isas();
+    if (std::find(supported.begin(), supported.end(), isa) == supported.end()) {
+      SKIP("this CPU has no " << isa_name(isa));
+    }
+    setenv("TANDEM_CPU_ISA", std::string(isa_name(isa)).c_str(), 1);
+  }
+  ~ForcedIsa() { unsetenv("TANDEM_CPU_ISA"); }
+  ForcedIsa(const ForcedIsa&) = delete;
+  ForcedIsa& operator=(const ForcedIsa&) = delete;
+};
+
+CpuIsa any_isa() {
+  return GENERATE(CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Bf16);
+}
+
+struct Layer {
+  MoeShape shape;
+  std::vector<OwnedExpert> experts;
+
+  Layer(const MoeShape& shape_in, uint32_t seed) : shape(shape_in) {
+    std::mt19937 random(seed);
+    for (int32_t idx = 0; idx < shape.n_routed_experts; ++idx) {
+      experts.push_back(random_expert(shape.hidden_size, shape.moe_intermediate_size, random));
+    }
+  }
+  void load(MoeExperts& moe, int32_t moe_layer_idx = 0) const {
+    moe.load_layer(moe_layer_idx,
+                   [this](int32_t expert_idx, int32_t) { return experts[expert_idx].view(); });
+  }
+};
+
+struct Machine {
+  WorkerPool pool;
+  MoeExperts moe;
+  Machine(const MoeShape& shape, int num_threads, int simulated_nodes = 0)
+      : pool(Topology::detect(),
+             {.num_threads = num_threads, .pin = false, .simulated_nodes = simulated_nodes}),
+        moe(shape, pool) {}
+};
+
+// out [num_tokens, hidden_size] between canaries.
+std::vector<float> run(MoeExperts& moe,
+                       const MoeShape& shape,
+                       const Routing& routing,
+                       int64_t num_tokens,
+                       int32_t moe_layer_idx = 0) {
+  constexpr float kCanary = 12345.0f;
+  const int64_t stride = shape.hidden_size + 16;
+  std::vector<float> padded(static_cast<size_t>(num_tokens * stride), kCanary);
+  moe.forward(
+      moe_layer_idx,
+      {.hidden = {routing.hidden.data(), num_tokens, shape.hidden_size},
+       .expert_ids = {routing.expert_ids.data(), num_tokens, shape.num_experts_per_tok},
+       .expert_weights = {routing.expert_weights.data(), num_tokens, shape.num_experts_per_tok}},
+      MatrixView<float>(padded.data(), num_tokens, shape.hidden_size, stride));
+  std::vector<float> out;
+  for (int64_t token_idx = 0; token_idx < num_tokens; ++token_idx) {
+    const auto row = padded.begin() + token_idx * stride;
+    out.insert(out.end(), row, row + shape.hidden_size);
+    REQUIRE(std::all_of(row + shape.hidden_size, row + stride,
+                        [](float value) { return value == kCanary; }));
+  }
+  return out;
+}
+
+// Error bound of an output: its terms' magnitudes times the roundings they pass. The activation is
+// rounded to BF16 once (2^-9, only by kernels that take BF16), every FP32 sum of n terms adds at
+// most n * 2^-24.
+void check_against_naive(const Layer& layer,
+                         const Routing& routing,
+                         int64_t num_tokens,
+                         const std::vector<float>& out,
+                         CpuIsa isa) {
+  const MoeShape& shape = layer.shape;
+  const double epsilon =
+      (isa == CpuIsa::kAvx512Bf16 ? std::ldexp(1.0, -9) : 0.0) +
+      std::ldexp(1.0, -24) * (shape.hidden_size + shape.moe_intermediate_size + 16);
+  double error_squares = 0.0, value_squares = 0.0;
+  int64_t num_beyond = 0;
+  for (int64_t token_idx = 0; token_idx < num_tokens; ++token_idx) {
+    std::vector<double> value(static_cast<size_t>(shape.hidden_size), 0.0);
+    std::vector<double> magnitude(value);
+    for (int32_t slot = 0; slot < shape.num_experts_per_tok; ++slot) {
+      const int64_t pair = token_idx * shape.num_experts_per_tok + slot;
+      const NaiveRow row = naive_expert(layer.experts[routing.expert_ids[pair]],
+                                        routing.hidden.data() + token_idx * shape.hidden_size);
+      for (size_t col = 0; col < value.size(); ++col) {
+        value[col] += double{routing.expert_weights[pair]} * row.value[col];
+        magnitude[col] += double{routing.expert_weights[pair]} * row.magnitude[col];
+      }
+    }
+    for (size_t col = 0; col < value.size(); ++col) {
+      const double error =
+          out[static_cast<size_t>(token_idx * shape.hidden_size) + col] - value[col];
+      num_beyond += !(std::fabs(error) <= epsilon * magnitude[col] + 1e-30);
+      error_squares += error * error;
+      value_squares += value[col] * value[col];
+    }
+  }
+  INFO(isa_name(isa) << ", " << num_tokens << " tokens, relative error "
+                     << std::sqrt(error_squares / std::max(value_squares, 1e-300)));
+  CHECK(num_beyond == 0);
+  // Of the layer as a whole: half a unit of BF16, twice for terms that cancel (outliers of 10^3
+  // make few terms count).
+  CHECK(std::sqrt(error_squares) <= std::ldexp(1.0, -8) * std::sqrt(value_squares));
+}
+
+TEST_CASE("a layer equals the naive sum of its experts at awkward sizes, for every instruction set",
+          "[cpu_experts]") {
+  const CpuIsa isa = any_isa();
+  const ForcedIsa forced(isa);
+  struct Sizes {
+    int32_t hidden_size, moe_intermediate_size, n_routed_experts, num_experts_per_tok;
+  };
+  const std::vector<Sizes> cases = {
+      {32, 32, 1, 1}, {64, 96, 5, 2}, {96, 32, 7, 3}, {160, 64, 4, 4}, {224, 160, 6, 2}};
+  for (const Sizes& sizes : cases) {
+    const MoeShape shape{.hidden_size = sizes.hidden_size,
+                         .moe_intermediate_size = sizes.moe_intermediate_size,
+                         .n_routed_experts = sizes.n_routed_experts,
+                         .num_experts_per_tok = sizes.num_experts_per_tok,
+                         .num_moe_layers = 1,
+                         .max_tokens = 70};
+    const Layer layer(shape, 3);
+    Machine machine(shape, 2);
+    REQUIRE(machine.moe.isa_name() == isa_name(isa));
+    layer.load(machine.moe);
+    std::mt19937 random(4);
+    for (const int64_t num_tokens : {1, 2, 3, 8, 9, 17, 70}) {
+      const Routing routing = random_routing(num_tokens, shape.hidden_size, shape.n_routed_experts,
+                                             shape.num_experts_per_tok, random);
+      check_against_naive(layer, routing, num_tokens, run(machine.moe, shape, routing, num_tokens),
+                          isa);
+    }
+  }
+}
+
+const MoeShape kShape{.hidden_size = 160,
+                      .moe_intermediate_size = 96,
+                      .n_routed_experts = 12,
+                      .num_experts_per_tok = 4,
+                      .num_moe_layers = 2,
+                      .max_tokens = 40};
+
+TEST_CASE("a token has the same bits alone, in any batch and on any number of threads",
+          "[cpu_experts]") {
+  const ForcedIsa forced(any_isa());
+  const Layer layer(kShape, 5);
+  std::mt19937 random(6);
+  const Routing routing =
+      random_routing(40, kShape.hidden_size, kShape.n_routed_experts, 4, random);
+  std::vector<float> expected;
+  for (const int num_threads : {1, 2, 3, 7}) {
+    Machine machine(kShape, num_threads);
+    layer.load(machine.moe);
+    const std::vector<float> out = run(machine.moe, kShape, routing, 40);
+    if (expected.empty()) expected = out;
+    CHECK(out == expected);
+    for (const int64_t token_idx : {0, 13, 39}) {
+      const Routing alone{.hidden = {routing.hidden.begin() + token_idx * 160,
+                                     routing.hidden.begin() + (token_idx + 1) * 160},
+                          .expert_ids = {routing.expert_ids.begin() + token_idx * 4,
+                                         routing.expert_ids.begin() + token_idx * 4 + 4},
+                          .expert_weights = {routing.expert_weights.begin() + token_idx * 4,
+                                             routing.expert_weights.begin() + token_idx * 4 + 4}};
+      const std::vector<float> row = run(machine.moe, kShape, alone, 1);
+      CHECK(std::equal(row.begin(), row.end(), expected.begin() + token_idx * 160));
+    }
+  }
+}
+
+TEST_CASE("several nodes add up to the layer, whichever slices they hold", "[cpu_experts]") {
+  const int simulated_nodes = GENERATE(2, 3);
+  const Layer layer(kShape, 7);
+  Machine machine(kShape, 4, simulated_nodes);
+  REQUIRE(machine.pool.num_nodes() == simulated_nodes);
+  layer.load(machine.moe);
+  std::mt19937 random(8);
+  const Routing routing = random_routing(9, kShape.hidden_size, kShape.n_routed_experts, 4, random);
+  check_against_naive(layer, routing, 9, run(machine.moe, kShape, routing, 9), active_isa());
+}
+
+TEST_CASE("layers keep apart, and an expert may have all tokens or none", "[cpu_experts]") {
+  const Layer first(kShape, 9);
+  const Layer second(kShape, 10);
+  Machine machine(kShape, 2);
+  first.load(machine.moe, 0);
+  second.load(machine.moe, 1);
+  std::mt19937 random(11);
+  Routing routing = random_routing(20, kShape.hidden_size, kShape.n_routed_experts, 4, random);
+  for (size_t pair = 0; pair < routing.expert_ids.size(); ++pair) {
+    routing.expert_ids[pair] = static_cast<int32_t>(pair % 4);  // experts 4 .. 11 have no token
+  }
+  check_against_naive(first, routing, 20, run(machine.moe, kShape, routing, 20, 0), active_isa());
+  check_against_naive(second, routing, 20, run(machine.moe, kShape, routing, 20, 1), active_isa());
+}
+
+TEST_CASE("weights of experts without tokens and rows behind the batch are never read",
+          "[cpu_experts]") {
+  const ForcedIsa forced(any_isa());
+  Layer layer(kShape, 12);
+  for (int32_t expert_idx = 4; expert_idx < 12; ++expert_idx) {
+    for (bf16& scale : layer.experts[expert_idx].down_proj.scale)
+      scale = bf16(std::numeric_limits<float>::quiet_NaN());
+  }
+  Machine machine(kShape, 2);
+  layer.load(machine.moe);
+  std::mt19937 random(13);
+  Routing routing = random_routing(6, kShape.hidden_size, 4, 4, random);
+  for (int64_t col = 0; col < kShape.hidden_size; ++col) {
+    routing.hidden[static_cast<size_t>(5 * kShape.hidden_size + col)] =
+        bf16(std::numeric_limits<float>::quiet_NaN());
+  }
+  const std::vector<float> out = run(machine.moe, kShape, routing, 5);
+  CHECK(std::all_of(out.begin(), out.end(), [](float value) { return std::isfinite(value); }));
+  // The poison does its work where it is read.
+  const std::vector<float> poisoned = run(machine.moe, kShape, routing, 6);
+  CHECK(std::equal(out.begin(), out.end(), poisoned.begin()));
+  CHECK(std::isnan(poisoned.back()));
+}
+
+TEST_CASE("an error of the source comes out of load_layer", "[cpu_experts]") {
+  Machine machine(kShape, 3);
+  CHECK_THROWS_AS(
+      machine.moe.load_layer(
+          0, [](int32_t, int32_t) -> ExpertTensors { throw LoadError("expert 3 is misshapen"); }),
+      LoadError);
+}
+
+TEST_CASE("sizes that INT4 groups do not divide are refused by name", "[cpu_experts]") {
+  WorkerPool pool(Topology::detect(), {.num_threads = 1});
+  MoeShape shape = kShape;
+  shape.moe_intermediate_size = 48;
+  CHECK_THROWS_AS(MoeExperts(shape, pool), ConfigError);
+}
+
+TEST_CASE("resident size is 4.5 bits a weight and the read bytes count each expert once",
+          "[cpu_experts]") {
+  const MoeShape shape{.hidden_size = 128,
+                       .moe_intermediate_size = 64,
+                       .n_routed_experts = 8,
+                       .num_experts_per_tok = 2,
+                       .num_moe_layers = 3,
+                       .max_tokens = 4};
+  Machine machine(shape, 2);
+  const int64_t weights_per_expert = int64_t{3} * 128 * 64;
+  CHECK(machine.moe.resident_size_bytes() == 3 * 8 * weights_per_expert * 9 / 16);
+  CHECK(MoeExperts::layer_read_bytes(shape, 5) == 5 * weights_per_expert * 9 / 16);
+}
+
+}  // namespace
+}  // namespace tandem::tests
