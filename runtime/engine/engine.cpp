@@ -144,7 +144,10 @@ void Engine::Impl::run() {
       for (std::unique_ptr<ActiveRequest>& request : incoming) steps.add(std::move(request));
       incoming.clear();
       for (const uint64_t request_id : incoming_aborts) steps.abort(request_id);
-      if (!steps.empty()) steps.step();
+      // Who was aborted hears of it before the next step, which may take long.
+      if (!steps.finished().empty()) publish_and_deliver();
+      if (steps.empty()) continue;
+      steps.step();
       publish_and_deliver();
     }
     steps.abort_all();

@@ -58,7 +58,8 @@ void FakeModel::enter_step() {
     step_idx = static_cast<int64_t>(traces_.size());
     is_held_ = step_idx >= hold_from_step_;
     changed_.notify_all();
-    changed_.wait(lock, [&] { return step_idx < hold_from_step_; });
+    // Not for ever, so that a test that fails meanwhile can end.
+    changed_.wait_for(lock, std::chrono::seconds(20), [&] { return step_idx < hold_from_step_; });
     is_held_ = false;
   }
   if (options_.step_delay.count() > 0) std::this_thread::sleep_for(options_.step_delay);
@@ -151,6 +152,7 @@ void FakeModel::violate(const std::string& message) {
 void FakeModel::hold_at_step(int64_t step_idx) {
   const std::lock_guard lock(mutex_);
   hold_from_step_ = step_idx;
+  changed_.notify_all();  // a step held before that number goes on
 }
 
 void FakeModel::resume() {
