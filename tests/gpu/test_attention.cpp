@@ -285,6 +285,30 @@ TEST_CASE("attention has the same bits for every chunking of the prompt", "[gpu]
   }
 }
 
+TEST_CASE("attention of a token is untouched by what later tokens of its chunk hold",
+          "[gpu][host][per_isa]") {
+  HostDevice device(2, kernels_under_test());
+  const MlaShape& shape = kShapes[0];
+  const TestMatrix<bf16> kv_b_matrix = random_kv_b(shape, 38);
+  const auto kv_b = device.ops->load_kv_b(kv_b_matrix.view(), shape);
+  device.ops->reserve({}, shape);
+  for (const MlaForm form : {MlaForm::kAbsorbed, MlaForm::kExpanded}) {
+    const Sequence sound(shape, 100, 39);
+    const auto expected = run_in_chunks(device, shape, form, *kv_b, sound, sound.num_tokens);
+    for (const int32_t first_broken : {1, 16, 33, 64, 70, 99}) {
+      Sequence broken = sound;
+      broken.cache.forget_from(first_broken);
+      const auto out = run_in_chunks(device, shape, form, *kv_b, broken, broken.num_tokens);
+      int64_t num_different = 0;
+      for (int32_t row = 0; row < first_broken; ++row) {
+        num_different += !same_bits(out.view().row(row), expected.view().row(row));
+      }
+      INFO("NaN from position " << first_broken);
+      CHECK(num_different == 0);
+    }
+  }
+}
+
 TEST_CASE("attention has the same bits on any number of threads and in any batch",
           "[gpu][host][per_isa]") {
   const host::Kernels& kernels = kernels_under_test();

@@ -1,6 +1,6 @@
 // oneDNN's matrix product: second opinion in tests and baseline in benches. Production does not use
-// it: its result for a row changes with the number of rows, which the bit promise of
-// forward_model.h forbids (README.md has the figures).
+// it: its sums are not ours to the bit, so it could not take over for many rows alone, and it has
+// no BF16 product without AVX-512 (2.x). README.md of gpu/host has the figures.
 #pragma once
 
 #include <cstdint>
