@@ -1,5 +1,5 @@
 // The machine's limits that everything else is compared with: read and copy bandwidth, per NUMA
-// node, per thread count, and what handing work to the pool costs.
+// node, per thread count, what handing work to the pool costs, and the peak of every instruction.
 //   bench_stream [--size-mib N] [--repeats N] [--json]
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/host_peak.h"
 #include "bench/support/report.h"
 #include "runtime/topology/bandwidth.h"
 #include "runtime/topology/cpu_isa.h"
@@ -60,6 +61,15 @@ void add_hand_over(Report& report, const Topology& topology, int num_threads) {
                                                     {"p99.9", at(0.999)}});
 }
 
+void add_instruction_peaks(Report& report, const Topology& topology) {
+  WorkerPool pool(topology, {});
+  for (const InstructionPeak& peak : measure_instruction_peaks(pool)) {
+    report.add_row("instructions", {{"instruction", std::string(peak.name)},
+                                    {"threads", int64_t{pool.num_workers()}},
+                                    {"GFLOP/s or GOP/s", Number{peak.giga_ops_per_s, 0}}});
+  }
+}
+
 void run(const Options& options) {
   const Topology topology = Topology::detect();
   Report report("bench_stream", options.json);
@@ -78,6 +88,7 @@ void run(const Options& options) {
   for (const int num_threads : {1, topology.num_cores()}) {
     add_hand_over(report, topology, num_threads);
   }
+  add_instruction_peaks(report, topology);
   report.print();
 }
 
