@@ -4,6 +4,7 @@
 
 #include <exception>
 
+#include "server/dialects.h"
 #include "server/http/api_keys.h"
 #include "server/http/json_writer.h"
 #include "server/openai/models.h"
@@ -87,7 +88,7 @@ HttpResponse no_route(const HttpRequest& request, const RouteMatch& route) {
   return response;
 }
 
-HttpResponse unauthorized() {
+ApiError unauthorized() {
   ApiError error;
   error.status = 401;
   error.message =
@@ -95,7 +96,7 @@ HttpResponse unauthorized() {
       "server.";
   error.type = "authentication_error";
   error.code = "invalid_api_key";
-  return error_response(error);
+  return error;
 }
 
 std::optional<ApiError> unavailable(const ServerState& state) {
@@ -126,17 +127,20 @@ std::optional<HttpResponse> refuse_early(const HttpRequest& request,
                                   route.allow.empty() ? "GET, HEAD, POST, OPTIONS" : route.allow);
     return response;
   }
+  const Dialect& dialect = dialect_of(route.endpoint);
   const bool open = route.endpoint && is_open_endpoint(*route.endpoint);
-  if (!open && !is_authorized(request, state.options.api_keys)) return unauthorized();
+  if (!open && !is_authorized(request, state.options.api_keys)) {
+    return error_response(unauthorized(), dialect);
+  }
   if (!route.endpoint) return no_route(request, route);
   if (request.method == Method::kPost && !is_json_content_type(request.content_type)) {
     ApiError error = invalid_value("Content-Type", "application/json", request.content_type);
     error.status = 415;
     error.code = "unsupported_media_type";
-    return error_response(error);
+    return error_response(error, dialect);
   }
   if (needs_model(*route.endpoint)) {
-    if (const auto error = unavailable(state)) return error_response(*error);
+    if (const auto error = unavailable(state)) return error_response(*error, dialect);
   }
   return std::nullopt;
 }
@@ -166,7 +170,7 @@ HttpResponse handle(Endpoint endpoint,
       case Endpoint::kTokenizerInfo:
         return json_response(tokenizer_info_json(state.model()));
       case Endpoint::kChatCompletions:
-        break;  // has a handler of its own
+        break;  // an exchange
     }
   } catch (const std::exception& failure) {
     return error_response(server_error(500, failure.what(), "internal_error"));

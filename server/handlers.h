@@ -5,9 +5,9 @@
 #include <string>
 #include <string_view>
 
+#include "server/chat/api_error.h"
 #include "server/http/message.h"
 #include "server/http/router.h"
-#include "server/openai/errors.h"
 #include "server/server_state.h"
 
 namespace tandem::server {

@@ -13,7 +13,7 @@
 #include <memory>
 
 #include "runtime/base/errors.h"
-#include "server/openai/errors.h"
+#include "server/dialects.h"
 #include "server/session.h"
 
 namespace tandem::server {

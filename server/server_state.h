@@ -11,7 +11,7 @@
 #include <string>
 #include <unordered_map>
 
-#include "server/openai/served_model.h"
+#include "server/chat/served_model.h"
 #include "server/server.h"
 
 namespace tandem::server {

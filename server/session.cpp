@@ -14,7 +14,7 @@
 #include <boost/beast/http/error.hpp>
 #include <boost/beast/http/read.hpp>
 
-#include "server/chat_handler.h"
+#include "server/exchange_handler.h"
 #include "server/handlers.h"
 #include "server/http/sse.h"
 #include "server/token_channel.h"
@@ -210,13 +210,15 @@ asio::awaitable<bool> Session::answer_read_error(boost::system::error_code code)
   }
   head_options_.keep_alive = false;
   unread_input_ = true;
-  co_await send(error_response(error));
+  const RouteMatch route = match_route(request_.method, request_.path);
+  co_await send(error_response(error, dialect_of(route.endpoint)));
   co_return false;
 }
 
 asio::awaitable<bool> Session::dispatch(const RouteMatch& route, std::string body) {
-  if (*route.endpoint == Endpoint::kChatCompletions) {
-    co_return co_await serve_chat(*this, std::move(body));
+  const Dialect& dialect = dialect_of(route.endpoint);
+  if (dialect.open != nullptr) {
+    co_return co_await serve_exchange(*this, dialect, std::move(body));
   }
   HttpResponse response;
   const auto answer = [&] { response = handle(*route.endpoint, route.parameter, body, state_); };

@@ -2,32 +2,17 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
-#include <random>
+#include <cmath>
 
 #include "server/http/json_writer.h"
 #include "server/http/sse.h"
-#include "server/openai/models.h"
+#include "server/openai/chat_request.h"
+#include "server/openai/error_body.h"
 
 namespace tandem::server {
 namespace {
 
-// Never chosen, whatever the logits: far below them, and finite so that no NaN can come of it.
-constexpr float kForbiddenBias = -1e9f;
-
 constexpr std::string_view kFingerprint = "tandem-" TANDEM_VERSION;
-
-std::string random_id() {
-  thread_local std::mt19937_64 generator((uint64_t{std::random_device{}()} << 32) ^
-                                         std::random_device{}());
-  return fmt::format("chatcmpl-{:016x}{:016x}", generator(), generator());
-}
-
-int64_t unix_time_s() {
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::seconds>(now).count();
-}
 
 std::string_view finish_reason(ChatChoice::End end) {
   switch (end) {
@@ -67,30 +52,28 @@ void write_tool_calls(JsonWriter& json, const std::vector<ToolCall>& calls) {
   json.end_array();
 }
 
-void write_logprobs(std::string& out, bool wanted, std::string_view entries) {
-  out += ",\"logprobs\":";
-  if (!wanted) {
-    out += "null";
-    return;
-  }
-  out += "{\"content\":[";
-  out += entries;
-  out += "],\"refusal\":null}";
+// A probability of zero has no JSON number; -9999 is what the field uses.
+double finite_logprob(float logprob) {
+  return std::isfinite(logprob) ? static_cast<double>(logprob) : -9999.0;
 }
 
-ChatChoice::Options choice_options(const PreparedChat& chat, const ServedModel& model) {
-  const ChatRequest& request = chat.request;
-  ChatChoice::Options options;
-  options.parser.starts_in_reasoning =
-      model.generation_prompt_opens_think && request.prompt.add_generation_prompt;
-  options.parser.num_history_tool_calls = chat.num_history_tool_calls;
-  options.parser.tools = request.tools;
-  options.parser.stop = request.stop;
-  options.parser.include_stop_in_output = request.include_stop_in_output;
-  options.first_call_only = !request.parallel_tool_calls;
-  options.logprobs = request.logprobs;
-  options.reported_stop_ids = request.stop_token_ids;
-  return options;
+void write_token(JsonWriter& json, const Tokenizer& tokenizer, int32_t token_id, float logprob) {
+  const std::string_view bytes = tokenizer.token_bytes(token_id);
+  json.key("token").string(bytes);
+  json.key("logprob").number(finite_logprob(logprob));
+  json.key("bytes").begin_array();
+  for (const char byte : bytes) json.integer(static_cast<unsigned char>(byte));
+  json.end_array();
+}
+
+void append_stop_reason(const ChatChoice& choice, std::string& out) {
+  if (choice.matched_stop()) {
+    append_json_string(out, *choice.matched_stop());
+  } else if (choice.reported_stop_id() >= 0) {
+    out += std::to_string(choice.reported_stop_id());
+  } else {
+    out += "null";
+  }
 }
 
 }  // namespace
@@ -98,117 +81,75 @@ ChatChoice::Options choice_options(const PreparedChat& chat, const ServedModel& 
 Result<PreparedChat, ApiError> prepare_chat(std::string_view body, const ServedModel& model) {
   auto request = parse_chat_request(body, {.max_n = model.max_n, .vocab_size = model.vocab_size});
   if (!request) return request.error();
-  if (!request->model.empty() && !is_served(model, request->model)) {
-    return model_not_found(request->model);
-  }
-  PreparedChat chat;
-  RenderedPrompt prompt = render_chat(*model.tokenizer, request->prompt);
-  const auto num_prompt_tokens = static_cast<int64_t>(prompt.ids.size());
-  const int64_t room = model.max_context_tokens - num_prompt_tokens;
-  if (room < 1) return context_too_long(num_prompt_tokens, model.max_context_tokens);
-  // Clamped, not refused: agents send the limit of another model (serving/clients.md).
-  chat.max_new_tokens = static_cast<int32_t>(
-      std::min<int64_t>(room, request->max_tokens.value_or(static_cast<int32_t>(room))));
-  chat.num_history_tool_calls = prompt.num_tool_calls;
-  chat.prompt_ids = std::move(prompt.ids);
-  chat.request = std::move(*request);
-  return chat;
+  return prepare_chat(std::move(*request), model);
 }
 
-GenerationRequest generation_request(const PreparedChat& chat,
-                                     const ServedModel& model,
-                                     int32_t choice_idx) {
-  const ChatRequest& request = chat.request;
-  GenerationRequest generation;
-  generation.prompt_ids = chat.prompt_ids;
-  generation.sampling = request.sampling;
-  if (generation.sampling.seed) *generation.sampling.seed += static_cast<uint64_t>(choice_idx);
-  if (!request.tool_calls_allowed) {
-    const SpecialTokens& specials = model.tokenizer->specials();
-    for (const int32_t marker : {specials.tool_calls_section_begin, specials.tool_call_begin}) {
-      if (marker < 0 || marker >= model.vocab_size) continue;
-      generation.sampling.logit_bias.emplace_back(marker, kForbiddenBias);
-    }
-  }
-  generation.max_new_tokens = chat.max_new_tokens;
-  generation.min_new_tokens = std::min(request.min_tokens, chat.max_new_tokens);
-  generation.stop_token_ids = model.stop_token_ids;
-  generation.stop_token_ids.insert(generation.stop_token_ids.end(), request.stop_token_ids.begin(),
-                                   request.stop_token_ids.end());
-  generation.ignore_eos = request.ignore_eos;
-  generation.num_logprobs = request.logprobs ? request.top_logprobs : -1;
-  return generation;
+Result<std::unique_ptr<Exchange>, ApiError> open_chat_completion(std::string_view body,
+                                                                 const ServedModel& model) {
+  auto chat = prepare_chat(body, model);
+  if (!chat) return chat.error();
+  return std::unique_ptr<Exchange>(std::make_unique<ChatCompletion>(std::move(*chat), model));
 }
 
-ChatCompletion::ChatCompletion(const PreparedChat& chat, const ServedModel& model)
-    : stream_(chat.request.stream),
-      include_usage_(chat.request.include_usage),
-      include_reasoning_(chat.request.include_reasoning),
-      logprobs_(chat.request.logprobs),
-      id_(random_id()) {
-  const std::string& name = chat.request.model.empty() ? model.names.front() : chat.request.model;
+ChatCompletion::ChatCompletion(PreparedChat chat, const ServedModel& served)
+    : ChatExchange(std::move(chat), served, "chatcmpl-"), messages_(num_choices()) {
   head_json_ = fmt::format("\"created\":{},\"model\":", unix_time_s());
-  append_json_string(head_json_, name);
+  append_json_string(head_json_, model_name());
   head_json_ += fmt::format(",\"system_fingerprint\":\"{}\"", kFingerprint);
   chunk_head_ = fmt::format("{{\"id\":\"{}\",\"object\":\"chat.completion.chunk\",{},\"choices\":[",
-                            id_, head_json_);
-  const ChatChoice::Options options = choice_options(chat, model);
-  choices_.reserve(static_cast<size_t>(chat.request.n));
-  for (int32_t choice_idx = 0; choice_idx < chat.request.n; ++choice_idx) {
-    choices_.push_back({ChatChoice(*model.tokenizer, options), false, {}, {}, {}, {}});
-  }
+                            id(), head_json_);
 }
 
-bool ChatCompletion::push(int32_t choice_idx, const TokenEvent& event, std::string& frames) {
-  Choice& choice = choices_[static_cast<size_t>(choice_idx)];
-  deltas_.clear();
-  const bool enough = choice.state.push(event, deltas_);
-  if (choice.state.end() == ChatChoice::End::kFailed) {
-    const bool aborted = event.finish_reason == FinishReason::kAborted;
-    error_ = server_error(aborted ? 503 : 500, choice.state.failure(),
-                          aborted ? "aborted" : "engine_failed");
-    return false;
-  }
-  if (!stream_) {
-    for (const AssistantDelta& delta : deltas_) collect(choice, delta);
-    if (choice.state.end() != ChatChoice::End::kRunning) {
-      choice.logprobs = choice.state.take_logprobs();
+void ChatCompletion::on_begin(int32_t choice_idx, std::string& frames) {
+  if (!streams()) return;
+  begin_chunk(choice_idx, frames);
+  frames +=
+      "\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+}
+
+void ChatCompletion::on_deltas(int32_t choice_idx,
+                               std::span<const AssistantDelta> deltas,
+                               std::string& frames) {
+  Message& message = messages_[static_cast<size_t>(choice_idx)];
+  for (const AssistantDelta& delta : deltas) {
+    if (streams()) {
+      append_delta(choice_idx, delta, frames);
+      continue;
     }
-    return enough;
+    switch (delta.kind) {
+      case AssistantDelta::Kind::kReasoning:
+        message.reasoning += delta.text;
+        break;
+      case AssistantDelta::Kind::kContent:
+        message.content += delta.text;
+        break;
+      case AssistantDelta::Kind::kToolCallBegin:
+        message.tool_calls.push_back({delta.call_id, delta.call_name, ""});
+        break;
+      case AssistantDelta::Kind::kToolCallArguments:
+        message.tool_calls[static_cast<size_t>(delta.call_idx)].arguments += delta.text;
+        break;
+    }
   }
-  if (!choice.announced) {
-    choice.announced = true;
-    begin_chunk(choice_idx, frames);
-    frames +=
-        "\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
-  }
-  for (const AssistantDelta& delta : deltas_) append_delta(choice_idx, delta, frames);
-  if (choice.state.end() != ChatChoice::End::kRunning) append_end(choice_idx, frames);
-  return enough;
 }
 
-bool ChatCompletion::finished() const {
-  if (error_) return true;
-  return std::all_of(choices_.begin(), choices_.end(), [](const Choice& choice) {
-    return choice.state.end() != ChatChoice::End::kRunning;
-  });
-}
-
-void ChatCompletion::collect(Choice& choice, const AssistantDelta& delta) const {
-  switch (delta.kind) {
-    case AssistantDelta::Kind::kReasoning:
-      choice.reasoning += delta.text;
-      break;
-    case AssistantDelta::Kind::kContent:
-      choice.content += delta.text;
-      break;
-    case AssistantDelta::Kind::kToolCallBegin:
-      choice.tool_calls.push_back({delta.call_id, delta.call_name, ""});
-      break;
-    case AssistantDelta::Kind::kToolCallArguments:
-      choice.tool_calls[static_cast<size_t>(delta.call_idx)].arguments += delta.text;
-      break;
+// The last chunk of a choice carries its usage as well: Kimi's own client reads it there.
+void ChatCompletion::on_end(int32_t choice_idx, std::string& frames) {
+  ChatChoice& state = choice(static_cast<size_t>(choice_idx));
+  std::vector<TokenEvent> tokens = state.take_logprobs();
+  if (!streams()) {
+    messages_[static_cast<size_t>(choice_idx)].logprobs = std::move(tokens);
+    return;
   }
+  begin_chunk(choice_idx, frames);
+  frames += "}";
+  append_logprobs(frames, tokens);
+  frames += fmt::format(",\"finish_reason\":\"{}\",\"stop_reason\":", finish_reason(state.end()));
+  append_stop_reason(state, frames);
+  frames += ",\"usage\":";
+  JsonWriter json(frames);
+  write_usage(json, state.usage());
+  frames += "}]}\n\n";
 }
 
 void ChatCompletion::begin_chunk(int32_t choice_idx, std::string& frames) const {
@@ -222,9 +163,9 @@ void ChatCompletion::begin_chunk(int32_t choice_idx, std::string& frames) const 
 void ChatCompletion::append_delta(int32_t choice_idx,
                                   const AssistantDelta& delta,
                                   std::string& frames) {
-  if (delta.kind == AssistantDelta::Kind::kReasoning && !include_reasoning_) return;
+  if (delta.kind == AssistantDelta::Kind::kReasoning && !request().include_reasoning) return;
   begin_chunk(choice_idx, frames);
-  std::string entries;
+  std::vector<TokenEvent> tokens;
   switch (delta.kind) {
     case AssistantDelta::Kind::kReasoning: {
       std::string text;
@@ -235,7 +176,7 @@ void ChatCompletion::append_delta(int32_t choice_idx,
     case AssistantDelta::Kind::kContent:
       frames += "\"content\":";
       append_json_string(frames, delta.text);
-      if (logprobs_) entries = choices_[static_cast<size_t>(choice_idx)].state.take_logprobs();
+      tokens = choice(static_cast<size_t>(choice_idx)).take_logprobs();
       break;
     case AssistantDelta::Kind::kToolCallBegin:
       frames += "\"tool_calls\":[{\"index\":" + std::to_string(delta.call_idx) + ",\"id\":";
@@ -252,84 +193,87 @@ void ChatCompletion::append_delta(int32_t choice_idx,
       break;
   }
   frames += "}";
-  write_logprobs(frames, !entries.empty(), entries);
+  append_logprobs(frames, tokens);
   frames += ",\"finish_reason\":null}]}\n\n";
 }
 
-// The last chunk of a choice carries its usage as well: Kimi's own client reads it there.
-void ChatCompletion::append_end(int32_t choice_idx, std::string& frames) {
-  ChatChoice& state = choices_[static_cast<size_t>(choice_idx)].state;
-  const std::string entries = state.take_logprobs();
-  begin_chunk(choice_idx, frames);
-  frames += "}";
-  write_logprobs(frames, !entries.empty(), entries);
-  frames += fmt::format(",\"finish_reason\":\"{}\",\"stop_reason\":{},\"usage\":",
-                        finish_reason(state.end()), state.stop_reason_json());
-  JsonWriter json(frames);
-  write_usage(json, state.usage());
-  frames += "}]}\n\n";
+// Null where there are none: not asked for, or no content in this chunk.
+void ChatCompletion::append_logprobs(std::string& out, std::span<const TokenEvent> tokens) const {
+  out += ",\"logprobs\":";
+  if (!request().logprobs || (streams() && tokens.empty())) {
+    out += "null";
+    return;
+  }
+  JsonWriter json(out);
+  json.begin_object().key("content").begin_array();
+  for (const TokenEvent& token : tokens) {
+    json.begin_object();
+    write_token(json, *model().tokenizer, token.token_id, token.logprob);
+    json.key("top_logprobs").begin_array();
+    for (const TokenLogprob& alternative : token.top_logprobs) {
+      json.begin_object();
+      write_token(json, *model().tokenizer, alternative.token_id, alternative.logprob);
+      json.end_object();
+    }
+    json.end_array().end_object();
+  }
+  json.end_array().key("refusal").null().end_object();
 }
 
-void ChatCompletion::append_stream_end(std::string& frames) const {
-  if (error_) {
-    append_sse_data(frames, error_json(*error_));
-  } else if (include_usage_) {
+void ChatCompletion::append_stream_end(std::string& frames) {
+  if (error()) {
+    append_sse_data(frames, error_json(*error()));
+  } else if (request().include_usage) {
     frames += kSseData;
     frames += chunk_head_;
     frames += "],\"usage\":";
     JsonWriter json(frames);
-    write_usage(json, total_usage());
+    write_usage(json, usage());
     frames += "}\n\n";
   }
   append_sse_data(frames, "[DONE]");
 }
 
-TokenUsage ChatCompletion::total_usage() const {
-  // The prompt counts once, however many choices share it.
-  TokenUsage total = choices_.front().state.usage();
-  for (size_t choice_idx = 1; choice_idx < choices_.size(); ++choice_idx) {
-    const TokenUsage& usage = choices_[choice_idx].state.usage();
-    total.completion_tokens += usage.completion_tokens;
-    total.reasoning_tokens += usage.reasoning_tokens;
-  }
-  return total;
-}
-
 std::string ChatCompletion::body() const {
   std::string out = fmt::format("{{\"id\":\"{}\",\"object\":\"chat.completion\",{},\"choices\":[",
-                                id_, head_json_);
-  for (size_t choice_idx = 0; choice_idx < choices_.size(); ++choice_idx) {
-    const Choice& choice = choices_[choice_idx];
+                                id(), head_json_);
+  for (size_t choice_idx = 0; choice_idx < messages_.size(); ++choice_idx) {
     if (choice_idx > 0) out.push_back(',');
-    JsonWriter json(out);
-    json.begin_object().key("index").integer(static_cast<int64_t>(choice_idx));
-    json.key("message").begin_object().key("role").string("assistant");
-    // Null where there is no content beside something else; an empty answer is an empty string.
-    const bool no_content =
-        choice.content.empty() && !(choice.reasoning.empty() && choice.tool_calls.empty());
-    json.key("content");
-    no_content ? json.null() : json.string(choice.content);
-    for (const std::string_view field : {"reasoning_content", "reasoning"}) {
-      json.key(field);
-      const bool none = choice.reasoning.empty() || !include_reasoning_;
-      none ? json.null() : json.string(choice.reasoning);
-    }
-    json.key("refusal").null();
-    if (!choice.tool_calls.empty()) {
-      json.key("tool_calls");
-      write_tool_calls(json, choice.tool_calls);
-    }
-    json.end_object();
-    write_logprobs(out, logprobs_, choice.logprobs);
-    json.key("finish_reason").string(finish_reason(choice.state.end()));
-    json.key("stop_reason").raw(choice.state.stop_reason_json());
-    json.end_object();
+    append_choice(out, choice_idx);
   }
   out += "],\"usage\":";
   JsonWriter json(out);
-  write_usage(json, total_usage());
+  write_usage(json, usage());
   out += "}";
   return out;
+}
+
+void ChatCompletion::append_choice(std::string& out, size_t choice_idx) const {
+  const Message& message = messages_[choice_idx];
+  JsonWriter json(out);
+  json.begin_object().key("index").integer(static_cast<int64_t>(choice_idx));
+  json.key("message").begin_object().key("role").string("assistant");
+  // Null where there is no content beside something else; an empty answer is an empty string.
+  const bool no_content =
+      message.content.empty() && !(message.reasoning.empty() && message.tool_calls.empty());
+  json.key("content");
+  no_content ? json.null() : json.string(message.content);
+  for (const std::string_view field : {"reasoning_content", "reasoning"}) {
+    json.key(field);
+    const bool none = message.reasoning.empty() || !request().include_reasoning;
+    none ? json.null() : json.string(message.reasoning);
+  }
+  json.key("refusal").null();
+  if (!message.tool_calls.empty()) {
+    json.key("tool_calls");
+    write_tool_calls(json, message.tool_calls);
+  }
+  json.end_object();
+  append_logprobs(out, message.logprobs);
+  json.key("finish_reason").string(finish_reason(choice(choice_idx).end()));
+  out += ",\"stop_reason\":";
+  append_stop_reason(choice(choice_idx), out);
+  json.end_object();
 }
 
 }  // namespace tandem::server

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <optional>
 
-#include "server/openai/json_fields.h"
-#include "server/openai/json_text.h"
+#include "server/chat/json_fields.h"
+#include "server/chat/json_text.h"
 
 namespace tandem::server {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "runtime/base/result.h"
 #include "runtime/tokenizer/chat.h"
-#include "server/openai/errors.h"
+#include "server/chat/api_error.h"
 
 namespace tandem::server {
 

@@ -5,9 +5,9 @@
 #include <charconv>
 #include <limits>
 
+#include "server/chat/json_fields.h"
+#include "server/chat/json_text.h"
 #include "server/openai/chat_messages.h"
-#include "server/openai/json_fields.h"
-#include "server/openai/json_text.h"
 
 namespace tandem::server {
 namespace {

@@ -1,7 +1,5 @@
 #include "server/openai/models.h"
 
-#include <algorithm>
-
 #include "server/http/json_writer.h"
 
 namespace tandem::server {
@@ -36,10 +34,6 @@ Result<std::string, ApiError> model_json(const ServedModel& model, std::string_v
   JsonWriter json(out);
   write_model(json, model, id);
   return out;
-}
-
-bool is_served(const ServedModel& model, std::string_view name) {
-  return std::find(model.names.begin(), model.names.end(), name) != model.names.end();
 }
 
 }  // namespace tandem::server

@@ -5,14 +5,12 @@
 #include <string_view>
 
 #include "runtime/base/result.h"
-#include "server/openai/errors.h"
-#include "server/openai/served_model.h"
+#include "server/chat/api_error.h"
+#include "server/chat/served_model.h"
 
 namespace tandem::server {
 
 std::string models_json(const ServedModel& model);
 Result<std::string, ApiError> model_json(const ServedModel& model, std::string_view id);
-
-bool is_served(const ServedModel& model, std::string_view name);
 
 }  // namespace tandem::server

@@ -2,10 +2,10 @@
 
 #include <fmt/format.h>
 
+#include "server/chat/json_fields.h"
+#include "server/chat/json_text.h"
 #include "server/http/json_writer.h"
 #include "server/openai/chat_request.h"
-#include "server/openai/json_fields.h"
-#include "server/openai/json_text.h"
 #include "server/openai/models.h"
 
 namespace tandem::server {

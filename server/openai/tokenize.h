@@ -5,8 +5,8 @@
 #include <string_view>
 
 #include "runtime/base/result.h"
-#include "server/openai/errors.h"
-#include "server/openai/served_model.h"
+#include "server/chat/api_error.h"
+#include "server/chat/served_model.h"
 
 namespace tandem::server {
 

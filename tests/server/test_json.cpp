@@ -6,8 +6,8 @@
 #include <random>
 #include <string>
 
+#include "server/chat/json_text.h"
 #include "server/http/json_writer.h"
-#include "server/openai/json_text.h"
 
 namespace tandem::server {
 namespace {

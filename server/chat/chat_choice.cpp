@@ -1,30 +1,9 @@
-#include "server/openai/chat_choice.h"
+#include "server/chat/chat_choice.h"
 
 #include <algorithm>
-#include <cmath>
-#include <span>
-
-#include "server/http/json_writer.h"
+#include <utility>
 
 namespace tandem::server {
-namespace {
-
-// A probability of zero has no JSON number; -9999 is what the field uses.
-double finite_logprob(float logprob) {
-  return std::isfinite(logprob) ? static_cast<double>(logprob) : -9999.0;
-}
-
-void write_token(JsonWriter& json, const Tokenizer& tokenizer, int32_t token_id, float logprob) {
-  const std::string_view bytes = tokenizer.token_bytes(token_id);
-  json.key("token").string(bytes);
-  json.key("logprob").number(finite_logprob(logprob));
-  json.key("bytes").begin_array();
-  for (const char byte : bytes) json.integer(static_cast<unsigned char>(byte));
-  json.end_array();
-}
-
-}  // namespace
-
 ChatChoice::ChatChoice(const Tokenizer& tokenizer, Options options)
     : tokenizer_(tokenizer), options_(std::move(options)), parser_(tokenizer, options_.parser) {}
 
@@ -42,7 +21,7 @@ bool ChatChoice::push_token(const TokenEvent& event, std::vector<AssistantDelta>
   parser_.push(event.token_id, deltas);
   const bool is_content = parser_.reasoning_tokens() == reasoning_before &&
                           !parser_.in_unclosed_call() && !tokenizer_.is_special(event.token_id);
-  if (options_.logprobs && is_content && !parser_.stopped()) append_logprobs(event);
+  if (options_.logprobs && is_content && !parser_.stopped()) logprobs_.push_back(event);
   const bool only_call_done =
       options_.first_call_only && parser_.num_tool_calls() > 0 && !parser_.in_unclosed_call();
   cut_ = parser_.stopped() || only_call_done;
@@ -74,36 +53,6 @@ void ChatChoice::finish(const TokenEvent& event, std::vector<AssistantDelta>& de
   }
 }
 
-void ChatChoice::append_logprobs(const TokenEvent& event) {
-  if (!logprobs_.empty()) logprobs_.push_back(',');
-  JsonWriter json(logprobs_);
-  json.begin_object();
-  write_token(json, tokenizer_, event.token_id, event.logprob);
-  json.key("top_logprobs").begin_array();
-  for (const TokenLogprob& alternative : event.top_logprobs) {
-    json.begin_object();
-    write_token(json, tokenizer_, alternative.token_id, alternative.logprob);
-    json.end_object();
-  }
-  json.end_array().end_object();
-}
-
-std::string ChatChoice::take_logprobs() {
-  std::string taken;
-  taken.swap(logprobs_);
-  return taken;
-}
-
-std::string ChatChoice::stop_reason_json() const {
-  std::string out;
-  if (parser_.matched_stop()) {
-    append_json_string(out, *parser_.matched_stop());
-  } else if (reported_stop_id_ >= 0) {
-    out = std::to_string(reported_stop_id_);
-  } else {
-    out = "null";
-  }
-  return out;
-}
+std::vector<TokenEvent> ChatChoice::take_logprobs() { return std::exchange(logprobs_, {}); }
 
 }  // namespace tandem::server

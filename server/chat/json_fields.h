@@ -10,7 +10,7 @@
 #include <string_view>
 
 #include "runtime/base/result.h"
-#include "server/openai/errors.h"
+#include "server/chat/api_error.h"
 
 namespace tandem::server {
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,19 +34,21 @@ class ChatChoice {
   // the only call: the engine should abort the sequence; what it still sends is ignored.
   bool push(const TokenEvent& event, std::vector<AssistantDelta>& deltas);
 
-  // JSON objects of logprobs.content, comma-separated, that have come since the last call.
-  std::string take_logprobs();
+  // The tokens of the content that have come since the last call; empty unless asked for.
+  std::vector<TokenEvent> take_logprobs();
 
   [[nodiscard]] End end() const { return end_; }
   [[nodiscard]] const std::string& failure() const { return failure_; }
   [[nodiscard]] const TokenUsage& usage() const { return usage_; }  // complete after the end
-  // The stop string or stop token id that ended it as a JSON value; "null" for the model's own end.
-  [[nodiscard]] std::string stop_reason_json() const;
+  [[nodiscard]] const std::optional<std::string>& matched_stop() const {
+    return parser_.matched_stop();
+  }
+  // The request's own stop token that ended it, or -1.
+  [[nodiscard]] int32_t reported_stop_id() const { return reported_stop_id_; }
 
  private:
   bool push_token(const TokenEvent& event, std::vector<AssistantDelta>& deltas);
   void finish(const TokenEvent& event, std::vector<AssistantDelta>& deltas);
-  void append_logprobs(const TokenEvent& event);
 
   const Tokenizer& tokenizer_;
   Options options_;
@@ -54,7 +57,7 @@ class ChatChoice {
   End end_ = End::kRunning;
   int32_t reported_stop_id_ = -1;
   std::string failure_;
-  std::string logprobs_;
+  std::vector<TokenEvent> logprobs_;
   TokenUsage usage_;
 };
 

@@ -1,4 +1,4 @@
-#include "server/openai/json_text.h"
+#include "server/chat/json_text.h"
 
 #include <array>
 #include <boost/json/value.hpp>

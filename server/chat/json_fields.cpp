@@ -1,11 +1,11 @@
-#include "server/openai/json_fields.h"
+#include "server/chat/json_fields.h"
 
 #include <fmt/format.h>
 
 #include <boost/json/parse.hpp>
 #include <cmath>
 
-#include "server/openai/json_text.h"
+#include "server/chat/json_text.h"
 
 namespace tandem::server {
 namespace {

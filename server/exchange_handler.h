@@ -1,4 +1,5 @@
-// POST /v1/chat/completions over one session: prepare, submit, relay, end.
+// A request that the engine answers, over one session: open, submit, relay, end. The dialect is a
+// parameter.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -6,12 +7,16 @@
 #include <functional>
 #include <string>
 
+#include "server/dialects.h"
+
 namespace tandem::server {
 
 class Session;
 
 // False when the connection should end.
-boost::asio::awaitable<bool> serve_chat(Session& session, std::string body);
+boost::asio::awaitable<bool> serve_exchange(Session& session,
+                                            const Dialect& dialect,
+                                            std::string body);
 
 // Runs `work` here when the input is short, else on the worker pool, and comes back to the strand.
 boost::asio::awaitable<void> run_maybe_on_worker(Session& session,

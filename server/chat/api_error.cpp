@@ -1,8 +1,6 @@
-#include "server/openai/errors.h"
+#include "server/chat/api_error.h"
 
 #include <fmt/format.h>
-
-#include "server/http/json_writer.h"
 
 namespace tandem::server {
 
@@ -32,6 +30,7 @@ ApiError context_too_long(int64_t prompt_tokens, int64_t max_context_tokens) {
       max_context_tokens, prompt_tokens);
   error.param = "messages";
   error.code = "context_length_exceeded";
+  error.overflow = {prompt_tokens, max_context_tokens};
   return error;
 }
 
@@ -81,34 +80,6 @@ ApiError from_submit_error(const SubmitError& submit_error) {
   }
   if (error.message.empty()) error.message = "the engine did not take the request";
   return error;
-}
-
-std::string error_json(const ApiError& error) {
-  std::string out;
-  JsonWriter json(out);
-  json.begin_object().key("error").begin_object();
-  json.key("object").string("error");
-  json.key("message").string(error.message);
-  json.key("type").string(error.type);
-  json.key("param");
-  error.param.empty() ? json.null() : json.string(error.param);
-  json.key("code");
-  error.code.empty() ? json.null() : json.string(error.code);
-  json.end_object().end_object();
-  return out;
-}
-
-HttpResponse error_response(const ApiError& error) {
-  HttpResponse response;
-  response.status = error.status;
-  response.body = error_json(error);
-  if (error.retry_after_s > 0) {
-    response.headers.emplace_back("Retry-After", std::to_string(error.retry_after_s));
-  }
-  if (error.status == 401) {
-    response.headers.emplace_back("WWW-Authenticate", "Bearer realm=\"tandem\"");
-  }
-  return response;
 }
 
 }  // namespace tandem::server

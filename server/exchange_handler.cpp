@@ -1,4 +1,4 @@
-#include "server/chat_handler.h"
+#include "server/exchange_handler.h"
 
 #include <spdlog/spdlog.h>
 
@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "server/http/sse.h"
-#include "server/openai/chat_completion.h"
 #include "server/session.h"
 #include "server/token_channel.h"
 
@@ -33,15 +32,14 @@ class EngineRequests {
   EngineRequests(const EngineRequests&) = delete;
   EngineRequests& operator=(const EngineRequests&) = delete;
 
-  std::optional<ApiError> submit(const PreparedChat& chat, const ServedModel& model) {
-    for (int32_t choice_idx = 0; choice_idx < chat.request.n; ++choice_idx) {
-      GenerationRequest request = generation_request(chat, model, choice_idx);
-      request.sink = channel_->make_sink(choice_idx);
+  // What the exchange asks for now; one that the engine does not take fails the exchange.
+  void submit_due(Exchange& exchange) {
+    for (GenerationRequest& request : exchange.take_requests()) {
+      request.sink = channel_->make_sink(static_cast<int32_t>(ids_.size()));
       auto submitted = engine_.submit(std::move(request));
-      if (!submitted) return from_submit_error(submitted.error());
+      if (!submitted) return exchange.fail(from_submit_error(submitted.error()));
       ids_.push_back(*submitted);
     }
-    return std::nullopt;
   }
   void abort(int32_t choice_idx) { engine_.abort(ids_[static_cast<size_t>(choice_idx)]); }
 
@@ -64,47 +62,50 @@ class ClientWatch {
   Session& session_;
 };
 
-// Relays events until every choice has ended; false when the client has gone.
+// Relays events until every choice has ended; false when the client has gone. Comments keep a
+// stream alive while nothing of the answer can be shown: a long prefill, hidden thinking.
 asio::awaitable<bool> relay(Session& session,
                             TokenChannel& channel,
                             EngineRequests& requests,
-                            ChatCompletion& completion,
-                            bool stream) {
+                            Exchange& exchange) {
   const auto interval = session.state().options.sse_keep_alive_interval;
+  auto last_write = std::chrono::steady_clock::now();
   std::vector<ChoiceEvent> events;
   std::string frames;
-  while (!completion.finished()) {
+  while (!exchange.finished()) {
     const TokenChannel::Wake wake = co_await channel.wait(interval);
     if (wake == TokenChannel::Wake::kGone) co_return false;
-    if (wake == TokenChannel::Wake::kTimeout) {
-      if (stream && !co_await session.write_events(kSseKeepAlive)) co_return false;
-      continue;
-    }
-    channel.take(events);
     frames.clear();
+    channel.take(events);
     for (const ChoiceEvent& event : events) {
-      if (completion.finished()) break;
-      if (completion.push(event.choice_idx, event.event, frames)) requests.abort(event.choice_idx);
+      if (exchange.finished()) break;
+      if (exchange.push(event.choice_idx, event.event, frames)) requests.abort(event.choice_idx);
     }
-    if (!frames.empty() && !co_await session.write_events(frames)) co_return false;
+    if (!exchange.finished()) requests.submit_due(exchange);
+    const auto now = std::chrono::steady_clock::now();
+    const bool is_silent = exchange.streams() && now - last_write >= interval;
+    if (frames.empty() && is_silent) frames = kSseKeepAlive;
+    if (frames.empty()) continue;
+    last_write = now;
+    if (!co_await session.write_events(frames)) co_return false;
   }
   co_return true;
 }
 
-asio::awaitable<bool> write_end(Session& session, const ChatCompletion& completion, bool stream) {
-  if (completion.error() && !session.events_begun()) {
-    co_return co_await session.send(error_response(*completion.error()));
+asio::awaitable<bool> write_end(Session& session, const Dialect& dialect, Exchange& exchange) {
+  if (exchange.error() && !session.events_begun()) {
+    co_return co_await session.send(error_response(*exchange.error(), dialect));
   }
-  if (!stream) {
+  if (!exchange.streams()) {
     HttpResponse response;
-    response.body = completion.body();
+    response.body = exchange.body();
     co_return co_await session.send(std::move(response));
   }
   std::string frames;
-  completion.append_stream_end(frames);
+  exchange.append_stream_end(frames);
   if (!co_await session.write_events(frames)) co_return false;
   const bool keep_alive = co_await session.end_events();
-  co_return keep_alive && !completion.error();
+  co_return keep_alive && !exchange.error();
 }
 
 }  // namespace
@@ -124,25 +125,25 @@ asio::awaitable<void> run_maybe_on_worker(Session& session,
   co_await asio::co_spawn(session.workers().get_executor(), run, asio::use_awaitable);
 }
 
-asio::awaitable<bool> serve_chat(Session& session, std::string body) {
+asio::awaitable<bool> serve_exchange(Session& session, const Dialect& dialect, std::string body) {
   const auto begin = std::chrono::steady_clock::now();
   const ServedModel& model = session.state().model();
-  std::optional<PreparedChat> chat;
+  std::unique_ptr<Exchange> exchange;
   ApiError error;
-  const std::function<void()> prepare = [&] {
+  const std::function<void()> open = [&] {
     try {
-      auto prepared = prepare_chat(body, model);
-      if (prepared) {
-        chat = std::move(*prepared);
+      auto opened = dialect.open(body, model);
+      if (opened) {
+        exchange = std::move(*opened);
       } else {
-        error = prepared.error();
+        error = opened.error();
       }
     } catch (const std::exception& failure) {
       error = server_error(500, failure.what(), "internal_error");
     }
   };
-  co_await run_maybe_on_worker(session, body.size(), prepare);
-  if (!chat) co_return co_await session.send(error_response(error));
+  co_await run_maybe_on_worker(session, body.size(), open);
+  if (!exchange) co_return co_await session.send(error_response(error, dialect));
   std::string().swap(body);
 
   auto channel = std::make_shared<TokenChannel>(
@@ -151,22 +152,19 @@ asio::awaitable<bool> serve_chat(Session& session, std::string body) {
         if (const auto owner = weak.lock()) owner->cut();
       });
   EngineRequests requests(session.state().engine(), channel);
-  if (const auto refused = requests.submit(*chat, model)) {
-    co_return co_await session.send(error_response(*refused));
-  }
-  ChatCompletion completion(*chat, model);
+  requests.submit_due(*exchange);
   bool complete = false;
   {
     const ClientWatch watch(session, channel);
-    complete = co_await relay(session, *channel, requests, completion, chat->request.stream);
+    complete = co_await relay(session, *channel, requests, *exchange);
   }
   const auto elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin);
-  const TokenUsage usage = completion.total_usage();
-  spdlog::info("{} {}: prompt {} ({} cached), completion {}, {:.2f} s", completion.id(),
-               complete ? (completion.error() ? "failed" : "done") : "client gone",
+  const TokenUsage usage = exchange->usage();
+  spdlog::info("{} {}: prompt {} ({} cached), completion {}, {:.2f} s", exchange->id(),
+               complete ? (exchange->error() ? "failed" : "done") : "client gone",
                usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, elapsed.count());
   if (!complete) co_return false;
-  co_return co_await write_end(session, completion, chat->request.stream);
+  co_return co_await write_end(session, dialect, *exchange);
 }
 
 }  // namespace tandem::server

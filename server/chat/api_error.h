@@ -1,22 +1,29 @@
-// What a client did wrong, or what kept us from answering, in OpenAI's JSON form
-// (serving/spec.md §4.4).
+// What a client did wrong, or what kept us from answering. Each dialect has its own way to say it.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "runtime/engine/engine.h"
-#include "server/http/message.h"
 
 namespace tandem::server {
+
+// A prompt that leaves no room for an answer.
+struct ContextOverflow {
+  int64_t prompt_tokens = 0;
+  int64_t max_context_tokens = 0;
+};
 
 struct ApiError {
   int status = 400;
   std::string message;
-  std::string type = "invalid_request_error";
-  std::string param;  // "" is null
-  std::string code;   // "" is null
+  std::string type = "invalid_request_error";  // OpenAI's; other dialects go by the status
+  std::string param;                           // "" is null
+  std::string code;                            // "" is null
   int retry_after_s = 0;
+  std::optional<ContextOverflow> overflow;
 };
 
 // "temperature: expected a number from 0 to 2, got 3": field, expectation and value in the message.
@@ -27,9 +34,5 @@ ApiError context_too_long(int64_t prompt_tokens, int64_t max_context_tokens);
 ApiError model_not_found(std::string_view model);
 ApiError server_error(int status, std::string_view message, std::string_view code);
 ApiError from_submit_error(const SubmitError& error);
-
-// {"error":{"object":"error","message":...,"type":...,"param":...,"code":...}}
-std::string error_json(const ApiError& error);
-HttpResponse error_response(const ApiError& error);
 
 }  // namespace tandem::server

@@ -1,8 +1,10 @@
-// What the OpenAI endpoints need to know about the model behind them.
+// What the endpoints need to know about the model behind them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/tokenizer/tokenizer.h"
@@ -19,5 +21,9 @@ struct ServedModel {
   int64_t created_unix_s = 0;
   int32_t max_n = 8;
 };
+
+inline bool is_served(const ServedModel& model, std::string_view name) {
+  return std::find(model.names.begin(), model.names.end(), name) != model.names.end();
+}
 
 }  // namespace tandem::server

@@ -1,0 +1,85 @@
+#include "server/chat/chat_exchange.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace tandem::server {
+namespace {
+
+ChatChoice::Options choice_options(const PreparedChat& chat, const ServedModel& model) {
+  const ChatRequest& request = chat.request;
+  ChatChoice::Options options;
+  options.parser.starts_in_reasoning =
+      model.generation_prompt_opens_think && request.prompt.add_generation_prompt;
+  options.parser.num_history_tool_calls = chat.num_history_tool_calls;
+  options.parser.tools = request.tools;
+  options.parser.stop = request.stop;
+  options.parser.include_stop_in_output = request.include_stop_in_output;
+  options.first_call_only = !request.parallel_tool_calls;
+  options.logprobs = request.logprobs;
+  options.reported_stop_ids = request.stop_token_ids;
+  return options;
+}
+
+}  // namespace
+
+ChatExchange::ChatExchange(PreparedChat chat, const ServedModel& model, std::string_view id_prefix)
+    : chat_(std::move(chat)),
+      model_(model),
+      id_(new_id(id_prefix)),
+      num_prompt_tokens_(static_cast<int32_t>(chat_.prompt_ids.size())) {
+  const ChatChoice::Options options = choice_options(chat_, model);
+  choices_.reserve(static_cast<size_t>(chat_.request.n));
+  for (int32_t choice_idx = 0; choice_idx < chat_.request.n; ++choice_idx) {
+    choices_.push_back({ChatChoice(*model.tokenizer, options)});
+  }
+}
+
+std::vector<GenerationRequest> ChatExchange::take_requests() {
+  std::vector<GenerationRequest> requests;
+  if (std::exchange(taken_, true)) return requests;
+  for (int32_t choice_idx = 0; choice_idx < chat_.request.n; ++choice_idx) {
+    requests.push_back(generation_request(chat_, model_, choice_idx));
+  }
+  std::vector<int32_t>().swap(chat_.prompt_ids);  // the engine has them now
+  return requests;
+}
+
+bool ChatExchange::push(int32_t choice_idx, const TokenEvent& event, std::string& frames) {
+  Choice& choice = choices_[static_cast<size_t>(choice_idx)];
+  deltas_.clear();
+  const bool enough = choice.state.push(event, deltas_);
+  if (choice.state.end() == ChatChoice::End::kFailed) {
+    const bool aborted = event.finish_reason == FinishReason::kAborted;
+    fail(server_error(aborted ? 503 : 500, choice.state.failure(),
+                      aborted ? "aborted" : "engine_failed"));
+    return false;
+  }
+  if (!std::exchange(choice.begun, true)) on_begin(choice_idx, frames);
+  if (!deltas_.empty()) on_deltas(choice_idx, deltas_, frames);
+  if (choice.state.end() != ChatChoice::End::kRunning) on_end(choice_idx, frames);
+  return enough;
+}
+
+bool ChatExchange::finished() const {
+  if (error_) return true;
+  return std::all_of(choices_.begin(), choices_.end(), [](const Choice& choice) {
+    return choice.state.end() != ChatChoice::End::kRunning;
+  });
+}
+
+TokenUsage ChatExchange::usage() const {
+  TokenUsage total = choices_.front().state.usage();
+  for (size_t choice_idx = 1; choice_idx < choices_.size(); ++choice_idx) {
+    const TokenUsage& usage = choices_[choice_idx].state.usage();
+    total.completion_tokens += usage.completion_tokens;
+    total.reasoning_tokens += usage.reasoning_tokens;
+  }
+  return total;
+}
+
+const std::string& ChatExchange::model_name() const {
+  return chat_.request.model.empty() ? model_.names.front() : chat_.request.model;
+}
+
+}  // namespace tandem::server

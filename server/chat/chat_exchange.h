@@ -1,0 +1,62 @@
+// The part of a chat that all dialects share: one engine request a choice, events to deltas, ends,
+// errors and usage. A dialect says how deltas look.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "server/chat/exchange.h"
+#include "server/chat/prepared_chat.h"
+
+namespace tandem::server {
+
+class ChatExchange : public Exchange {
+ public:
+  std::vector<GenerationRequest> take_requests() override;
+  bool push(int32_t choice_idx, const TokenEvent& event, std::string& frames) override;
+  void fail(ApiError error) override { error_ = std::move(error); }
+  [[nodiscard]] bool finished() const override;
+  [[nodiscard]] const std::optional<ApiError>& error() const override { return error_; }
+  [[nodiscard]] bool streams() const override { return chat_.request.stream; }
+  [[nodiscard]] const std::string& id() const override { return id_; }
+  [[nodiscard]] TokenUsage usage() const override;
+
+ protected:
+  // `model` outlives the exchange.
+  ChatExchange(PreparedChat chat, const ServedModel& model, std::string_view id_prefix);
+
+  // The choice's first event, before anything else of it.
+  virtual void on_begin(int32_t choice_idx, std::string& frames) = 0;
+  virtual void on_deltas(int32_t choice_idx,
+                         std::span<const AssistantDelta> deltas,
+                         std::string& frames) = 0;
+  virtual void on_end(int32_t choice_idx, std::string& frames) = 0;
+
+  [[nodiscard]] const ChatRequest& request() const { return chat_.request; }
+  [[nodiscard]] const ServedModel& model() const { return model_; }
+  [[nodiscard]] const std::string& model_name() const;  // as the client called it
+  [[nodiscard]] int32_t num_prompt_tokens() const { return num_prompt_tokens_; }
+  [[nodiscard]] size_t num_choices() const { return choices_.size(); }
+  [[nodiscard]] ChatChoice& choice(size_t choice_idx) { return choices_[choice_idx].state; }
+  [[nodiscard]] const ChatChoice& choice(size_t choice_idx) const {
+    return choices_[choice_idx].state;
+  }
+
+ private:
+  struct Choice {
+    ChatChoice state;
+    bool begun = false;
+  };
+
+  PreparedChat chat_;
+  const ServedModel& model_;
+  std::string id_;
+  int32_t num_prompt_tokens_ = 0;
+  bool taken_ = false;
+  std::vector<Choice> choices_;
+  std::vector<AssistantDelta> deltas_;  // scratch
+  std::optional<ApiError> error_;
+};
+
+}  // namespace tandem::server

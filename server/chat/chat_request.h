@@ -1,0 +1,45 @@
+// A chat request whatever the dialect it came in.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/sampling/sampling_params.h"
+#include "runtime/tokenizer/chat.h"
+
+namespace tandem::server {
+
+// What the checks need to know about this server.
+struct RequestLimits {
+  int32_t max_n = 8;
+  int32_t vocab_size = 0;  // ids of logit_bias and stop_token_ids are below it
+};
+
+struct ChatRequest {
+  std::string model;  // "" when absent
+  ChatPrompt prompt;
+  std::vector<ToolDeclaration> tools;
+  bool tool_calls_allowed = false;  // tools declared and tool_choice is not "none"
+  bool parallel_tool_calls = true;
+
+  SamplingParams sampling;
+  std::optional<int32_t> max_tokens;  // absent: what the context leaves
+  int32_t min_tokens = 0;
+  bool ignore_eos = false;
+  int32_t n = 1;
+
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_token_ids;
+  bool include_stop_in_output = false;
+
+  bool logprobs = false;
+  int32_t top_logprobs = 0;
+
+  bool stream = false;
+  bool include_usage = false;
+  bool include_reasoning = true;
+};
+
+}  // namespace tandem::server

@@ -1,0 +1,21 @@
+#include "server/chat/exchange.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <random>
+
+namespace tandem::server {
+
+std::string new_id(std::string_view prefix) {
+  thread_local std::mt19937_64 generator((uint64_t{std::random_device{}()} << 32) ^
+                                         std::random_device{}());
+  return fmt::format("{}{:016x}{:016x}", prefix, generator(), generator());
+}
+
+int64_t unix_time_s() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::seconds>(now).count();
+}
+
+}  // namespace tandem::server

@@ -1,0 +1,36 @@
+// A checked request whose prompt is rendered and fits, and what the engine is asked for it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/base/result.h"
+#include "runtime/engine/engine.h"
+#include "server/chat/api_error.h"
+#include "server/chat/chat_request.h"
+#include "server/chat/served_model.h"
+
+namespace tandem::server {
+
+struct PreparedChat {
+  ChatRequest request;
+  std::vector<int32_t> prompt_ids;
+  int32_t num_history_tool_calls = 0;
+  int32_t max_new_tokens = 0;
+};
+
+// Renders and measures; the slow part of a request on this side of the engine.
+Result<PreparedChat, ApiError> prepare_chat(ChatRequest request, const ServedModel& model);
+
+// The engine request of one choice, without its sink. Choices differ in their seeds.
+GenerationRequest generation_request(const PreparedChat& chat,
+                                     const ServedModel& model,
+                                     int32_t choice_idx);
+
+// An answer's limit: what was asked for, clamped to the room behind the prompt; agents send the
+// limit of another model (serving/clients.md). An error when there is no room.
+Result<int32_t, ApiError> fit_new_tokens(int64_t num_prompt_tokens,
+                                         std::optional<int32_t> wanted,
+                                         const ServedModel& model);
+
+}  // namespace tandem::server

@@ -1,0 +1,33 @@
+#include "server/dialects.h"
+
+#include "server/openai/chat_completion.h"
+#include "server/openai/error_body.h"
+
+namespace tandem::server {
+
+const Dialect& dialect_of(std::optional<Endpoint> endpoint) {
+  static constexpr Dialect kOpenAi{nullptr, error_json};
+  static constexpr Dialect kChatCompletion{open_chat_completion, error_json};
+  if (!endpoint) return kOpenAi;
+  switch (*endpoint) {
+    case Endpoint::kChatCompletions:
+      return kChatCompletion;
+    default:
+      return kOpenAi;
+  }
+}
+
+HttpResponse error_response(const ApiError& error, const Dialect& dialect) {
+  HttpResponse response;
+  response.status = error.status;
+  response.body = dialect.error_json(error);
+  if (error.retry_after_s > 0) {
+    response.headers.emplace_back("Retry-After", std::to_string(error.retry_after_s));
+  }
+  if (error.status == 401) {
+    response.headers.emplace_back("WWW-Authenticate", "Bearer realm=\"tandem\"");
+  }
+  return response;
+}
+
+}  // namespace tandem::server
