@@ -7,11 +7,11 @@
 
 #include "runtime/base/errors.h"
 #include "runtime/engine/engine.h"
-#include "runtime/tokenizer/chat.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/cli/demo_model.h"
 #include "server/cli/loaded_model.h"
 #include "server/server.h"
+#include "server/serving_model.h"
 
 namespace tandem::cli {
 namespace {
@@ -35,28 +35,6 @@ std::string name_of(const std::filesystem::path& model_dir) {
   if (ec) full = model_dir;
   if (!full.has_filename()) full = full.parent_path();
   return full.filename().empty() ? "model" : full.filename().string();
-}
-
-// What ends an answer: the checkpoint's eos tokens and the markers that close a turn.
-std::vector<int32_t> stop_token_ids(const ModelConfig& config, const SpecialTokens& specials) {
-  std::vector<int32_t> ids = config.eos_token_ids;
-  ids.insert(ids.end(), {specials.im_end, specials.eos, specials.eot});
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  std::erase_if(ids, [&](int32_t id) { return id < 0 || id >= config.vocab_size; });
-  return ids;
-}
-
-// K2-Thinking opens <think> itself, K2.5's template does it for the model: read it off a rendering.
-bool generation_prompt_opens_think(const Tokenizer& tokenizer) {
-  const int32_t think_begin = tokenizer.specials().think_begin;
-  if (think_begin < 0) return false;
-  ChatPrompt prompt;
-  prompt.messages.resize(1);
-  prompt.messages[0].role = "user";
-  prompt.messages[0].content = "hello";
-  const RenderedPrompt rendered = render_chat(tokenizer, prompt);
-  return !rendered.ids.empty() && rendered.ids.back() == think_begin;
 }
 
 }  // namespace
@@ -124,15 +102,7 @@ void Serving::Impl::load(const ModelFactory& factory, const ProgressFn& progress
       std::min(options.prefill_chunk_tokens, limits.max_batch_tokens);
   engine = std::make_unique<Engine>(*loaded->model, engine_options);
 
-  server::ServingModel serving;
-  serving.engine = engine.get();
-  serving.tokenizer = tokenizer.get();
-  serving.stop_token_ids = stop_token_ids(config, tokenizer->specials());
-  serving.generation_prompt_opens_think = generation_prompt_opens_think(*tokenizer);
-  serving.created_unix_s = std::chrono::duration_cast<std::chrono::seconds>(
-                               std::chrono::system_clock::now().time_since_epoch())
-                               .count();
-  server->set_ready(serving);
+  server->set_ready(server::make_serving_model(*engine, *tokenizer, config));
 }
 
 void Serving::drain() { impl_->server->drain(); }

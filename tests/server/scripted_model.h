@@ -1,17 +1,12 @@
-// A ForwardModel that plays given answers over a vocabulary of single bytes: what the server is
-// tried on, with no weights.
+// A model that plays answers over a vocabulary of single bytes: what the server is tried on.
 #pragma once
 
-#include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 #include <string>
 #include <vector>
 
-#include "runtime/model/forward_model.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "tests/support/dialogue_model.h"
 
 namespace tandem::tests {
 
@@ -24,36 +19,12 @@ struct Script {
   bool repeat = false;  // from the start again, without end
 };
 
-class ScriptedModel : public ForwardModel {
+class ScriptedModel : public DialogueModel {
  public:
   // The first script that fits is played.
-  ScriptedModel(std::vector<Script> scripts, int32_t num_kv_pages, int32_t max_context_tokens);
-
-  void forward(const Batch& batch, MatrixView<float> logits) override;
-  [[nodiscard]] int32_t vocab_size() const override;
-  [[nodiscard]] int32_t num_kv_pages() const override { return num_kv_pages_; }
-  [[nodiscard]] int32_t max_batch_tokens() const override { return 4096; }
-  [[nodiscard]] int32_t max_logit_rows() const override { return 128; }
-  [[nodiscard]] int32_t max_context_tokens() const override { return max_context_tokens_; }
-
-  void set_step_time(std::chrono::microseconds time) { step_time_us_ = time.count(); }
-  void hold();     // the next step waits...
-  void release();  // ...until here
-  void fail_next_step() { fails_ = true; }
-
- private:
-  [[nodiscard]] int32_t next_token(const BatchItem& item, int32_t position) const;
-
-  std::vector<Script> scripts_;
-  std::vector<std::vector<int32_t>> script_ids_;
-  int32_t num_kv_pages_;
-  int32_t max_context_tokens_;
-  std::vector<int32_t> kv_;  // token ids [num_kv_pages, 64]: all that this model remembers
-  std::atomic<int64_t> step_time_us_{0};
-  std::atomic<bool> fails_{false};
-  std::mutex mutex_;
-  std::condition_variable released_;
-  bool held_ = false;
+  ScriptedModel(const std::vector<Script>& scripts,
+                int32_t num_kv_pages,
+                int32_t max_context_tokens);
 };
 
 }  // namespace tandem::tests

@@ -84,7 +84,7 @@ TEST_CASE("a library's headers stay in the folders that own it", "[tidy]") {
       {"pcre2", {"runtime/tokenizer"}},
       {"dnnl", {"cpu_experts", "gpu/host", "tests/gpu", "bench"}},
       {"oneapi/dnnl", {"cpu_experts", "gpu/host", "tests/gpu", "bench"}},
-      {"CLI/", {"server/main.cpp", "server/cli", "bench"}},
+      {"CLI/", {"server/main.cpp", "server/cli", "tests/scripted_server", "bench"}},
       {"mimalloc", {"server/main.cpp", "server/cli", "runtime/memory"}},
       {"cuda", {"gpu/cuda", "tests/gpu", "bench"}},
       {"cublas", {"gpu/cuda", "tests/gpu", "bench"}},
