@@ -1,9 +1,7 @@
 // The machine's limits that everything else is compared with: read and copy bandwidth, per NUMA
-// node, per thread count, what handing work to the pool costs, and the peak of every instruction.
+// node, per thread count, and the peak of every instruction.
 //   bench_stream [--size-mib N] [--repeats N] [--json]
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <chrono>
 #include <string>
 #include <vector>
 
@@ -38,29 +36,6 @@ void add_bandwidth(Report& report,
                                {"copy GB/s", Number{copy, 1}}});
 }
 
-// From submitting empty work to its end, microseconds.
-void add_hand_over(Report& report, const Topology& topology, int num_threads) {
-  WorkerPool pool(topology, {.num_threads = num_threads});
-  constexpr int kRuns = 20'000;
-  std::vector<double> us;
-  for (int run_idx = 0; run_idx < kRuns; ++run_idx) {
-    const auto begin = std::chrono::steady_clock::now();
-    pool.run([](const WorkerPool::Worker&) {});
-    us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin)
-                     .count());
-  }
-  std::sort(us.begin(), us.end());
-  const auto at = [&](double share) {
-    return Number{us[static_cast<size_t>(share * (kRuns - 1))], 2};
-  };
-  report.add_row("empty work, submit to done, us", {{"threads", int64_t{pool.num_workers()}},
-                                                    {"p10", at(0.1)},
-                                                    {"median", at(0.5)},
-                                                    {"p90", at(0.9)},
-                                                    {"p99", at(0.99)},
-                                                    {"p99.9", at(0.999)}});
-}
-
 void add_instruction_peaks(Report& report, const Topology& topology) {
   WorkerPool pool(topology, {});
   for (const InstructionPeak& peak : measure_instruction_peaks(pool)) {
@@ -73,20 +48,17 @@ void add_instruction_peaks(Report& report, const Topology& topology) {
 void run(const Options& options) {
   const Topology topology = Topology::detect();
   Report report("bench_stream", options.json);
-  report.add_machine(topology, topology.num_cores(), isa_name(active_isa()));
+  report.add_machine(topology, topology.num_usable_cores(), isa_name(active_isa()));
   report.add_fact("size_mib", options.size_mib);
-  for (int num_threads = 1; num_threads < topology.num_cores(); num_threads *= 2) {
+  for (int num_threads = 1; num_threads < topology.num_usable_cores(); num_threads *= 2) {
     add_bandwidth(report, "all nodes", topology, num_threads, options);
   }
-  add_bandwidth(report, "all nodes", topology, topology.num_cores(), options);
+  add_bandwidth(report, "all nodes", topology, topology.num_usable_cores(), options);
   for (const NumaNode& node : topology.nodes) {
     if (topology.nodes.size() == 1) break;
     Topology single = topology;
     single.nodes = {node};
     add_bandwidth(report, "node " + std::to_string(node.os_idx), single, 0, options);
-  }
-  for (const int num_threads : {1, topology.num_cores()}) {
-    add_hand_over(report, topology, num_threads);
   }
   add_instruction_peaks(report, topology);
   report.print();
@@ -97,7 +69,7 @@ void run(const Options& options) {
 
 int main(int argc, char** argv) {
   tandem::bench::Options options;
-  CLI::App app("Measures memory bandwidth and the hand-over to the worker pool", "bench_stream");
+  CLI::App app("Measures memory bandwidth and the peak of every instruction", "bench_stream");
   app.add_option("--size-mib", options.size_mib, "MiB read in one measurement, beyond every cache")
       ->check(CLI::Range(16, 1 << 20))
       ->capture_default_str();

@@ -166,6 +166,7 @@ Loop loop_of(MultiplyAdd instruction) {
 
 // The best of nine: a peak is what nothing disturbed.
 double measure(WorkerPool& pool, const Loop& loop) {
+  const WorkerPool::Step step(pool);
   double best = 0.0;
   for (int repeat = 0; repeat < 9; ++repeat) {
     const auto start = std::chrono::steady_clock::now();

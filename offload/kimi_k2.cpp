@@ -21,6 +21,7 @@ struct KimiK2::Impl {
   ModelConfig config;
   KimiK2Options options;
   Placement placement;
+  WorkerPool& pool;
   std::unique_ptr<gpu::Ops> ops;
   std::unique_ptr<Workspace> workspace;
   std::unique_ptr<cpu_experts::MoeExperts> experts;  // null for a model without MoE layers
@@ -33,9 +34,10 @@ struct KimiK2::Impl {
   std::unique_ptr<gpu::DeviceBuffer>
       kv_cache;  // [num_hidden_layers, num_kv_pages, 64, kv_dim] bf16
 
-  void prepare(const Checkpoint& checkpoint, WorkerPool& pool);
-  void load_weights(const Checkpoint& checkpoint, WorkerPool& pool, const ProgressFn& progress);
-  void load_experts(const Checkpoint& checkpoint, WorkerPool& pool, int32_t layer_idx);
+  explicit Impl(WorkerPool& pool_in) : pool(pool_in) {}
+  void prepare(const Checkpoint& checkpoint);
+  void load_weights(const Checkpoint& checkpoint, const ProgressFn& progress);
+  void load_experts(const Checkpoint& checkpoint, int32_t layer_idx);
   [[nodiscard]] gpu::KvCacheLayer cache_of(int32_t layer_idx) const;
   [[nodiscard]] int32_t moe_layer_idx(int32_t layer_idx) const;
   void check_batch(const Batch& batch, const MatrixView<float>& logits) const;
@@ -60,7 +62,7 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                      WorkerPool& pool,
                                      const KimiK2Options& options,
                                      const ProgressFn& progress) {
-  auto impl = std::make_unique<Impl>();
+  auto impl = std::make_unique<Impl>(pool);
   impl->config = checkpoint.config();
   impl->options = options;
   impl->placement = plan_placement(checkpoint,
@@ -69,8 +71,8 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                     .max_batch_tokens = options.max_batch_tokens,
                                     .max_logit_rows = options.max_logit_rows},
                                    available_memory_size_bytes());
-  impl->prepare(checkpoint, pool);
-  impl->load_weights(checkpoint, pool, progress);
+  impl->prepare(checkpoint);
+  impl->load_weights(checkpoint, progress);
   return std::unique_ptr<KimiK2>(new KimiK2(std::move(impl)));
 }
 
@@ -78,6 +80,7 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
 void KimiK2::forward(const Batch& batch, MatrixView<float> logits) {
   Impl& model = *impl_;
   model.check_batch(batch, logits);
+  const WorkerPool::Step step(model.pool);
   const ModelConfig& config = model.config;
   gpu::Ops& ops = *model.ops;
   Workspace& workspace = *model.workspace;
@@ -134,7 +137,7 @@ void KimiK2::Impl::check_batch(const Batch& batch, const MatrixView<float>& logi
   }
 }
 
-void KimiK2::Impl::prepare(const Checkpoint& checkpoint, WorkerPool& pool) {
+void KimiK2::Impl::prepare(const Checkpoint& checkpoint) {
   ops = gpu::make_host_ops(pool);
   frequencies = rope_frequencies(config);
   attention = {.shape = mla_shape(config),
@@ -162,9 +165,7 @@ void KimiK2::Impl::prepare(const Checkpoint& checkpoint, WorkerPool& pool) {
   }
 }
 
-void KimiK2::Impl::load_weights(const Checkpoint& checkpoint,
-                                WorkerPool& pool,
-                                const ProgressFn& progress) {
+void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& progress) {
   const int64_t total_bytes = placement.dense_size_bytes + placement.experts_size_bytes;
   const int64_t head_bytes =
       2 * int64_t{config.vocab_size} * config.hidden_size * int64_t{sizeof(bf16)};
@@ -182,13 +183,13 @@ void KimiK2::Impl::load_weights(const Checkpoint& checkpoint,
     layers.push_back(upload_layer(*ops, checkpoint, layer_idx));
     report("layers", layer_dense_bytes);
     if (config.is_dense(layer_idx)) continue;
-    load_experts(checkpoint, pool, layer_idx);
+    load_experts(checkpoint, layer_idx);
     report("layers", placement.experts_size_bytes / moe_shape.num_moe_layers);
   }
   if (progress) progress({.stage = "done", .done_bytes = total_bytes, .total_bytes = total_bytes});
 }
 
-void KimiK2::Impl::load_experts(const Checkpoint& checkpoint, WorkerPool& pool, int32_t layer_idx) {
+void KimiK2::Impl::load_experts(const Checkpoint& checkpoint, int32_t layer_idx) {
   std::vector<Checkpoint::ExpertScratch> scratch(pool.num_workers());
   experts->load_layer(moe_layer_idx(layer_idx), [&](int32_t expert_idx, int32_t worker_idx) {
     return checkpoint.expert(layer_idx, expert_idx, scratch[worker_idx]);

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
+#include <optional>
 
 #include "offload/workspace.h"
 #include "runtime/base/errors.h"
 #include "runtime/model/forward_model.h"
+#include "runtime/topology/cgroup.h"
 
 namespace tandem::offload {
 namespace {
@@ -113,16 +115,8 @@ int64_t available_memory_size_bytes() {
     std::getline(meminfo, unit);
     if (key == "MemAvailable:") available_size_bytes = value_kib * 1024;
   }
-  std::ifstream limit_file(
-      "/sys/fs/cgroup/memory.max");  // "max" when there is no limit: the read fails
-  int64_t limit_size_bytes = 0;
-  std::ifstream used_file("/sys/fs/cgroup/memory.current");
-  int64_t used_size_bytes = 0;
-  if (limit_file >> limit_size_bytes && used_file >> used_size_bytes) {
-    available_size_bytes =
-        std::min(available_size_bytes, std::max<int64_t>(limit_size_bytes - used_size_bytes, 0));
-  }
-  return available_size_bytes;
+  const std::optional<int64_t> left = Cgroup::of_this_process().memory_left_bytes();
+  return std::min(available_size_bytes, left.value_or(available_size_bytes));
 }
 
 }  // namespace tandem::offload

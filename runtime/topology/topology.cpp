@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "runtime/base/errors.h"
+#include "runtime/topology/cgroup.h"
 
 namespace tandem {
 namespace {
@@ -76,6 +77,7 @@ Topology Topology::detect() {
   }
   hwloc_bitmap_free(allowed);
   if (result.nodes.empty()) throw LoadError("no processor core may be used by this process");
+  result.cpu_limit = Cgroup::of_this_process().cpu_limit().value_or(0.0);
   return result;
 }
 

@@ -6,92 +6,24 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <deque>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "runtime/base/check.h"
+#include "runtime/topology/arrival_tree.h"
+#include "runtime/topology/wait_word.h"
 
 namespace tandem {
 namespace {
 
-// How long an idle worker spins before it sleeps: the gap between two operations of a step is far
-// shorter, the gap between two requests far longer.
+// Waiting for other workers, and between steps: about what falling asleep and being woken costs,
+// so that a wait is at most twice as dear as the better of both. A worker that waits for one that
+// has lost its core thus gives its own away soon, and gets it back when it is needed.
 constexpr auto kSpin = std::chrono::microseconds(100);
-
-void pause_cpu() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
-
-// Spins while `done` is false. With more threads than cores a spinning thread keeps the one it
-// waits for from running, so it gives its core away then.
-template <typename Done>
-void spin_until(const Done& done, bool oversubscribed) {
-  for (int round = 0; !done(); ++round) {
-    if (oversubscribed || (round & 1023) == 1023) {
-      std::this_thread::yield();
-    } else {
-      pause_cpu();
-    }
-  }
-}
-
-void pin_to(std::thread& thread, int processor) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(static_cast<unsigned>(processor), &set);
-  // A refusal (a changed cpuset) costs speed only.
-  static_cast<void>(pthread_setaffinity_np(thread.native_handle(), sizeof(set), &set));
-}
-
-}  // namespace
-
-struct WorkerPool::Impl {
-  std::vector<Worker> workers;
-  std::vector<int> node_sizes;
-  std::vector<int> node_os_idx;
-  bool oversubscribed = false;
-  std::vector<std::thread> threads;  // of workers 1..; worker 0 is the caller of run()
-
-  // `round` counts run() calls: a change is the signal to work, published with the task before it.
-  alignas(64) std::atomic<uint32_t> round{0};
-  alignas(64) std::atomic<int> num_busy{0};
-  alignas(64) std::atomic<uint32_t> barrier_round{0};
-  alignas(64) std::atomic<int> num_at_barrier{0};
-  const FunctionRef<void(const Worker&)>* task = nullptr;
-  bool stopping = false;
-
-  void work(const Worker& worker);
-  bool wait_for_round(uint32_t seen);
-};
-
-void WorkerPool::Impl::work(const Worker& worker) {
-  uint32_t seen = 0;
-  while (wait_for_round(seen)) {
-    ++seen;
-    (*task)(worker);
-    num_busy.fetch_sub(1, std::memory_order_release);
-  }
-}
-
-// True when there is work, false when the pool ends.
-bool WorkerPool::Impl::wait_for_round(uint32_t seen) {
-  const auto deadline = std::chrono::steady_clock::now() + kSpin;
-  while (round.load(std::memory_order_acquire) == seen) {
-    for (int pauses = 0; pauses < 64 && round.load(std::memory_order_acquire) == seen; ++pauses) {
-      if (oversubscribed) {
-        std::this_thread::yield();
-      } else {
-        pause_cpu();
-      }
-    }
-    if (std::chrono::steady_clock::now() > deadline) round.wait(seen, std::memory_order_acquire);
-  }
-  return !stopping;
-}
-
-namespace {
+// Waiting for the next run() of a step: longer than the dense part of a layer on another processor.
+constexpr auto kStepSpin = std::chrono::milliseconds(2);
 
 // Where one worker belongs.
 struct Place {
@@ -115,66 +47,181 @@ std::vector<Place> places_of(const Topology& topology, int num_threads) {
   return places;
 }
 
+// A refusal (a changed cpuset) costs speed only.
+void pin(pthread_t thread, int processor) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(static_cast<unsigned>(processor), &set);
+  static_cast<void>(pthread_setaffinity_np(thread, sizeof(set), &set));
+}
+
+// Which worker the thread is while it runs a task.
+thread_local int current_worker_idx = 0;
+
+// A team's next chunk in one word: the run (32 bits), the claim_in_node() of that run (12), the
+// chunk (20). A word of an earlier claim says that nobody has begun with this one: no reset, no
+// barrier.
+constexpr int kChunkBits = 20;
+constexpr int kPhaseBits = 12;
+constexpr int64_t kMaxChunks = (int64_t{1} << kChunkBits) - 1;
+
+constexpr uint64_t first_chunk(uint32_t num_runs, uint32_t num_claims) {
+  const uint64_t phase = num_claims & ((1U << kPhaseBits) - 1);
+  return (uint64_t{num_runs} << kPhaseBits | phase) << kChunkBits;
+}
+constexpr uint64_t phase_of(uint64_t claim) { return claim >> kChunkBits; }
+constexpr uint64_t run_of(uint64_t claim) { return claim >> (kChunkBits + kPhaseBits); }
+
 }  // namespace
+
+struct WorkerPool::Impl {
+  // What one node's workers look at.
+  struct Team {
+    int num_workers = 0;
+    int node_os_idx = -1;
+    alignas(64) WaitWord round;  // counts run() calls: a change is the signal to work
+    // Of this run, in the same cache line as its signal.
+    const FunctionRef<void(const Worker&)>* task = nullptr;
+    uint32_t num_runs = 0;
+    alignas(64) WaitWord barrier;  // counts barriers
+    alignas(64) std::atomic<uint64_t> claim{0};
+  };
+  struct alignas(64) WorkerState {
+    uint32_t num_claims = 0;  // of this run
+  };
+
+  std::vector<Worker> workers;
+  std::vector<int> node_sizes;
+  std::deque<Team> teams;  // never moved
+  std::unique_ptr<ArrivalTree> at_barrier, at_end;
+  std::vector<WorkerState> states;
+  std::vector<std::thread> threads;  // of workers 1..; worker 0 is the caller of run()
+  bool oversubscribed = false;       // more threads than cores: whoever spins is in the way
+  int first_processor = -1;          // of worker 0; -1: anywhere
+
+  alignas(64) WaitWord finished;  // counts run() calls that all workers have finished
+  alignas(64) std::atomic<int> num_steps{0};
+  bool stopping = false;
+  cpu_set_t caller_affinity{};  // before the outermost step
+
+  void add_workers(const Topology& topology, const std::vector<Place>& places, int num_simulated);
+  void start_threads(const std::vector<Place>& places, bool pinned);
+  void work(const Worker& worker);
+  void run_task(const Worker& worker);
+  [[nodiscard]] bool keeps_spinning(std::chrono::nanoseconds waited) const {
+    return !oversubscribed && waited < kSpin;
+  }
+};
+
+void WorkerPool::Impl::work(const Worker& worker) {
+  current_worker_idx = worker.worker_idx;
+  WaitWord& round = teams[worker.node_idx].round;
+  for (uint32_t seen = 0;; ++seen) {
+    round.wait_while(seen, [&](std::chrono::nanoseconds waited) {
+      return keeps_spinning(waited) || (!oversubscribed && waited < kStepSpin &&
+                                        num_steps.load(std::memory_order_relaxed) > 0);
+    });
+    if (stopping) return;
+    run_task(worker);
+  }
+}
+
+void WorkerPool::Impl::run_task(const Worker& worker) {
+  states[worker.worker_idx].num_claims = 0;
+  (*teams[worker.node_idx].task)(worker);
+  if (at_end->arrive(worker.worker_idx)) finished.advance();
+}
 
 WorkerPool::WorkerPool(const Topology& topology, const WorkerPoolOptions& options)
     : impl_(std::make_unique<Impl>()) {
-  const int num_cores = std::max(topology.num_cores(), 1);
-  const int num_threads = options.num_threads > 0 ? options.num_threads : num_cores;
-  const int num_simulated = std::min(options.simulated_nodes, num_threads);
-  impl_->oversubscribed = num_threads > num_cores;
-
+  Impl& pool = *impl_;
+  const int num_threads =
+      options.num_threads > 0 ? options.num_threads : std::max(topology.num_usable_cores(), 1);
+  pool.oversubscribed = num_threads > std::max(topology.num_usable_cores(), 1);
   const std::vector<Place> places = places_of(topology, num_threads);
+  pool.add_workers(topology, places, std::min(options.simulated_nodes, num_threads));
+  pool.at_barrier = std::make_unique<ArrivalTree>(pool.node_sizes);
+  pool.at_end = std::make_unique<ArrivalTree>(pool.node_sizes);
+  pool.states.resize(pool.workers.size());
+  pool.start_threads(places, options.pin && !pool.oversubscribed);
+}
+
+void WorkerPool::Impl::add_workers(const Topology& topology,
+                                   const std::vector<Place>& places,
+                                   int num_simulated) {
   int previous_team = -1;
+  const auto num_threads = static_cast<int>(places.size());
   for (int worker_idx = 0; worker_idx < num_threads; ++worker_idx) {
     const int topology_node_idx = places[worker_idx].topology_node_idx;
     const int team = num_simulated > 0
                          ? static_cast<int>(int64_t{worker_idx} * num_simulated / num_threads)
                          : topology_node_idx;
     if (team != previous_team) {  // nodes without a worker are left out
-      impl_->node_sizes.push_back(0);
       const bool is_real = num_simulated == 0 && !topology.nodes.empty();
-      impl_->node_os_idx.push_back(is_real ? topology.nodes[topology_node_idx].os_idx : -1);
+      teams.emplace_back().node_os_idx = is_real ? topology.nodes[topology_node_idx].os_idx : -1;
+      node_sizes.push_back(0);
       previous_team = team;
     }
-    const int node_idx = static_cast<int>(impl_->node_sizes.size()) - 1;
-    impl_->workers.push_back({.worker_idx = worker_idx,
-                              .node_idx = node_idx,
-                              .idx_in_node = impl_->node_sizes[node_idx]++});
+    workers.push_back({.worker_idx = worker_idx,
+                       .node_idx = static_cast<int>(teams.size()) - 1,
+                       .idx_in_node = node_sizes.back()++});
+    teams.back().num_workers = node_sizes.back();
   }
-  for (int worker_idx = 1; worker_idx < num_threads; ++worker_idx) {
-    impl_->threads.emplace_back(
-        [impl = impl_.get(), worker = impl_->workers[worker_idx]] { impl->work(worker); });
-    if (options.pin && !impl_->oversubscribed && places[worker_idx].processor >= 0) {
-      pin_to(impl_->threads.back(), places[worker_idx].processor);
+}
+
+void WorkerPool::Impl::start_threads(const std::vector<Place>& places, bool pinned) {
+  if (pinned) first_processor = places.front().processor;
+  for (size_t worker_idx = 1; worker_idx < places.size(); ++worker_idx) {
+    threads.emplace_back([this, worker = workers[worker_idx]] { work(worker); });
+    if (pinned && places[worker_idx].processor >= 0) {
+      pin(threads.back().native_handle(), places[worker_idx].processor);
     }
   }
 }
 
 WorkerPool::~WorkerPool() {
   impl_->stopping = true;
-  impl_->round.fetch_add(1, std::memory_order_release);
-  impl_->round.notify_all();
+  for (Impl::Team& team : impl_->teams) team.round.advance();
   for (std::thread& thread : impl_->threads) thread.join();
 }
 
 int WorkerPool::num_workers() const { return static_cast<int>(impl_->workers.size()); }
-int WorkerPool::num_nodes() const { return static_cast<int>(impl_->node_sizes.size()); }
-int WorkerPool::workers_in_node(int node_idx) const { return impl_->node_sizes[node_idx]; }
-int WorkerPool::node_os_idx(int node_idx) const { return impl_->node_os_idx[node_idx]; }
+int WorkerPool::num_nodes() const { return static_cast<int>(impl_->teams.size()); }
+int WorkerPool::workers_in_node(int node_idx) const { return impl_->teams[node_idx].num_workers; }
+int WorkerPool::node_os_idx(int node_idx) const { return impl_->teams[node_idx].node_os_idx; }
+
+WorkerPool::Step::Step(WorkerPool& pool) : pool_(pool) {
+  Impl& impl = *pool_.impl_;
+  if (impl.num_steps.fetch_add(1, std::memory_order_relaxed) > 0 || impl.first_processor < 0)
+    return;
+  // A caller that shares a core with another worker would halve both.
+  if (pthread_getaffinity_np(pthread_self(), sizeof(cpu_set_t), &impl.caller_affinity) == 0) {
+    pin(pthread_self(), impl.first_processor);
+  }
+}
+
+WorkerPool::Step::~Step() {
+  Impl& impl = *pool_.impl_;
+  if (impl.num_steps.fetch_sub(1, std::memory_order_relaxed) > 1 || impl.first_processor < 0)
+    return;
+  static_cast<void>(
+      pthread_setaffinity_np(pthread_self(), sizeof(cpu_set_t), &impl.caller_affinity));
+}
 
 void WorkerPool::run(FunctionRef<void(const Worker&)> task) {
   Impl& pool = *impl_;
-  TANDEM_ASSERT(pool.num_busy.load() == 0, "WorkerPool::run is not reentrant");
-  if (!pool.threads.empty()) {
-    pool.task = &task;
-    pool.num_busy.store(static_cast<int>(pool.threads.size()), std::memory_order_relaxed);
-    pool.round.fetch_add(1, std::memory_order_release);
-    pool.round.notify_all();
+  const uint32_t before = pool.finished.value();
+  TANDEM_ASSERT(before == pool.teams[0].num_runs, "WorkerPool::run is not reentrant");
+  const int outer_worker_idx = std::exchange(current_worker_idx, 0);  // of another pool's task
+  for (Impl::Team& team : pool.teams) {
+    team.task = &task;
+    team.num_runs = before + 1;
+    team.round.advance();
   }
-  task(pool.workers[0]);
-  spin_until([&] { return pool.num_busy.load(std::memory_order_acquire) == 0; },
-             pool.oversubscribed);
+  pool.run_task(pool.workers[0]);
+  pool.finished.wait_while(
+      before, [&](std::chrono::nanoseconds waited) { return pool.keeps_spinning(waited); });
+  current_worker_idx = outer_worker_idx;
 }
 
 void WorkerPool::parallel_for(int64_t num_items,
@@ -197,14 +244,40 @@ void WorkerPool::parallel_for(int64_t num_items,
 
 void WorkerPool::barrier() {
   Impl& pool = *impl_;
-  const uint32_t seen = pool.barrier_round.load(std::memory_order_acquire);
-  if (pool.num_at_barrier.fetch_add(1, std::memory_order_acq_rel) + 1 == num_workers()) {
-    pool.num_at_barrier.store(0, std::memory_order_relaxed);
-    pool.barrier_round.fetch_add(1, std::memory_order_release);
+  const Worker& worker = pool.workers[current_worker_idx];
+  WaitWord& barrier = pool.teams[worker.node_idx].barrier;
+  const uint32_t seen = barrier.value();
+  if (pool.at_barrier->arrive(worker.worker_idx)) {
+    for (Impl::Team& team : pool.teams) team.barrier.advance();
     return;
   }
-  spin_until([&] { return pool.barrier_round.load(std::memory_order_acquire) != seen; },
-             pool.oversubscribed);
+  barrier.wait_while(seen,
+                     [&](std::chrono::nanoseconds waited) { return pool.keeps_spinning(waited); });
+}
+
+void WorkerPool::claim_in_node(const Worker& worker,
+                               int64_t num_items,
+                               int64_t grain,
+                               FunctionRef<void(int64_t, int64_t)> task) {
+  Impl& pool = *impl_;
+  const int64_t step = std::max<int64_t>(grain, 1);
+  const int64_t num_chunks = num_items <= 0 ? 0 : (num_items - 1) / step + 1;
+  TANDEM_CHECK(num_chunks <= kMaxChunks, "too many chunks to claim");
+  Impl::Team& team = pool.teams[worker.node_idx];
+  const uint64_t first = first_chunk(team.num_runs, ++pool.states[worker.worker_idx].num_claims);
+  std::atomic<uint64_t>& next = team.claim;
+  uint64_t seen = next.load(std::memory_order_relaxed);
+  while (true) {
+    const bool begun = phase_of(seen) == phase_of(first);
+    // Somebody is at a later claim of this run: nothing of this one is left.
+    if (!begun && run_of(seen) == run_of(first) && seen > first) return;
+    const uint64_t mine = begun ? seen : first;
+    const auto chunk_idx = static_cast<int64_t>(mine - first);
+    if (chunk_idx >= num_chunks) return;
+    if (!next.compare_exchange_weak(seen, mine + 1, std::memory_order_relaxed)) continue;
+    task(chunk_idx * step, std::min(num_items, (chunk_idx + 1) * step));
+    seen = next.load(std::memory_order_relaxed);
+  }
 }
 
 }  // namespace tandem
