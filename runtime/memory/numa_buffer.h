@@ -4,14 +4,17 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace tandem {
 
 class NumaBuffer {
  public:
   NumaBuffer() = default;
-  // Zeroed on first touch. `node_os_idx` < 0: wherever the thread runs that touches a page first.
-  // Throws LoadError naming the amount and the system's reason.
+  // Zeroed on first touch, which is what takes the memory. Reserved huge pages if the node has
+  // enough of them, else transparent ones. Bound to the node if that has the room, else the node is
+  // only preferred; `node_os_idx` < 0: wherever the thread runs that touches a page first. Throws
+  // LoadError naming the amount and the system's reason.
   NumaBuffer(int64_t size_bytes, int node_os_idx);
   NumaBuffer(NumaBuffer&& other) noexcept;
   NumaBuffer& operator=(NumaBuffer&& other) noexcept;
@@ -26,8 +29,19 @@ class NumaBuffer {
   void release() noexcept;
   std::byte* data_ = nullptr;
   int64_t size_bytes_ = 0;
-  void* mapping_ = nullptr;
   size_t mapping_size_bytes_ = 0;
 };
+
+// What the system really gave, read back from it.
+struct PageUse {
+  int64_t resident_size_bytes = 0;
+  int64_t huge_size_bytes = 0;    // of that, in pages of 2 MiB and more
+  int64_t remote_size_bytes = 0;  // of that, on other nodes than the one asked for (a sample)
+  PageUse& operator+=(const PageUse& other);
+};
+// Of [data, data + size_bytes), a NumaBuffer's; node_os_idx < 0: any node is right.
+PageUse read_page_use(const std::byte* data, int64_t size_bytes, int node_os_idx);
+// "531.600 GiB in huge pages of 2 MiB", "1.500 GiB, only 0.200 of it in huge pages of 2 MiB".
+std::string describe(const PageUse& use);
 
 }  // namespace tandem
