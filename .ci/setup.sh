@@ -1,6 +1,7 @@
 # Sourced by run, test and .ci/run: installs what the build needs and is missing, configures and builds.
 # Everything comes from the distribution, but for a Catch2 that is too old there (Debian 12: from its backports, unpacked into
-# the cache and leaving the machine's package sources alone) and for CUDA from the Python index, when asked for.
+# the cache and leaving the machine's package sources alone), and from the Python index XGrammar's sources and, when asked
+# for, CUDA.
 
 TANDEM_CACHE=${TANDEM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tandem}
 TANDEM_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -56,6 +57,38 @@ install_build_dependencies() {
   # shellcheck disable=SC2046
   apt_install g++ cmake ninja-build ccache pkg-config $(boost_packages) libdnnl-dev libhwloc-dev libmimalloc-dev \
     libpcre2-dev libcli11-dev libfmt-dev libspdlog-dev libssl-dev
+}
+
+# Sets xgrammar_prefix: TANDEM_XGRAMMAR_PREFIX where that names a copy, else a static library built once into the cache.
+install_xgrammar() {
+  xgrammar_prefix=${TANDEM_XGRAMMAR_PREFIX:-$TANDEM_CACHE/xgrammar-0.2.8}
+  [ ! -e "$xgrammar_prefix/lib/libxgrammar.a" ] || return 0
+  [ -z "${TANDEM_XGRAMMAR_PREFIX-}" ] || fail "TANDEM_XGRAMMAR_PREFIX: no lib/libxgrammar.a in $xgrammar_prefix"
+  apt_install python3 python3-venv
+  local log=$TANDEM_CACHE/xgrammar.log work=$TANDEM_CACHE/xgrammar-work archive=xgrammar-0.2.8.tar.gz
+  echo "tandem: fetching XGrammar 0.2.8 and building it, once; about two minutes on two cores"
+  rm -rf "$work"
+  mkdir -p "$work/build"
+  (
+    set -e
+    cd "$work"
+    python3 -m venv venv
+    venv/bin/pip download --no-deps --no-binary xgrammar xgrammar==0.2.8
+    echo "8305646fd2b319d6c3003f51a1665e54cbbe9cba1fb636bc41d0b46434ccbb80  $archive" | sha256sum -c
+    tar xf "$archive"
+    # Its own config.cmake would override options of the command line.
+    echo 'set(XGRAMMAR_BUILD_PYTHON_BINDINGS OFF)' > build/config.cmake
+    cmake -S xgrammar-0.2.8 -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS="-fno-lto -Wno-error" \
+      -DCMAKE_INSTALL_PREFIX="$work/prefix" -DCMAKE_INSTALL_LIBDIR=lib
+    cmake --build build --target xgrammar
+    cmake --install build
+  ) > "$log" 2>&1 < /dev/null || {
+    tail -5 "$log" >&2
+    fail "could not build XGrammar 0.2.8 (log: $log)"
+  }
+  rm -rf "$xgrammar_prefix"
+  mv "$work/prefix" "$xgrammar_prefix"
+  rm -rf "$work"
 }
 
 # Sets catch2_prefix, "" when the system's own Catch2 will do.

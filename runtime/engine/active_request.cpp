@@ -10,6 +10,7 @@ ActiveRequest::ActiveRequest(uint64_t id, uint64_t seed, GenerationRequest reque
       max_new_tokens(request.max_new_tokens),
       min_new_tokens(request.min_new_tokens),
       num_logprobs(request.num_logprobs),
+      constraint(std::move(request.constraint)),
       sink(std::move(request.sink)) {
   if (!request.ignore_eos) stop_token_ids = std::move(request.stop_token_ids);
   sequence.token_ids = std::move(request.prompt_ids);
@@ -23,8 +24,8 @@ ActiveRequest::ActiveRequest(uint64_t id, uint64_t seed, GenerationRequest reque
   sequence.page_hashes.reserve(num_pages_for(num_reserved));
 }
 
-std::span<const int32_t> ActiveRequest::banned_token_ids() const {
-  if (num_new_tokens >= min_new_tokens) return {};
+std::span<const int32_t> ActiveRequest::banned_token_ids(bool may_end) const {
+  if (may_end && num_new_tokens >= min_new_tokens) return {};
   return stop_token_ids;
 }
 

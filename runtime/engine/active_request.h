@@ -8,6 +8,7 @@
 
 #include "runtime/engine/engine.h"
 #include "runtime/sampling/sampler.h"
+#include "runtime/sampling/token_constraint.h"
 #include "runtime/scheduler/sequence.h"
 
 namespace tandem {
@@ -15,8 +16,9 @@ namespace tandem {
 struct ActiveRequest {
   ActiveRequest(uint64_t id, uint64_t seed, GenerationRequest request);
 
-  // What the sampler may not choose now: stop tokens before min_new_tokens.
-  [[nodiscard]] std::span<const int32_t> banned_token_ids() const;
+  // What the sampler may not choose now: stop tokens before min_new_tokens and where the constraint
+  // does not let the answer end.
+  [[nodiscard]] std::span<const int32_t> banned_token_ids(bool may_end) const;
   [[nodiscard]] bool is_stop_token(int32_t token_id) const;
 
   uint64_t request_id = 0;
@@ -26,6 +28,7 @@ struct ActiveRequest {
   int32_t min_new_tokens = 0;
   std::vector<int32_t> stop_token_ids;  // empty with ignore_eos
   int32_t num_logprobs = -1;
+  std::shared_ptr<TokenConstraint> constraint;  // or null
   std::shared_ptr<TokenSink> sink;
 
   int32_t num_new_tokens = 0;  // the stop token counts

@@ -12,6 +12,7 @@
 #include "runtime/engine/token_sink.h"
 #include "runtime/model/forward_model.h"
 #include "runtime/sampling/sampling_params.h"
+#include "runtime/sampling/token_constraint.h"
 
 namespace tandem {
 
@@ -23,6 +24,8 @@ struct GenerationRequest {
   std::vector<int32_t> stop_token_ids;  // end the sequence, are not emitted
   bool ignore_eos = false;              // stop_token_ids do not end it
   int32_t num_logprobs = -1;            // -1: none; 0: of the chosen token; k: and the k best
+  // What may be said, of this request alone (it is stateful); null: anything.
+  std::shared_ptr<TokenConstraint> constraint;
   std::shared_ptr<TokenSink> sink;
 };
 

@@ -26,7 +26,8 @@ StepLoop::StepLoop(ForwardModel& model, const EngineOptions& options)
       scheduler_(scheduler_limits(model, options), cache_),
       batch_(scheduler_.limits()),
       logits_(static_cast<size_t>(scheduler_.limits().max_sequences) *
-              static_cast<size_t>(model.vocab_size())) {
+              static_cast<size_t>(model.vocab_size())),
+      allowed_mask_((static_cast<size_t>(model.vocab_size()) + 31) / 32) {
   finished_.reserve(scheduler_.limits().max_sequences);
 }
 
@@ -78,17 +79,48 @@ void StepLoop::note_admissions(std::span<const ScheduledItem> items) {
 }
 
 void StepLoop::take_token(ActiveRequest& request, std::span<const float> logits) {
-  const Result<SampledToken, std::string> token =
-      request.sampler.choose({.logits = logits,
-                              .banned_token_ids = request.banned_token_ids(),
-                              .num_logprobs = request.num_logprobs},
-                             sampler_scratch_);
-  if (!token) return finish(request, FinishReason::kError, token.error());
+  if (request.constraint) return take_constrained_token(request, logits);
+  choose_token(request, {.logits = logits,
+                         .banned_token_ids = request.banned_token_ids(true),
+                         .num_logprobs = request.num_logprobs});
+}
+
+void StepLoop::take_constrained_token(ActiveRequest& request, std::span<const float> logits) {
+  using Tokens = TokenConstraint::Allowance::Tokens;
+  const auto [tokens, may_end] = request.constraint->allow(allowed_mask_);
+  // Complete: only a stop token could follow, so none need be chosen.
+  if (tokens == Tokens::kNone && may_end) return finish(request, FinishReason::kStop);
+  if (tokens == Tokens::kNone) {
+    return finish(request, FinishReason::kError,
+                  "nothing can follow in " + request.constraint->feature());
+  }
+  SampleRequest sample{.logits = logits,
+                       .banned_token_ids = request.banned_token_ids(may_end),
+                       .num_logprobs = request.num_logprobs};
+  if (tokens == Tokens::kMasked) {
+    if (may_end) {
+      for (const int32_t id : request.stop_token_ids) allowed_mask_[id / 32] |= 1u << (id % 32);
+    }
+    sample.allowed_mask = allowed_mask_;
+  }
+  choose_token(request, sample);
+}
+
+void StepLoop::choose_token(ActiveRequest& request, const SampleRequest& sample) {
+  const Result<SampledToken, std::string> token = request.sampler.choose(sample, sampler_scratch_);
+  if (!token) {
+    const std::string where = request.constraint ? " in " + request.constraint->feature() : "";
+    return finish(request, FinishReason::kError, token.error() + where);
+  }
   ++request.num_new_tokens;
   ++counters_.generated_tokens;
   if (request.is_stop_token(token->token_id)) {
     request.last_event.stop_token_id = token->token_id;
     return finish(request, FinishReason::kStop);
+  }
+  if (request.constraint && !request.constraint->accept(token->token_id)) {
+    return finish(request, FinishReason::kError,
+                  "a token that does not fit in " + request.constraint->feature());
   }
   request.sequence.token_ids.push_back(token->token_id);
   emit_token(request, *token);

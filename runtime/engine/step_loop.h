@@ -51,6 +51,8 @@ class StepLoop {
  private:
   void note_admissions(std::span<const ScheduledItem> items);
   void take_token(ActiveRequest& request, std::span<const float> logits);
+  void take_constrained_token(ActiveRequest& request, std::span<const float> logits);
+  void choose_token(ActiveRequest& request, const SampleRequest& sample);
   void emit_token(ActiveRequest& request, const SampledToken& token);
   void finish(ActiveRequest& request, FinishReason reason, std::string error = "");
   void leave_queue(ActiveRequest& request);
@@ -61,6 +63,7 @@ class StepLoop {
   StepBatch batch_;
   std::vector<float> logits_;  // [max_sequences, vocab_size]
   SamplerScratch sampler_scratch_;
+  std::vector<uint32_t> allowed_mask_;  // of the constrained request at hand
   std::unordered_map<uint64_t, std::unique_ptr<ActiveRequest>> requests_;
   std::unordered_map<const Sequence*, ActiveRequest*> request_of_;
   std::vector<std::unique_ptr<ActiveRequest>> finished_;

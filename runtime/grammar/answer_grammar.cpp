@@ -1,0 +1,167 @@
+#include "runtime/grammar/answer_grammar.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "runtime/grammar/answer_matcher.h"
+#include "runtime/grammar/ebnf.h"
+#include "runtime/grammar/json_schema.h"
+#include "runtime/grammar/regex.h"
+#include "runtime/grammar/text_grammar.h"
+
+namespace tandem {
+namespace {
+
+constexpr size_t kMaxGrammarBytes = 64 << 10;
+constexpr size_t kMaxChoices = 4096;
+
+class CompiledGrammar : public AnswerGrammar {
+ public:
+  CompiledGrammar(std::shared_ptr<const CompiledAnswer> answer, std::vector<std::string> unenforced)
+      : answer_(std::move(answer)), unenforced_(std::move(unenforced)) {}
+
+  [[nodiscard]] std::unique_ptr<TokenConstraint> start() const override {
+    return std::make_unique<AnswerMatcher>(answer_);
+  }
+  [[nodiscard]] const std::vector<std::string>& unenforced() const override { return unenforced_; }
+
+ private:
+  std::shared_ptr<const CompiledAnswer> answer_;
+  std::vector<std::string> unenforced_;
+};
+
+// functions.NAME:IDX; the index is bounded, the parser counts for itself.
+std::string header_ebnf(const std::vector<ToolDeclaration>& tools) {
+  std::string names;
+  for (const ToolDeclaration& tool : tools) {
+    if (!names.empty()) names += " | ";
+    names += ebnf_literal(tool.name);
+  }
+  return fmt::format("root ::= \"functions.\" ({}) {}\n", names,
+                     ebnf_regex(":(0|[1-9][0-9]{0,3})"));
+}
+
+// Numbers in braces multiply the size of a grammar, which somebody else has written.
+bool has_large_repeat(std::string_view grammar) {
+  constexpr size_t kMaxDigits = 3;
+  for (size_t begin = grammar.find('{'); begin != std::string_view::npos;
+       begin = grammar.find('{', begin + 1)) {
+    size_t num_digits = 0;
+    for (size_t idx = begin + 1; idx < grammar.size() && grammar[idx] != '}'; ++idx) {
+      const bool is_digit = grammar[idx] >= '0' && grammar[idx] <= '9';
+      num_digits = is_digit ? num_digits + 1 : 0;
+      if (num_digits > kMaxDigits) return true;
+    }
+  }
+  return false;
+}
+
+Result<std::string, GrammarError> choice_ebnf(const AnswerFormat& format) {
+  if (format.choices.empty() || format.choices.size() > kMaxChoices)
+    return GrammarError{fmt::format("{}: expected 1 to {} choices, got {}", format.field,
+                                    kMaxChoices, format.choices.size())};
+  std::string choices;
+  for (const std::string& choice : format.choices) {
+    if (!choices.empty()) choices += " | ";
+    choices += ebnf_literal(choice);
+  }
+  return "root ::= " + choices + "\n";
+}
+
+Result<std::string, GrammarError> format_ebnf(const AnswerFormat& format) {
+  const auto named = [&](const GrammarError& error) {
+    return GrammarError{fmt::format("{}: {}", format.field, error.message)};
+  };
+  switch (format.kind) {
+    case AnswerFormat::Kind::kJsonSchema: {
+      const auto grammar = json_schema_grammar(format.text, SchemaPolicy::kExact);
+      if (!grammar) return named(grammar.error());
+      return grammar->ebnf;
+    }
+    case AnswerFormat::Kind::kJsonObject:
+      return json_object_grammar();
+    case AnswerFormat::Kind::kRegex: {
+      const auto regex = rewrite_regex(format.text, RegexUse::kWholeText);
+      if (!regex) return named(regex.error());
+      return fmt::format("root ::= {}\n", ebnf_regex(*regex));
+    }
+    case AnswerFormat::Kind::kChoice:
+      return choice_ebnf(format);
+    case AnswerFormat::Kind::kGrammar:
+      break;
+  }
+  if (format.text.size() > kMaxGrammarBytes)
+    return GrammarError{fmt::format("{}: expected at most {} bytes of grammar, got {}",
+                                    format.field, kMaxGrammarBytes, format.text.size())};
+  if (has_large_repeat(format.text))
+    return GrammarError{fmt::format("{}: expected repeats below 1000", format.field)};
+  return format.text;
+}
+
+}  // namespace
+
+struct GrammarCompiler::Impl {
+  const Tokenizer& tokenizer;
+  TextGrammarCompiler texts;
+
+  // The same grammar for every value and every reader of one schema: kBestEffort never fails.
+  SharedTextGrammar compile_arguments(const ToolDeclaration& tool,
+                                      std::vector<std::string>& unenforced) {
+    if (!tool.parameters_json.empty()) {
+      auto grammar = json_schema_grammar(tool.parameters_json, SchemaPolicy::kBestEffort);
+      if (grammar) {
+        for (const std::string& what : grammar->unenforced)
+          unenforced.push_back(fmt::format("{}: {}", tool.name, what));
+        if (auto compiled = texts.compile_ebnf(grammar->ebnf)) return *compiled;
+        unenforced.push_back(fmt::format("{}: its schema", tool.name));
+      }
+    }
+    return *texts.compile_ebnf(json_object_grammar());
+  }
+};
+
+GrammarCompiler::GrammarCompiler(const Tokenizer& tokenizer,
+                                 int32_t vocab_size,
+                                 const Options& options)
+    : impl_(new Impl{tokenizer,
+                     TextGrammarCompiler(
+                         tokenizer, vocab_size, {options.num_threads, options.cache_size_bytes})}) {
+}
+GrammarCompiler::GrammarCompiler(const Tokenizer& tokenizer, int32_t vocab_size)
+    : GrammarCompiler(tokenizer, vocab_size, Options{}) {}
+GrammarCompiler::~GrammarCompiler() = default;
+
+Result<std::shared_ptr<const AnswerGrammar>, GrammarError> GrammarCompiler::compile(
+    const AnswerRules& rules) {
+  auto answer = std::make_shared<CompiledAnswer>();
+  std::vector<std::string> unenforced;
+  answer->tokenizer = &impl_->tokenizer;
+  answer->call_required = rules.call_required;
+  answer->max_calls = rules.max_calls;
+  answer->starts_in_reasoning = rules.starts_in_reasoning;
+  answer->thinking_budget = rules.thinking_budget;
+  if (!rules.tools.empty()) {
+    auto header = impl_->texts.compile_ebnf(header_ebnf(rules.tools));
+    if (!header) return GrammarError{"tools: " + header.error().message};
+    answer->header = *header;
+  }
+  for (const ToolDeclaration& tool : rules.tools)
+    answer->functions.push_back({tool.name, impl_->compile_arguments(tool, unenforced)});
+  if (rules.format) {
+    const AnswerFormat& format = *rules.format;
+    const auto text = format_ebnf(format);
+    if (!text) return text.error();
+    const bool is_lark =
+        format.kind == AnswerFormat::Kind::kGrammar && format.text.find("::=") == std::string::npos;
+    auto compiled = is_lark ? impl_->texts.compile_lark(*text) : impl_->texts.compile_ebnf(*text);
+    if (!compiled) return GrammarError{format.field + ": " + compiled.error().message};
+    answer->format = *compiled;
+    answer->format_field = format.field;
+  }
+  std::shared_ptr<const AnswerGrammar> grammar =
+      std::make_shared<CompiledGrammar>(std::move(answer), std::move(unenforced));
+  return grammar;
+}
+
+}  // namespace tandem

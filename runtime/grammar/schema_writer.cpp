@@ -1,0 +1,298 @@
+#include "runtime/grammar/schema_writer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <boost/json/serialize.hpp>
+
+#include "runtime/grammar/ebnf.h"
+
+namespace tandem {
+namespace {
+
+namespace json = boost::json;
+
+constexpr int kMaxRules = 20'000;
+constexpr int kMaxDepth = 256;
+constexpr size_t kMaxCombinations = 64;
+constexpr size_t kMaxEbnfBytes = 8 << 20;
+
+// Keywords that say something about values and that no grammar here enforces.
+constexpr std::array<std::string_view, 10> kUnsupported = {
+    "not",          "if",          "dependentRequired", "dependentSchemas",
+    "dependencies", "$dynamicRef", "$recursiveRef",     "contentSchema",
+    "extends",      "disallow"};
+
+struct KeywordKind {
+  std::string_view keyword;
+  unsigned types;
+};
+// What a schema without `type` speaks of.
+constexpr std::array<KeywordKind, 24> kKinds = {{{"properties", kObjectType},
+                                                 {"required", kObjectType},
+                                                 {"additionalProperties", kObjectType},
+                                                 {"patternProperties", kObjectType},
+                                                 {"propertyNames", kObjectType},
+                                                 {"minProperties", kObjectType},
+                                                 {"maxProperties", kObjectType},
+                                                 {"unevaluatedProperties", kObjectType},
+                                                 {"items", kArrayType},
+                                                 {"prefixItems", kArrayType},
+                                                 {"minItems", kArrayType},
+                                                 {"maxItems", kArrayType},
+                                                 {"uniqueItems", kArrayType},
+                                                 {"contains", kArrayType},
+                                                 {"unevaluatedItems", kArrayType},
+                                                 {"minLength", kStringType},
+                                                 {"maxLength", kStringType},
+                                                 {"pattern", kStringType},
+                                                 {"format", kStringType},
+                                                 {"minimum", kNumberTypes},
+                                                 {"maximum", kNumberTypes},
+                                                 {"exclusiveMinimum", kNumberTypes},
+                                                 {"exclusiveMaximum", kNumberTypes},
+                                                 {"multipleOf", kNumberTypes}}};
+
+void add_choice(std::string& choices, const std::string& choice) {
+  if (!choices.empty()) choices += " | ";
+  choices += choice;
+}
+
+unsigned types_spoken_of(const std::vector<SchemaPart>& parts) {
+  unsigned types = kAllTypes;
+  bool is_typed = false;
+  unsigned spoken_of = 0;
+  for (const SchemaPart& part : parts) {
+    is_typed = is_typed || find_keyword(part, "type") != nullptr;
+    types &= types_of(part);
+    for (const auto& [keyword, kind] : kKinds) {
+      if (find_keyword(part, keyword) != nullptr) spoken_of |= kind;
+    }
+  }
+  return is_typed || spoken_of == 0 ? types : types & spoken_of;
+}
+
+bool says_nothing(const std::vector<SchemaPart>& parts) {
+  return std::all_of(parts.begin(), parts.end(), [](const SchemaPart& part) {
+    return std::none_of(kKinds.begin(), kKinds.end(), [&](const KeywordKind& kind) {
+      return find_keyword(part, kind.keyword) != nullptr;
+    });
+  });
+}
+
+// A constant of the schema as the model would write it.
+std::string constant(const json::value& value) {
+  if (const json::string* text = value.if_string()) {
+    return ebnf_literal('"' + json_string_body({text->data(), text->size()}) + '"');
+  }
+  std::string expression;
+  if (const json::array* items = value.if_array()) {
+    for (const json::value& item : *items)
+      expression += (expression.empty() ? "" : " separator ") + constant(item);
+    return "\"[\" " + expression + " \"]\"";
+  }
+  if (const json::object* members = value.if_object()) {
+    for (const auto& member : *members) {
+      expression += expression.empty() ? "" : " separator ";
+      expression += constant(json::value(member.key())) + " colon " + constant(member.value());
+    }
+    return "\"{\" " + expression + " \"}\"";
+  }
+  return ebnf_literal(json::serialize(value));
+}
+
+}  // namespace
+
+SchemaWriter::SchemaWriter(const json::value& root, SchemaPolicy policy)
+    : root_(root), policy_(policy) {}
+
+std::optional<SchemaGrammar> SchemaWriter::write() {
+  const auto rule = value_rule({{&root_, "", false}});
+  if (!rule) return std::nullopt;
+  grammar_.ebnf = "root ::= " + *rule + "\n" + grammar_.ebnf + shared_json_rules();
+  return std::move(grammar_);
+}
+
+void SchemaWriter::cannot(const std::string& path, std::string_view what) {
+  std::string message = path.empty() ? std::string(what) : fmt::format("{}: {}", path, what);
+  if (policy_ == SchemaPolicy::kExact) throw SchemaRefusal{std::move(message)};
+  grammar_.unenforced.push_back(std::move(message));
+}
+
+std::string SchemaWriter::new_rule_name() {
+  if (++num_rules_ > kMaxRules || grammar_.ebnf.size() > kMaxEbnfBytes)
+    throw SchemaRefusal{"the schema is too large for a grammar"};
+  return fmt::format("r{}", num_rules_);
+}
+
+void SchemaWriter::set_rule(const std::string& name, const std::string& body) {
+  grammar_.ebnf += fmt::format("{} ::= {}\n", name, body);
+}
+
+std::string SchemaWriter::add_rule(const std::string& body) {
+  const auto [found, is_new] = name_of_body_.try_emplace(body);
+  if (is_new) {
+    found->second = new_rule_name();
+    set_rule(found->second, body);
+  }
+  return found->second;
+}
+
+std::optional<std::string> SchemaWriter::value_rule(const Conjunction& conjunction) {
+  std::string key;
+  for (const SchemaRef& ref : conjunction) {
+    key += fmt::format("{}{},", static_cast<const void*>(ref.schema), ref.is_flat ? "-" : "");
+  }
+  const auto found = rule_of_.find(key);
+  if (found != rule_of_.end()) return found->second;
+  if (++depth_ > kMaxDepth) throw SchemaRefusal{"the schema is nested too deeply"};
+  // Known before it is written: a schema may refer to itself.
+  const std::string name = new_rule_name();
+  rule_of_[key] = name;
+  const std::optional<std::string> choices = value_choices(conjunction);
+  --depth_;
+  set_rule(name, choices.value_or("[^\\u0000-\\U0010ffff]"));
+  if (!choices) rule_of_[key] = std::nullopt;
+  return rule_of_[key];
+}
+
+std::optional<std::string> SchemaWriter::value_choices(const Conjunction& conjunction) {
+  const FlatSchema flat = flatten(conjunction, root_);
+  for (const std::string& problem : flat.problems)
+    cannot(problem, "a schema or a reference inside this document is expected");
+  if (flat.is_false) return std::nullopt;
+  check_keywords(flat);
+  if (!flat.groups.empty()) return group_choices(flat);
+
+  const Parts& parts = flat.parts;
+  for (const SchemaPart& part : parts) {
+    if (const json::value* value = find_keyword(part, "const")) {
+      const std::string choices = listed_choices(parts, json::array{*value});
+      return choices.empty() ? std::nullopt : std::optional(choices);
+    }
+    const json::value* values = find_keyword(part, "enum");
+    if (values == nullptr) continue;
+    if (!values->is_array()) {
+      cannot(child_path(part.path, "enum"), "a list is expected");
+      continue;
+    }
+    const std::string choices = listed_choices(parts, values->get_array());
+    return choices.empty() ? std::nullopt : std::optional(choices);
+  }
+
+  const unsigned types = types_spoken_of(parts);
+  if (types == kAllTypes && says_nothing(parts)) return "any";
+  std::string choices;
+  if (types & kNullType) add_choice(choices, "\"null\"");
+  if (types & kBooleanType) add_choice(choices, "boolean");
+  std::optional<std::string> choice;
+  if ((types & kNumberTypes) && (choice = number(parts, !(types & kFractionType))))
+    add_choice(choices, *choice);
+  if ((types & kStringType) && (choice = string(parts))) add_choice(choices, *choice);
+  if ((types & kArrayType) && (choice = array(parts))) add_choice(choices, *choice);
+  if ((types & kObjectType) && (choice = object(parts))) add_choice(choices, *choice);
+  return choices.empty() ? std::nullopt : std::optional(choices);
+}
+
+void SchemaWriter::check_keywords(const FlatSchema& flat) {
+  for (const SchemaPart& part : flat.parts) {
+    for (const std::string_view keyword : kUnsupported) {
+      const json::value* value = find_keyword(part, keyword);
+      if (value == nullptr || (keyword == "not" && value->is_bool() && !value->get_bool()))
+        continue;
+      cannot(part.path, fmt::format("the keyword '{}' cannot be enforced", keyword));
+    }
+    const json::value* type = find_keyword(part, "type");
+    if (type != nullptr && types_of(part) == kAllTypes &&
+        !(type->is_array() && type->get_array().size() >= 6))
+      cannot(child_path(part.path, "type"), json::serialize(*type) + " is no type");
+  }
+}
+
+std::optional<std::string> SchemaWriter::group_choices(const FlatSchema& flat) {
+  size_t num_combinations = 1;
+  std::vector<const SchemaGroup*> groups;
+  for (const SchemaGroup& group : flat.groups) {
+    if (num_combinations * group.options.size() > kMaxCombinations && !groups.empty()) {
+      cannot(group.path, "too many combinations of alternatives");
+      continue;
+    }
+    if (group.exactly_one) check_one_of(group);
+    num_combinations *= group.options.size();
+    groups.push_back(&group);
+  }
+  std::string choices;
+  for (size_t combination = 0; combination < num_combinations; ++combination) {
+    Conjunction conjunction;
+    for (const SchemaPart& part : flat.parts) conjunction.push_back({part.schema, part.path, true});
+    size_t rest = combination;
+    for (const SchemaGroup* group : groups) {
+      conjunction.push_back(group->options[rest % group->options.size()]);
+      rest /= group->options.size();
+    }
+    const auto rule = value_rule(conjunction);
+    if (rule) add_choice(choices, *rule);
+  }
+  return choices.empty() ? std::nullopt : std::optional(choices);
+}
+
+void SchemaWriter::check_one_of(const SchemaGroup& group) {
+  for (size_t left = 0; left < group.options.size(); ++left) {
+    for (size_t right = left + 1; right < group.options.size(); ++right) {
+      if (are_disjoint(group.options[left], group.options[right], root_)) continue;
+      return cannot(group.path, fmt::format("alternatives {} and {} of 'oneOf' may both hold, "
+                                            "which cannot be excluded; 'anyOf' can be done",
+                                            left, right));
+    }
+  }
+}
+
+std::string SchemaWriter::listed_choices(const Parts& parts, const json::array& values) {
+  std::string choices;
+  for (const json::value& value : values) {
+    if (fits(value, parts)) add_choice(choices, constant(value));
+  }
+  return choices;
+}
+
+// Of a listed value: the other keywords, where they are simple.
+bool SchemaWriter::fits(const json::value& value, const Parts& parts) {
+  const unsigned type = type_of(value);
+  for (const SchemaPart& part : parts) {
+    if (!(types_of(part) & type)) return false;
+    if (const json::value* constant = find_keyword(part, "const")) {
+      if (!equal_values(*constant, value)) return false;
+    }
+    const json::value* values = find_keyword(part, "enum");
+    if (values != nullptr && values->is_array() &&
+        std::none_of(values->get_array().begin(), values->get_array().end(),
+                     [&](const json::value& other) { return equal_values(other, value); }))
+      return false;
+    for (const auto& [keyword, kind] : kKinds) {
+      if (!(kind & type) || find_keyword(part, keyword) == nullptr || keyword == "format") continue;
+      cannot(part.path, fmt::format("'{}' beside the listed values cannot be enforced", keyword));
+    }
+  }
+  return true;
+}
+
+std::optional<int64_t> SchemaWriter::count_of(const Parts& parts,
+                                              std::string_view keyword,
+                                              bool largest) {
+  std::optional<int64_t> result;
+  for (const SchemaPart& part : parts) {
+    const json::value* value = find_keyword(part, keyword);
+    if (value == nullptr) continue;
+    const double count = value->is_number() ? value->to_number<double>() : -1;
+    if (count < 0 || count != static_cast<double>(static_cast<int64_t>(std::min(count, 9e15)))) {
+      cannot(child_path(part.path, keyword), "a whole number is expected");
+      continue;
+    }
+    const auto whole = static_cast<int64_t>(count);
+    result = !result ? whole : largest ? std::max(*result, whole) : std::min(*result, whole);
+  }
+  return result;
+}
+
+}  // namespace tandem
