@@ -105,11 +105,11 @@ struct GrammarCompiler::Impl {
   const Tokenizer& tokenizer;
   TextGrammarCompiler texts;
 
-  // The same grammar for every value and every reader of one schema: kBestEffort never fails.
+  // The same grammar for every value and every reader of one schema: kArguments never fails.
   SharedTextGrammar compile_arguments(const ToolDeclaration& tool,
                                       std::vector<std::string>& unenforced) {
     if (!tool.parameters_json.empty()) {
-      auto grammar = json_schema_grammar(tool.parameters_json, SchemaPolicy::kBestEffort);
+      auto grammar = json_schema_grammar(tool.parameters_json, SchemaPolicy::kArguments);
       if (grammar) {
         for (const std::string& what : grammar->unenforced)
           unenforced.push_back(fmt::format("{}: {}", tool.name, what));

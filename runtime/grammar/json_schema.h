@@ -12,13 +12,13 @@
 namespace tandem {
 
 enum class SchemaPolicy {
-  kExact,       // what a grammar cannot enforce is an error that names the keyword and where it is
-  kBestEffort,  // ... is left out and listed; never an error
+  kExact,      // what a grammar cannot enforce is an error that names the keyword and where it is
+  kArguments,  // ... is left out and listed, never an error; the value is an object in any case
 };
 
 struct SchemaGrammar {
   std::string ebnf;                     // its rule `root` is the value
-  std::vector<std::string> unenforced;  // "properties.tags: uniqueItems", kBestEffort only
+  std::vector<std::string> unenforced;  // "properties.tags: uniqueItems", kArguments only
 };
 
 // Every text of the grammar is valid JSON and satisfies the schema, but for `unenforced`. The

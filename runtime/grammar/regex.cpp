@@ -306,7 +306,8 @@ std::optional<int64_t> Parser::number() {
 }  // namespace
 
 std::string_view json_character_regex() {
-  return R"(([^"\\\x00-\x1f]|\\(["\\/bfnrt]|u([0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}|)"
+  return R"(([^"\\\x00-\x1f]|\\(["\\/bfnrt]|u([0-9a-cA-CefEF][0-9a-fA-F]{3}|)"
+         R"([dD][0-7][0-9a-fA-F]{2}|)"
          R"([dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))))";
 }
 

@@ -347,7 +347,7 @@ std::string shared_json_rules() {
   // What follows a string tells early which tokens that end it and go on are possible.
   rules += fmt::format("string ::= {} (= [ \\n\\t]* [,}}\\]:])\n",
                        ebnf_regex(fmt::format("\"{}*\"", json_character_regex())));
-  add("integer", "-?(0|[1-9][0-9]{0,17})");
+  add("integer", "0|-?[1-9][0-9]{0,17}");
   add("number", "-?(0|[1-9][0-9]{0,17})(\\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?");
   add("space", kSpace);
   add("separator", fmt::format(",{}", kSpace));

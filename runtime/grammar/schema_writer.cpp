@@ -108,7 +108,10 @@ SchemaWriter::SchemaWriter(const json::value& root, SchemaPolicy policy)
     : root_(root), policy_(policy) {}
 
 std::optional<SchemaGrammar> SchemaWriter::write() {
-  const auto rule = value_rule({{&root_, "", false}});
+  static const json::value kAnyObject = {{"type", "object"}};
+  Conjunction schemas = {{&root_, "", false}};
+  if (policy_ == SchemaPolicy::kArguments) schemas.push_back({&kAnyObject, "", false});
+  const auto rule = value_rule(schemas);
   if (!rule) return std::nullopt;
   grammar_.ebnf = "root ::= " + *rule + "\n" + grammar_.ebnf + shared_json_rules();
   return std::move(grammar_);

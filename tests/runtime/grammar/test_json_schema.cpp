@@ -1,0 +1,248 @@
+// What the grammar of a schema lets through, keyword by keyword.
+#include "runtime/grammar/json_schema.h"
+
+#include <boost/json/parse.hpp>
+#include <catch2/catch_test_macros.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/runtime/grammar/grammar_fixture.h"
+#include "tests/runtime/grammar/schema_validator.h"
+
+namespace tandem::tests {
+namespace {
+
+struct Case {
+  std::string schema;
+  std::vector<std::string> allowed;
+  std::vector<std::string> refused;
+};
+
+std::string exact_ebnf(const std::string& schema) {
+  const auto grammar = json_schema_grammar(schema, SchemaPolicy::kExact);
+  if (!grammar) FAIL(schema << ": " << grammar.error().message);
+  return grammar->ebnf;
+}
+
+void check(const std::vector<Case>& cases) {
+  for (const Case& one : cases) {
+    INFO(one.schema);
+    const std::string ebnf = exact_ebnf(one.schema);
+    const boost::json::value schema = boost::json::parse(one.schema);
+    for (const std::string& text : one.allowed) {
+      INFO(text);
+      CHECK(derives(ebnf, text));
+      CHECK(find_violation(text, schema) == "");
+    }
+    for (const std::string& text : one.refused) {
+      INFO(text);
+      CHECK_FALSE(derives(ebnf, text));
+    }
+  }
+}
+
+TEST_CASE("types, constants and listed values", "[grammar]") {
+  check({{R"({"type":"null"})", {"null"}, {"nul", "0"}},
+         {R"({"type":"boolean"})", {"true", "false"}, {"True", "1"}},
+         {R"({"type":"integer"})", {"0", "-7", "42"}, {"007", "1.0", "+1", "1e3", "-0"}},
+         {R"({"type":"number"})", {"0", "-1.5", "2e10"}, {".5", "1.", "1e", "NaN"}},
+         {R"({"type":["string","null"]})", {"null", "\"a\""}, {"1"}},
+         {R"({"const":{"a":[1,"x"]}})", {R"({"a":[1,"x"]})", R"({"a": [1, "x"]})"}, {"{}"}},
+         {R"({"enum":["a\"b",1,null]})", {R"("a\"b")", "1", "null"}, {"\"a\"", "2"}},
+         {R"({"enum":["a",1,true],"type":"string"})", {"\"a\""}, {"1", "true"}},
+         {R"({"enum":[1,2,3],"allOf":[{"enum":[2,3,4]}]})", {"2", "3"}, {"1", "4"}}});
+}
+
+TEST_CASE("strings: escapes, lengths, patterns, formats", "[grammar]") {
+  check({{R"({"type":"string"})",
+          {"\"\"", R"("a\n\u00e9")", R"("\ud83d\ude00")", "\"\xC3\xA9\""},
+          {"\"\n\"", R"("\x")", R"("\ud83d")", R"("\ude00")", "\"", "\"\xC3\""}},
+         {R"({"type":"string","minLength":2,"maxLength":3})",
+          {"\"ab\"", R"("\n\n\n")", "\"\xE4\xBD\xA0\xE5\xA5\xBD\""},
+          {"\"a\"", "\"abcd\"", "\"\xE4\xBD\xA0\""}},
+         {R"({"type":"string","pattern":"^wf_[a-z0-9-]{6,}$"})",
+          {"\"wf_abc-12\"", "\"wf_abcdefghijk\""},
+          {"\"wf_abc\"", "\"wf_ABCDEF\"", "\"xwf_abcdef\""}},
+         {R"({"type":"string","pattern":"b+"})", {"\"b\"", R"("a\nbb c")"}, {"\"ac\"", "\"\""}},
+         {R"({"type":"string","pattern":"^a|z$"})", {"\"ab\"", "\"bz\""}, {"\"bab\""}},
+         {R"({"type":"string","pattern":"^[^\"a]\\n$"})", {R"("b\n")"}, {R"("a\n")", R"("\"\n")"}},
+         {R"({"type":"string","format":"date"})", {"\"2024-02-28\""}, {"\"2024-13-01\""}},
+         {R"({"type":"string","format":"uuid"})",
+          {"\"123e4567-e89b-12d3-a456-426614174000\""},
+          {"\"123e4567\""}},
+         {R"({"type":"string","format":"uri"})", {"\"https://a.b/c?d=1#e\""}, {"\"a b\""}},
+         {R"({"type":"string","format":"password"})", {"\"x\""}, {}}});
+}
+
+TEST_CASE("numbers: limits and multiples", "[grammar]") {
+  check({{R"({"type":"integer","minimum":3,"maximum":120})",
+          {"3", "9", "10", "99", "100", "120"},
+          {"2", "121", "1000", "-3", "03"}},
+         {R"({"type":"integer","exclusiveMinimum":0,"minimum":-5})", {"1"}, {"0", "-1"}},
+         {R"({"type":"integer","minimum":-12,"maximum":-3})", {"-12", "-3"}, {"-13", "-2", "3"}},
+         {R"({"type":"integer","minimum":0,"maximum":9007199254740991})",
+          {"0", "9007199254740991"},
+          {"9007199254740992", "-1"}},
+         {R"({"type":"integer","multipleOf":7,"minimum":0,"maximum":30})", {"0", "21"}, {"22"}},
+         {R"({"type":"number","multipleOf":0.01})", {"1.25", "3", "0.1"}, {"1.255", "1e1"}},
+         {R"({"type":"number","minimum":0.5,"exclusiveMaximum":2})",
+          {"0.5", "0.50", "1", "1.999", "0.501"},
+          {"0.4", "0.49", "2", "2.0", "0", "-1"}},
+         {R"({"type":"number","minimum":-1.25,"maximum":-0.5})",
+          {"-1.25", "-1", "-0.5", "-0.75"},
+          {"-1.26", "-0.4", "0", "1"}},
+         {R"({"type":"number","exclusiveMinimum":0})", {"0.000001", "1"}, {"0", "0.0", "-1"}},
+         {R"({"minimum":1,"maximum":5})", {"1", "2.5"}, {"\"a\"", "6"}}});
+}
+
+TEST_CASE("arrays: items, prefixes, counts", "[grammar]") {
+  check({{R"({"type":"array"})", {"[]", "[1, \"a\", []]"}, {"[1,]", "[,]"}},
+         {R"({"type":"array","items":{"type":"integer"},"minItems":1,"maxItems":3})",
+          {"[1]", "[1, 2,3]"},
+          {"[]", "[1,2,3,4]", "[\"a\"]"}},
+         {R"({"type":"array","prefixItems":[{"type":"integer"},{"type":"boolean"}]})",
+          {"[]", "[1]", "[1, true]"},
+          {"[true]", "[1,true,2]"}},
+         {R"({"prefixItems":[{"type":"integer"}],"items":{"type":"null"},"minItems":2})",
+          {"[1,null]", "[1,null,null]"},
+          {"[1]", "[1,2]"}},
+         {R"({"type":"array","items":[{"type":"integer"}],"additionalItems":{"type":"null"}})",
+          {"[1,null]"},
+          {"[1,2]"}},
+         {R"({"type":"array","items":false})", {"[]"}, {"[1]"}}});
+}
+
+TEST_CASE("objects: required, order, closed and open", "[grammar]") {
+  check(
+      {{R"({"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"boolean"}},)"
+        R"("required":["a"]})",
+        {R"({"a":1})", R"({"a": 1, "b": true})", R"({"b": true, "a": 1})", "{\n  \"a\": 1\n}"},
+        {"{}", R"({"b":true})", R"({"a":1,"c":2})", R"({"a":1,"a":2})", R"({"a":1,})"}},
+       {R"({"type":"object"})", {"{}", R"({"x": {"y": [1]}})"}, {"[]"}},
+       {R"({"type":"object","properties":{},"additionalProperties":false})", {"{}"}, {"{\"a\":1}"}},
+       {R"({"properties":{"ab":{"type":"integer"}},"additionalProperties":{"type":"boolean"}})",
+        {R"({"ab":1})", R"({"x":true})", R"({"ab":1, "a":true, "abc":false})"},
+        {R"({"ab":true})", R"({"x":1})", R"({"\u0061b":true})"}},
+       {R"({"type":"object","required":["x"],"additionalProperties":{"type":"integer"}})",
+        {R"({"x":1})", R"({"x":1,"y":2})"},
+        {"{}", R"({"x":"a"})"}},
+       {R"({"type":"object","additionalProperties":{"type":"integer"},)"
+        R"("propertyNames":{"pattern":"^[a-z]+$"}})",
+        {R"({"ab":1})"},
+        {R"({"A":1})"}},
+       {R"({"type":"object","patternProperties":{"^x-":{"type":"integer"}}})",
+        {"{}", R"({"x-a":1})"},
+        {R"({"y":1})", R"({"x-a":true})"}},
+       {R"({"properties":{"a":{},"b":{},"c":{}},"minProperties":2,"type":"object"})",
+        {R"({"a":1,"c":2})", R"({"a":1,"b":2,"c":3})"},
+        {"{}", R"({"b":1})"}},
+       {R"({"properties":{"a":{},"b":{},"c":{}},"maxProperties":1,"type":"object"})",
+        {"{}", R"({"b":1})"},
+        {R"({"a":1,"b":2})"}},
+       {R"({"type":"object","properties":{"a":false,"b":{"type":"null"}}})",
+        {"{}", R"({"b":null})"},
+        {R"({"a":1})"}}});
+}
+
+TEST_CASE("many properties come in the order of the schema", "[grammar]") {
+  std::string properties;
+  for (int idx = 0; idx < 12; ++idx) {
+    properties += (idx > 0 ? "," : "");
+    properties += "\"p" + std::to_string(idx) + "\":{\"type\":\"integer\"}";
+  }
+  check({{R"({"type":"object","properties":{)" + properties + R"(},"required":["p3"]})",
+          {R"({"p0":1,"p3":2})", R"({"p3":1,"p11":2})"},
+          {R"({"p3":1,"p0":2})", R"({"p0":1,"p4":2})", "{}"}}});
+}
+
+TEST_CASE("combinations and references", "[grammar]") {
+  check(
+      {{R"({"anyOf":[{"const":"a"},{"type":"integer"}]})", {"\"a\"", "3"}, {"\"b\""}},
+       {R"({"type":"object","properties":{"k":{"type":"string"}},"required":["k"],)"
+        R"("anyOf":[{"properties":{"k":{"const":"x"}}},{"properties":{"k":{"const":"y"}}}]})",
+        {R"({"k":"x"})", R"({"k":"y"})"},
+        {R"({"k":"z"})", "{}"}},
+       {R"({"allOf":[{"type":"integer","minimum":3},{"maximum":5}]})", {"3", "5"}, {"2", "6"}},
+       {R"({"oneOf":[{"type":"string"},{"type":"integer"}]})", {"\"a\"", "1"}, {"null"}},
+       {R"({"oneOf":[{"type":"object","properties":{"t":{"const":"a"}},"required":["t"]},)"
+        R"({"type":"object","properties":{"t":{"const":"b"},"n":{"type":"null"}},)"
+        R"("required":["t"]}]})",
+        {R"({"t":"a"})", R"({"t":"b","n":null})"},
+        {R"({"t":"a","n":null})"}},
+       {R"({"$defs":{"node":{"type":"object","properties":{"v":{"type":"integer"},)"
+        R"("next":{"anyOf":[{"$ref":"#/$defs/node"},{"type":"null"}]}},"required":["v","next"]}},)"
+        R"("$ref":"#/$defs/node"})",
+        {R"({"v":1,"next":null})", R"({"v":1,"next":{"v":2,"next":null}})"},
+        {R"({"v":1,"next":{"v":2}})"}},
+       {R"({"$ref":"#/definitions/a~1b","definitions":{"a/b":{"type":"null"}}})", {"null"}, {"1"}},
+       {R"({"not":false,"type":"null","$comment":"x","title":"t","default":1})", {"null"}, {}}});
+}
+
+TEST_CASE("what cannot be enforced is refused by keyword and path", "[grammar]") {
+  const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
+      {R"({"properties":{"t":{"type":"array","uniqueItems":true}}})",
+       {"properties.t", "uniqueItems"}},
+      {R"({"not":{"type":"null"}})", {"'not'"}},
+      {R"({"if":{"type":"string"},"then":{"minLength":1}})", {"'if'"}},
+      {R"({"type":"array","contains":{"type":"null"}})", {"contains"}},
+      {R"({"type":"object","dependentRequired":{"a":["b"]}})", {"dependentRequired"}},
+      {R"({"type":"object","dependentSchemas":{"a":{}}})", {"dependentSchemas"}},
+      {R"({"type":"number","multipleOf":0.3})", {"multipleOf"}},
+      {R"({"type":"integer","multipleOf":7})", {"multipleOf"}},
+      {R"({"$ref":"https://example.com/schema"})", {"$ref"}},
+      {R"({"$ref":"#/$defs/missing"})", {"$ref"}},
+      {R"({"type":"string","format":"regex"})", {"format", "regex"}},
+      {R"s({"type":"string","pattern":"a(?=b)"})s", {"pattern", "look-ahead"}},
+      {R"({"type":"string","pattern":"\\bword"})", {"pattern", "word boundary"}},
+      {R"s({"type":"string","pattern":"(a)\\1"})s", {"back reference"}},
+      {R"({"type":"string","pattern":"\\p{L}"})", {"Unicode property"}},
+      {R"({"type":"string","pattern":"^a$","maxLength":3})", {"maxLength"}},
+      {R"({"type":"string","maxLength":524288})", {"length"}},
+      {R"({"oneOf":[{"type":"number"},{"type":"integer"}]})", {"oneOf"}},
+      {R"({"type":"object","patternProperties":{"^a":{},"b$":{}}})", {"patternProperties"}},
+      {R"({"type":"object","properties":{"a":{}},"patternProperties":{"^b":{}}})",
+       {"patternProperties"}},
+      {R"({"type":"text"})", {"type", "text"}},
+      {R"({"type":"string","minLength":5,"maxLength":2})", {"no value"}},
+      {R"({"type":"object","properties":{"a":false},"required":["a"]})", {"no value"}},
+      {"false", {"no value"}},
+      {"[]", {"schema"}},
+      {"{", {"JSON"}}};
+  for (const auto& [schema, words] : cases) {
+    INFO(schema);
+    const auto exact = json_schema_grammar(schema, SchemaPolicy::kExact);
+    REQUIRE_FALSE(exact.ok());
+    for (const std::string& word : words) {
+      INFO(exact.error().message);
+      CHECK(exact.error().message.find(word) != std::string::npos);
+    }
+    // The same schema of a tool is taken as far as it goes, and what is left out is said.
+    const auto best = json_schema_grammar(schema, SchemaPolicy::kArguments);
+    REQUIRE(best.ok());
+    CHECK_FALSE(best->unenforced.empty());
+    CHECK_FALSE(derives(best->ebnf, "{"));
+  }
+}
+
+TEST_CASE("a hostile schema is refused, not followed", "[grammar]") {
+  std::string deep = "{\"type\":\"null\"}";
+  for (int idx = 0; idx < 100; ++idx) deep = "{\"type\":\"array\",\"items\":" + deep + "}";
+  CHECK(json_schema_grammar(deep, SchemaPolicy::kExact).ok());
+  const std::string loop = R"({"$ref":"#"})";
+  CHECK(json_schema_grammar(loop, SchemaPolicy::kExact).ok());
+  const std::string all = R"({"allOf":[{"$ref":"#/allOf/1"},{"$ref":"#/allOf/0"}]})";
+  CHECK(json_schema_grammar(all, SchemaPolicy::kExact).ok());
+  // 2^20 combinations of alternatives
+  std::string parts;
+  for (int idx = 0; idx < 20; ++idx) {
+    parts += (idx > 0 ? "," : "");
+    parts += R"({"anyOf":[{"minimum":)" + std::to_string(idx) + R"(},{"maximum":100}]})";
+  }
+  const auto exact =
+      json_schema_grammar(R"({"type":"integer","allOf":[)" + parts + "]}", SchemaPolicy::kExact);
+  REQUIRE_FALSE(exact.ok());
+  CHECK(exact.error().message.find("combinations") != std::string::npos);
+}
+
+}  // namespace
+}  // namespace tandem::tests
