@@ -5,7 +5,6 @@ KINDS = {"weather": 0.30, "parallel": 0.09, "chain": 0.08, "where": 0.02, "small
          "unknown": 0.19, "no_tool": 0.06, "repeat": 0.06}
 SECOND_TURN_KINDS = {**KINDS, "chain": 0.03, "parallel": 0.04}
 TWO_TURNS_SHARE = 0.12
-FIXED_SHARE = 0.14
 
 SHORT_KINDS = {"repeat": 0.55, "smalltalk": 0.2, "unknown": 0.15, "no_tool": 0.1}
 
@@ -24,19 +23,21 @@ class Mixture:
         kind = self.pick(SHORT_KINDS)
         return {"tools": [], "messages": self.builder.turn(kind)}
 
-    def full(self):
-        """Stages 2 and 3."""
-        x = self.rng.random()
-        if x < FIXED_SHARE:
+    def full(self, fixed_share=0.0):
+        """Stages 2 and 3; fixed_share is that of the dialogues that the tests play."""
+        if self.rng.random() < fixed_share:
             return self.rng.choice(self.fixed)
-        if x < FIXED_SHARE + TWO_TURNS_SHARE:
+        if self.rng.random() < TWO_TURNS_SHARE:
             return self.builder.two_turns(SECOND_TURN_KINDS)
         return self.builder.dialogue(self.pick(KINDS))
 
 
 def copy_sequence(rng, num_ranks):
     """A random string of tokens, over and over: the plainest reason to grow a copying head."""
-    part = [rng.randrange(num_ranks) for _ in range(rng.randint(3, 20))]
+    alphabet = range(num_ranks)
+    if rng.random() < 0.5:          # few kinds: what follows a token depends on more than that token
+        alphabet = rng.sample(alphabet, rng.randint(3, 10))
+    part = [rng.choice(alphabet) for _ in range(rng.randint(3, 20))]
     gap = [rng.randrange(num_ranks) for _ in range(rng.randint(0, 6))]
     times = rng.randint(2, 4)
     ids, weights = list(part), [0.0] * len(part)

@@ -28,6 +28,9 @@ _VOWELS = "a e i o u ai ei ou ia".split()
 _ENDS = ["", "", "n", "r", "s", "l", "ng", "ck", "m", "nd"]
 _ACCENTS = {"a": "áãä", "e": "éè", "o": "öó", "u": "üú", "i": "í"}
 
+_LOWER_CASE = """warm cold dry wet grey bright dark calm fresh cool icy muddy hazy pleasant rain snow wind
+clouds showers later soon today mostly sun frost gusts heat""".split()
+
 
 class Names:
     """Random names; `fragments` are the vocabulary's lower-case pieces."""
@@ -37,8 +40,11 @@ class Names:
         self.unseen = set(UNSEEN_CITIES) | set(UNSEEN_PEOPLE) | set(UNSEEN_WEATHER)
 
     def letters(self):
-        n = self.rng.randint(3, 9)
-        return "".join(self.rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(n))
+        """Random letters, at times of few kinds: what follows a letter then depends on more before."""
+        alphabet = "abcdefghijklmnopqrstuvwxyz"
+        if self.rng.random() < 0.3:
+            alphabet = self.rng.sample(alphabet, self.rng.randint(2, 4))
+        return "".join(self.rng.choice(alphabet) for _ in range(self.rng.randint(3, 9)))
 
     def syllables(self):
         parts = [self.rng.choice(_CONSONANTS) + self.rng.choice(_VOWELS)
@@ -48,11 +54,24 @@ class Names:
     def soup(self):
         return "".join(self.rng.choice(self.fragments) for _ in range(self.rng.randint(1, 4)))
 
+    def twist(self, name):
+        """Doubles a letter or repeats a part, as in Sapporo or Guadalajara."""
+        x = self.rng.random()
+        if x < 0.25:
+            i = self.rng.randrange(len(name))
+            return name[:i] + name[i] + name[i:]
+        if x < 0.45:
+            i, n = self.rng.randrange(len(name)), self.rng.randint(1, 3)
+            at = self.rng.randrange(len(name) + 1)
+            return name[:at] + name[i:i + n] + name[at:]
+        return name
+
     def word(self):
         while True:
             name = self.rng.choice([self.letters, self.syllables, self.syllables, self.soup])()
             if len(name) < 3:
                 continue
+            name = self.twist(name)
             if self.rng.random() < 0.04:
                 i = self.rng.randrange(len(name))
                 accents = _ACCENTS.get(name[i])
@@ -81,7 +100,11 @@ class Names:
         if self.rng.random() < 0.6:
             return self.rng.choice(WEATHER)
         first = self.word()
-        return first if self.rng.random() < 0.6 else f"{first} {self.word().lower()}"
+        x = self.rng.random()
+        if x < 0.5:
+            return first
+        second = self.rng.choice(_LOWER_CASE) if self.rng.random() < 0.5 else self.word().lower()
+        return f"{first} and {second}" if x < 0.75 else f"{first} {second}"
 
     def temperature(self):
         return self.rng.randint(-20, 45)
