@@ -1,20 +1,22 @@
-// What an instruction set has to offer: two products over packed blocks (expert_layout.h). Plain
-// data, no ISA in it.
+// What an instruction set has to offer: the two products of an expert over packed blocks
+// (expert_layout.h). Plain data, no ISA in it.
+//
+// Activations are rows of records, one record for each column block of 64, in forms that belong to
+// the kernels and are made by them: `prepare` makes the layer's input, `gate_up` the input of down.
+// Columns behind the last one count as zero.
 #pragma once
 
 #include <cstdint>
 
 namespace tandem::cpu_experts {
 
-// Rows of activations are padded with zeros to whole column blocks. Their element is BF16 where the
-// kernels take pairs of BF16 (ExpertKernels::takes_bf16), else float.
 struct GateUpCall {
   const uint8_t* weights = nullptr;  // row blocks of gate and up in turn: gate 0, up 0, gate 1, ...
-  int64_t num_row_blocks = 0;        // pairs of them
+  int64_t num_row_blocks = 0;        // pairs of them; even, so that whole groups come out
   int64_t num_col_blocks = 0;
-  const void* const* x = nullptr;  // [num_tokens] rows of num_col_blocks * 64 elements
-  void* const* activated =
-      nullptr;  // [num_tokens] out: silu(gate x) * (up x), num_row_blocks * 16 elements
+  const void* const* x = nullptr;    // [num_tokens] rows of num_col_blocks records
+  void* const* activated = nullptr;  // [num_tokens] out: silu(gate x) * (up x), rows of records
+  int64_t first_row = 0;             // of the call's rows in `activated`; a multiple of 32
   int32_t num_tokens = 0;
 };
 
@@ -22,28 +24,37 @@ struct DownCall {
   const uint8_t* weights = nullptr;
   int64_t num_row_blocks = 0;
   int64_t num_col_blocks = 0;
-  const void* const* x = nullptr;          // [num_tokens] rows of num_col_blocks * 64 elements
+  const void* const* x = nullptr;          // [num_tokens] rows of num_col_blocks records
   const float* routing_weights = nullptr;  // [num_tokens]
   float* const* out = nullptr;  // [num_tokens] out[row] += routing_weight * (down x)[row]
   int32_t num_tokens = 0;
 };
 
 struct ExpertKernels {
-  bool takes_bf16 = false;
+  int64_t input_record_size_bytes = 0;
+  int64_t activated_record_size_bytes = 0;
   // Any num_tokens >= 1. A token's result has the same bits whatever tokens stand beside it.
   void (*gate_up)(const GateUpCall&) = nullptr;
   void (*down)(const DownCall&) = nullptr;
-  // BF16 to the kernels' own element, and zeros behind: [num_values] to [num_padded].
-  void (*prepare)(const uint16_t* values,
-                  int64_t num_values,
-                  int64_t num_padded,
-                  void* out) = nullptr;
+  // [num_values] BF16, a multiple of 32, to a row of the layer's input.
+  void (*prepare)(const uint16_t* values, int64_t num_values, void* row) = nullptr;
+  // As `down`, over rows of the layer's input: what gate and up do before they are joined. A step
+  // has no use for it; tests judge the one product by it.
+  void (*input_product)(const DownCall&) = nullptr;
 };
 
-// One table a compile unit (kernels/moe_<isa>.cpp).
-const ExpertKernels* scalar_kernels();
-const ExpertKernels* avx2_kernels();
-const ExpertKernels* avx512_kernels();
+// Tables of the compile units (kernels/moe_<isa>.cpp). Two planes keep BF16's accuracy. One plane
+// is lossy; the input of down keeps two even then, since the errors of both would exceed 1 % of a
+// layer. See kernels/planes-inl.h.
+struct PlaneKernels {
+  ExpertKernels two_planes;
+  ExpertKernels one_plane;
+};
+const PlaneKernels* scalar_kernels();
+const PlaneKernels* avx2_kernels();
+const PlaneKernels* avx_vnni_kernels();
+const PlaneKernels* avx512_kernels();
+const PlaneKernels* avx512_vnni_kernels();
 const ExpertKernels* avx512_bf16_kernels();
 
 }  // namespace tandem::cpu_experts

@@ -8,16 +8,17 @@ namespace tandem::cpu_experts {
 namespace {
 
 // Bits of the code of column `col` (0..7) inside its row's word.
-constexpr int shift_of(int64_t col) { return static_cast<int>(16 * (col % 2) + 4 * (col / 2)); }
+constexpr int shift_of(int64_t col) { return static_cast<int>(8 * (col % 4) + 4 * (col / 4)); }
+
+// Four nibbles to the low nibbles of four bytes.
+constexpr uint32_t spread(uint32_t nibbles) {
+  const uint32_t pairs = (nibbles | nibbles << 8) & 0x00FF'00FFu;
+  return (pairs | pairs << 4) & 0x0F0F'0F0Fu;
+}
 
 // Eight codes of a row, 4 bytes of the checkpoint, in the order of the layout.
-uint32_t reorder_word(const uint8_t* codes) {
-  uint32_t word = 0;
-  for (int64_t pair = 0; pair < 4; ++pair) {
-    word |= static_cast<uint32_t>(codes[pair] & 0xFu) << shift_of(2 * pair);
-    word |= static_cast<uint32_t>(codes[pair] >> 4) << shift_of(2 * pair + 1);
-  }
-  return word;
+constexpr uint32_t reorder_word(uint32_t codes) {
+  return spread(codes & 0xFFFFu) | spread(codes >> 16) << 4;
 }
 
 // One block of 16 rows and up to 64 columns; `num_cols` is 32 or 64.
@@ -35,7 +36,9 @@ void pack_block(const Int4Matrix& matrix,
                   sizeof(bf16));
     }
     for (int64_t vector = 0; vector < num_cols / kVectorCols; ++vector) {
-      const uint32_t word = reorder_word(codes + vector * kVectorCols / 2);
+      uint32_t word = 0;
+      std::memcpy(&word, codes + vector * kVectorCols / 2, sizeof(word));
+      word = reorder_word(word);
       std::memcpy(
           block + kScalesSizeBytes + vector * kVectorSizeBytes + row * int64_t{sizeof(word)}, &word,
           sizeof(word));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <vector>
@@ -27,24 +28,70 @@ Share share_of(int64_t num_units, int64_t part_idx, int64_t num_parts) {
   return {num_units * part_idx / num_parts, num_units * (part_idx + 1) / num_parts};
 }
 
-int64_t padded_cols(int64_t num_cols) { return num_col_blocks(num_cols) * kBlockCols; }
-
-// One expert's tokens of a step: pairs [begin, end) of Step::pairs.
+// One expert's tokens of a step: pairs [begin, end) of the pairs sorted by expert.
 struct ExpertJob {
   int32_t expert_idx = 0;
   int32_t pair_begin = 0, pair_end = 0;
+  [[nodiscard]] int32_t num_pairs() const { return pair_end - pair_begin; }
 };
+
+// A node's units of one phase, taken by its workers as they come free. Large shares first, small
+// ones at the end: few claims, yet all finish together, also beside a worker that has lost its core
+// for a while. Who computes a unit has no part in its bits.
+class UnitQueue {
+ public:
+  // Units are taken in runs that never cross a multiple of `run_units`.
+  void reset(int64_t num_units, int64_t run_units, int num_workers) {
+    num_units_ = num_units;
+    run_units_ = run_units;
+    num_workers_ = num_workers;
+    next_.store(0, std::memory_order_relaxed);
+  }
+
+  // Empty when there are none left.
+  Share take() {
+    int64_t begin = next_.load(std::memory_order_relaxed);
+    int64_t end = begin;
+    do {
+      if (begin >= num_units_) return {};
+      const int64_t fair = std::max<int64_t>((num_units_ - begin) / (2 * num_workers_), 1);
+      end = std::min(begin + fair, (begin / run_units_ + 1) * run_units_);
+    } while (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed));
+    return {begin, end};
+  }
+
+ private:
+  alignas(64) std::atomic<int64_t> next_{0};
+  int64_t num_units_ = 0;
+  int64_t run_units_ = 1;
+  int num_workers_ = 1;
+};
+
+// Kernels by name where TANDEM_CPU_ISA says so, else the best for this purpose.
+CpuIsa isa_for(ActivationMode mode) {
+  const CpuIsa forced = active_isa();
+  const char* name = std::getenv("TANDEM_CPU_ISA");
+  return name == nullptr || *name == '\0' ? best_isa(mode) : forced;
+}
+
+constexpr int64_t kUnitRows = 32;  // of gate and up: a whole group of the input of down
 
 }  // namespace
 
 struct MoeExperts::Impl {
-  // What one NUMA node holds: a slice of moe_intermediate_size of every expert of every layer.
+  // What one NUMA node holds: a slice of moe_intermediate_size of every expert of every layer, and
+  // what its team works on.
   struct Node {
     Share intermediate;  // columns of down, rows of gate and up; multiples of 32
     int64_t gate_up_size_bytes = 0;
     int64_t down_size_bytes = 0;
-    NumaBuffer weights;  // [layer][expert]: gate and up row blocks in turn, then down
-    NumaBuffer partial;  // [max_tokens, hidden_size] float: this node's sum; unused on one node
+    int64_t activated_row_bytes = 0;
+    NumaBuffer weights;    // [layer][expert]: gate and up row blocks in turn, then down
+    NumaBuffer hidden;     // [max_tokens] rows of records
+    NumaBuffer activated;  // [max_pairs] rows of records
+    NumaBuffer partial;    // [max_tokens, hidden_size] float: this node's sum; unused on one node
+    std::unique_ptr<UnitQueue> gate_up_units = std::make_unique<UnitQueue>();
+    std::unique_ptr<UnitQueue> down_units = std::make_unique<UnitQueue>();
     [[nodiscard]] int64_t expert_size_bytes() const { return gate_up_size_bytes + down_size_bytes; }
   };
 
@@ -55,32 +102,38 @@ struct MoeExperts::Impl {
   std::vector<Node> nodes;
 
   // Work buffers of a step, taken once.
-  int64_t element_size_bytes = 0;
-  int64_t hidden_row_bytes = 0;     // of one token in `hidden`, padded
-  int64_t activated_row_bytes = 0;  // of one pair in `activated`: every node's slice, each padded
-  std::vector<int64_t> activated_offset_bytes;  // of a node's slice
-  NumaBuffer hidden;                            // [max_tokens] rows in the kernels' element
-  NumaBuffer activated;                         // [max_pairs] rows
-  std::vector<ExpertJob> jobs;                  // experts with tokens, ascending
-  std::vector<int32_t> expert_begin;            // counting sort, [n_routed_experts + 1]
-  std::vector<int32_t> pair_token;              // token of every pair, sorted by expert
+  int64_t hidden_row_bytes = 0;
+  std::vector<ExpertJob> jobs;        // experts with tokens, ascending
+  std::vector<int32_t> expert_begin;  // counting sort, [n_routed_experts + 1]
+  std::vector<int32_t> pair_token;    // token of every pair, sorted by expert
   std::vector<float> pair_weight;
-  std::vector<const void*> pair_hidden;  // row in `hidden`
-  std::vector<void*> pair_activated;     // row in `activated`
-  struct WorkerScratch {                 // pointer lists of one job, max_tokens * top-k long
-    std::vector<void*> activated;
+  struct WorkerScratch {  // pointer lists of one job, max_tokens long
     std::vector<const void*> input;
+    std::vector<void*> activated;
     std::vector<float*> out;
   };
   std::vector<WorkerScratch> scratch;
 
   Impl(const MoeShape& shape_in, WorkerPool& pool_in, CpuIsa isa_in)
-      : shape(shape_in), pool(pool_in), isa(isa_in), kernels(kernels_of(isa_in)) {}
+      : shape(shape_in),
+        pool(pool_in),
+        isa(isa_in),
+        kernels(kernels_of(isa_in, shape_in.activations)) {}
   void plan_nodes();
   void take_work_buffers();
   void sort_pairs(const RoutedTokens& tokens);
+  void fill_queues();
+  void prepare_hidden(const RoutedTokens& tokens, const WorkerPool::Worker& worker);
   void run_gate_up(int32_t moe_layer_idx, const WorkerPool::Worker& worker);
+  void gate_up_rows(int32_t moe_layer_idx,
+                    const WorkerPool::Worker& worker,
+                    const ExpertJob& job,
+                    Share units);
   void run_down(int32_t moe_layer_idx, const WorkerPool::Worker& worker, MatrixView<float> out);
+  void down_rows(int32_t moe_layer_idx,
+                 const WorkerPool::Worker& worker,
+                 Share row_blocks,
+                 MatrixView<float> out);
   void add_partials(const WorkerPool::Worker& worker, MatrixView<float> out);
   void pack_expert(const Node& node,
                    int32_t moe_layer_idx,
@@ -95,7 +148,7 @@ struct MoeExperts::Impl {
 };
 
 MoeExperts::MoeExperts(const MoeShape& shape, WorkerPool& pool)
-    : impl_(std::make_unique<Impl>(shape, pool, active_isa())) {
+    : impl_(std::make_unique<Impl>(shape, pool, isa_for(shape.activations))) {
   if (shape.hidden_size % kInt4GroupSize != 0 ||
       shape.moe_intermediate_size % kInt4GroupSize != 0) {
     throw ConfigError(fmt::format(
@@ -112,7 +165,6 @@ void MoeExperts::Impl::plan_nodes() {
   // A slice is whole groups of 32: a scale never has two owners.
   const int64_t num_groups = shape.moe_intermediate_size / kInt4GroupSize;
   const int num_nodes = pool.num_nodes();
-  int64_t offset_bytes = 0;
   for (int node_idx = 0; node_idx < num_nodes; ++node_idx) {
     Node node;
     const Share groups = share_of(num_groups, node_idx, num_nodes);
@@ -122,36 +174,33 @@ void MoeExperts::Impl::plan_nodes() {
     node.weights = NumaBuffer(
         int64_t{shape.num_moe_layers} * shape.n_routed_experts * node.expert_size_bytes(),
         pool.node_os_idx(node_idx));
-    activated_offset_bytes.push_back(offset_bytes);
-    offset_bytes += padded_cols(node.intermediate.size()) * (kernels.takes_bf16 ? 2 : 4);
     nodes.push_back(std::move(node));
   }
-  activated_row_bytes = offset_bytes;
 }
 
 void MoeExperts::Impl::take_work_buffers() {
-  element_size_bytes = kernels.takes_bf16 ? 2 : 4;
-  hidden_row_bytes = padded_cols(shape.hidden_size) * element_size_bytes;
   const int64_t max_pairs = int64_t{shape.max_tokens} * shape.num_experts_per_tok;
-  hidden = NumaBuffer(shape.max_tokens * hidden_row_bytes, -1);
-  activated = NumaBuffer(max_pairs * activated_row_bytes, -1);  // zeroed: the padding stays so
-  if (nodes.size() > 1) {
-    for (size_t node_idx = 0; node_idx < nodes.size(); ++node_idx) {
-      nodes[node_idx].partial =
-          NumaBuffer(int64_t{shape.max_tokens} * shape.hidden_size * int64_t{sizeof(float)},
-                     pool.node_os_idx(static_cast<int>(node_idx)));
-    }
+  hidden_row_bytes = num_col_blocks(shape.hidden_size) * kernels.input_record_size_bytes;
+  for (size_t node_idx = 0; node_idx < nodes.size(); ++node_idx) {
+    Node& node = nodes[node_idx];
+    const int node_os_idx = pool.node_os_idx(static_cast<int>(node_idx));
+    node.activated_row_bytes =
+        num_col_blocks(node.intermediate.size()) * kernels.activated_record_size_bytes;
+    node.hidden = NumaBuffer(shape.max_tokens * hidden_row_bytes, node_os_idx);
+    // Zeroed: the padding behind an odd group stays so.
+    node.activated = NumaBuffer(max_pairs * node.activated_row_bytes, node_os_idx);
+    if (nodes.size() == 1) continue;
+    node.partial = NumaBuffer(
+        int64_t{shape.max_tokens} * shape.hidden_size * int64_t{sizeof(float)}, node_os_idx);
   }
   jobs.reserve(shape.n_routed_experts);
   expert_begin.resize(shape.n_routed_experts + 1);
   pair_token.resize(max_pairs);
   pair_weight.resize(max_pairs);
-  pair_hidden.resize(max_pairs);
-  pair_activated.resize(max_pairs);
   scratch.resize(pool.num_workers());
   for (WorkerScratch& worker : scratch) {
-    worker.activated.resize(max_pairs);
     worker.input.resize(max_pairs);
+    worker.activated.resize(max_pairs);
     worker.out.resize(max_pairs);
   }
 }
@@ -233,74 +282,118 @@ void MoeExperts::Impl::sort_pairs(const RoutedTokens& tokens) {
       const int32_t pair = expert_begin[tokens.expert_ids(token_idx, slot)]++;
       pair_token[pair] = token_idx;
       pair_weight[pair] = tokens.expert_weights(token_idx, slot);
-      pair_hidden[pair] = hidden.data() + token_idx * hidden_row_bytes;
-      pair_activated[pair] = activated.data() + pair * activated_row_bytes;
     }
   }
 }
 
-// Every worker computes its rows of every expert: equal shares whatever the routing.
+void MoeExperts::Impl::fill_queues() {
+  for (int node_idx = 0; node_idx < pool.num_nodes(); ++node_idx) {
+    Node& node = nodes[node_idx];
+    const int num_workers = pool.workers_in_node(node_idx);
+    const int64_t expert_units = node.intermediate.size() / kUnitRows;
+    node.gate_up_units->reset(static_cast<int64_t>(jobs.size()) * expert_units,
+                              std::max<int64_t>(expert_units, 1), num_workers);
+    const int64_t num_row_blocks = shape.hidden_size / kBlockRows;
+    node.down_units->reset(num_row_blocks, num_row_blocks, num_workers);
+  }
+}
+
+// The layer's input in the kernels' form: every node makes its own copy.
+void MoeExperts::Impl::prepare_hidden(const RoutedTokens& tokens,
+                                      const WorkerPool::Worker& worker) {
+  const Node& node = nodes[worker.node_idx];
+  const int64_t num_blocks = num_col_blocks(shape.hidden_size);
+  const Share blocks = share_of(tokens.hidden.rows * num_blocks, worker.idx_in_node,
+                                pool.workers_in_node(worker.node_idx));
+  for (int64_t block = blocks.begin; block < blocks.end;) {
+    const int64_t token_idx = block / num_blocks;
+    const int64_t first_block = block % num_blocks;
+    const int64_t end_block = std::min(num_blocks, first_block + blocks.end - block);
+    const int64_t first_col = first_block * kBlockCols;
+    kernels.prepare(&tokens.hidden(token_idx, first_col).bits,
+                    std::min<int64_t>(end_block * kBlockCols, shape.hidden_size) - first_col,
+                    node.hidden.data() + token_idx * hidden_row_bytes +
+                        first_block * kernels.input_record_size_bytes);
+    block += end_block - first_block;
+  }
+}
+
 void MoeExperts::Impl::run_gate_up(int32_t moe_layer_idx, const WorkerPool::Worker& worker) {
   const Node& node = nodes[worker.node_idx];
-  const Share blocks = share_of(node.intermediate.size() / kBlockRows, worker.idx_in_node,
-                                pool.workers_in_node(worker.node_idx));
-  if (blocks.size() == 0) return;
-  const int64_t row_block_size_bytes = num_col_blocks(shape.hidden_size) * kBlockSizeBytes;
-  const int64_t out_offset_bytes =
-      activated_offset_bytes[worker.node_idx] + blocks.begin * kBlockRows * element_size_bytes;
-  for (const ExpertJob& job : jobs) {
-    void** rows = scratch[worker.worker_idx].activated.data();
-    for (int32_t pair = job.pair_begin; pair < job.pair_end; ++pair) {
-      rows[pair - job.pair_begin] =
-          static_cast<std::byte*>(pair_activated[pair]) + out_offset_bytes;
-    }
-    const std::byte* weights = expert_weights(node, moe_layer_idx, job.expert_idx);
-    kernels.gate_up({.weights = reinterpret_cast<const uint8_t*>(
-                         weights + 2 * blocks.begin * row_block_size_bytes),
-                     .num_row_blocks = blocks.size(),
-                     .num_col_blocks = num_col_blocks(shape.hidden_size),
-                     .x = pair_hidden.data() + job.pair_begin,
-                     .activated = rows,
-                     .num_tokens = job.pair_end - job.pair_begin});
+  const int64_t expert_units = node.intermediate.size() / kUnitRows;
+  for (Share units = node.gate_up_units->take(); units.size() != 0;
+       units = node.gate_up_units->take()) {
+    const int64_t first_unit = units.begin / expert_units * expert_units;
+    gate_up_rows(moe_layer_idx, worker, jobs[units.begin / expert_units],
+                 {units.begin - first_unit, units.end - first_unit});
   }
 }
 
-// Every worker owns a range of hidden_size and adds the experts in ascending order: that order is
-// the one of the bits.
+void MoeExperts::Impl::gate_up_rows(int32_t moe_layer_idx,
+                                    const WorkerPool::Worker& worker,
+                                    const ExpertJob& job,
+                                    Share units) {
+  const Node& node = nodes[worker.node_idx];
+  WorkerScratch& lists = scratch[worker.worker_idx];
+  for (int32_t pair = job.pair_begin; pair < job.pair_end; ++pair) {
+    lists.input[pair - job.pair_begin] = node.hidden.data() + pair_token[pair] * hidden_row_bytes;
+    lists.activated[pair - job.pair_begin] =
+        node.activated.data() + pair * node.activated_row_bytes;
+  }
+  const int64_t row_block_size_bytes = num_col_blocks(shape.hidden_size) * kBlockSizeBytes;
+  const int64_t first_row_block = units.begin * kUnitRows / kBlockRows;
+  const std::byte* weights = expert_weights(node, moe_layer_idx, job.expert_idx) +
+                             2 * first_row_block * row_block_size_bytes;
+  kernels.gate_up({.weights = reinterpret_cast<const uint8_t*>(weights),
+                   .num_row_blocks = units.size() * kUnitRows / kBlockRows,
+                   .num_col_blocks = num_col_blocks(shape.hidden_size),
+                   .x = lists.input.data(),
+                   .activated = lists.activated.data(),
+                   .first_row = units.begin * kUnitRows,
+                   .num_tokens = job.num_pairs()});
+}
+
 void MoeExperts::Impl::run_down(int32_t moe_layer_idx,
                                 const WorkerPool::Worker& worker,
                                 MatrixView<float> out) {
   const Node& node = nodes[worker.node_idx];
-  const Share blocks = share_of(shape.hidden_size / kBlockRows, worker.idx_in_node,
-                                pool.workers_in_node(worker.node_idx));
-  if (blocks.size() == 0) return;
-  const int64_t first_row = blocks.begin * kBlockRows;
   if (nodes.size() > 1) {
     out = MatrixView<float>(reinterpret_cast<float*>(node.partial.data()), out.rows,
                             shape.hidden_size);
   }
+  for (Share blocks = node.down_units->take(); blocks.size() != 0;
+       blocks = node.down_units->take()) {
+    down_rows(moe_layer_idx, worker, blocks, out);
+  }
+}
+
+// Rows of all experts, in ascending order: that order is the one of the bits.
+void MoeExperts::Impl::down_rows(int32_t moe_layer_idx,
+                                 const WorkerPool::Worker& worker,
+                                 Share row_blocks,
+                                 MatrixView<float> out) {
+  const Node& node = nodes[worker.node_idx];
+  const int64_t first_row = row_blocks.begin * kBlockRows;
   for (int64_t token_idx = 0; token_idx < out.rows; ++token_idx) {
-    std::fill_n(&out(token_idx, first_row), blocks.size() * kBlockRows, 0.0f);
+    std::fill_n(&out(token_idx, first_row), row_blocks.size() * kBlockRows, 0.0f);
   }
   if (node.intermediate.size() == 0) return;
   const int64_t row_block_size_bytes = num_col_blocks(node.intermediate.size()) * kBlockSizeBytes;
+  WorkerScratch& lists = scratch[worker.worker_idx];
   for (const ExpertJob& job : jobs) {
-    WorkerScratch& lists = scratch[worker.worker_idx];
     for (int32_t pair = job.pair_begin; pair < job.pair_end; ++pair) {
-      lists.input[pair - job.pair_begin] = static_cast<const std::byte*>(pair_activated[pair]) +
-                                           activated_offset_bytes[worker.node_idx];
+      lists.input[pair - job.pair_begin] = node.activated.data() + pair * node.activated_row_bytes;
       lists.out[pair - job.pair_begin] = &out(pair_token[pair], first_row);
     }
-    const std::byte* weights =
-        expert_weights(node, moe_layer_idx, job.expert_idx) + node.gate_up_size_bytes;
-    kernels.down(
-        {.weights = reinterpret_cast<const uint8_t*>(weights + blocks.begin * row_block_size_bytes),
-         .num_row_blocks = blocks.size(),
-         .num_col_blocks = num_col_blocks(node.intermediate.size()),
-         .x = lists.input.data(),
-         .routing_weights = pair_weight.data() + job.pair_begin,
-         .out = lists.out.data(),
-         .num_tokens = job.pair_end - job.pair_begin});
+    const std::byte* weights = expert_weights(node, moe_layer_idx, job.expert_idx) +
+                               node.gate_up_size_bytes + row_blocks.begin * row_block_size_bytes;
+    kernels.down({.weights = reinterpret_cast<const uint8_t*>(weights),
+                  .num_row_blocks = row_blocks.size(),
+                  .num_col_blocks = num_col_blocks(node.intermediate.size()),
+                  .x = lists.input.data(),
+                  .routing_weights = pair_weight.data() + job.pair_begin,
+                  .out = lists.out.data(),
+                  .num_tokens = job.num_pairs()});
   }
 }
 
@@ -328,13 +421,9 @@ void MoeExperts::forward(int32_t moe_layer_idx, const RoutedTokens& tokens, Matr
                    out.rows == tokens.hidden.rows && out.cols == shape.hidden_size,
                "routed tokens differ from the layer's shape");
   experts.sort_pairs(tokens);
+  experts.fill_queues();
   experts.pool.run([&](const WorkerPool::Worker& worker) {
-    const Share share = share_of(tokens.hidden.rows, worker.worker_idx, experts.pool.num_workers());
-    for (int64_t token_idx = share.begin; token_idx < share.end; ++token_idx) {
-      experts.kernels.prepare(&tokens.hidden(token_idx, 0).bits, shape.hidden_size,
-                              padded_cols(shape.hidden_size),
-                              experts.hidden.data() + token_idx * experts.hidden_row_bytes);
-    }
+    experts.prepare_hidden(tokens, worker);
     experts.pool.barrier();
     experts.run_gate_up(moe_layer_idx, worker);
     experts.pool.barrier();

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string_view>
 
+#include "cpu_experts/dispatch.h"
 #include "runtime/base/bf16.h"
 #include "runtime/base/matrix_view.h"
 #include "runtime/base/progress.h"
@@ -22,6 +23,7 @@ struct MoeShape {
   int32_t num_experts_per_tok = 0;
   int32_t num_moe_layers = 0;
   int32_t max_tokens = 0;  // limit of one forward(); work buffers are taken at construction
+  ActivationMode activations = ActivationMode::kBf16;
 };
 
 // One MoE layer's work.
@@ -53,7 +55,7 @@ class MoeExperts {
   void forward(int32_t moe_layer_idx, const RoutedTokens& tokens, MatrixView<float> out);
 
   [[nodiscard]] int64_t resident_size_bytes() const;
-  [[nodiscard]] std::string_view isa_name() const;  // "scalar", "avx2", "avx512", ...
+  [[nodiscard]] std::string_view isa_name() const;  // of the kernels: "avx2", "avx512_vnni", ...
   // Checkpoint bytes that `num_tokens` tokens with all-different experts read in one layer.
   static int64_t layer_read_bytes(const MoeShape& shape, int64_t num_distinct_experts);
 

@@ -1,4 +1,6 @@
 #include "cpu_experts/kernels/moe-inl.h"
+// The core follows what it is built on.
+#include "cpu_experts/kernels/bf16-inl.h"
 
 namespace tandem::cpu_experts {
 

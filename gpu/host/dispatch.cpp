@@ -1,36 +1,42 @@
 #include "gpu/host/dispatch.h"
 
 #include <cstdlib>
-#include <string_view>
 
-#include "runtime/base/errors.h"
+#include "runtime/topology/cpu_isa.h"
 
 namespace tandem::gpu::host {
+namespace {
+
+// Dot products of bytes have no use here: their CPUs take the set below.
+const Kernels* kernels_of(CpuIsa isa) {
+  switch (isa) {
+    case CpuIsa::kScalar:
+      break;
+    case CpuIsa::kAvx2:
+    case CpuIsa::kAvxVnni:
+      return avx2_kernels();
+    case CpuIsa::kAvx512:
+    case CpuIsa::kAvx512Vnni:
+      return avx512_kernels();
+    case CpuIsa::kAvx512Bf16:
+      return avx512_bf16_kernels();
+  }
+  return scalar_kernels();
+}
+
+}  // namespace
 
 std::vector<const Kernels*> supported_kernels() {
-  std::vector<const Kernels*> result{scalar_kernels()};
-  __builtin_cpu_init();
-  // These ask the operating system too (XGETBV): a register set that is not saved is not there.
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq");
-  if (avx2) result.push_back(avx2_kernels());
-  if (avx512) result.push_back(avx512_kernels());
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) result.push_back(avx512_bf16_kernels());
+  std::vector<const Kernels*> result;
+  for (const CpuIsa isa : supported_isas()) {
+    const Kernels* kernels = kernels_of(isa);
+    if (result.empty() || result.back() != kernels) result.push_back(kernels);
+  }
   return result;
 }
 
 const Kernels& choose_kernels(const char* forced_isa) {
-  const std::vector<const Kernels*> supported = supported_kernels();
-  if (forced_isa == nullptr || *forced_isa == '\0') return *supported.back();
-  std::string names;
-  for (const Kernels* kernels : supported) {
-    if (std::string_view(forced_isa) == kernels->isa_name) return *kernels;
-    names += (names.empty() ? "" : ", ") + std::string(kernels->isa_name);
-  }
-  throw ConfigError("TANDEM_CPU_ISA is \"" + std::string(forced_isa) +
-                    "\"; this CPU has: " + names);
+  return *kernels_of(choose_isa(supported_isas(), forced_isa));
 }
 
 const Kernels& active_kernels() { return choose_kernels(std::getenv("TANDEM_CPU_ISA")); }

@@ -15,8 +15,12 @@ std::string_view isa_name(CpuIsa isa) {
       return "scalar";
     case CpuIsa::kAvx2:
       return "avx2";
+    case CpuIsa::kAvxVnni:
+      return "avx_vnni";
     case CpuIsa::kAvx512:
       return "avx512";
+    case CpuIsa::kAvx512Vnni:
+      return "avx512_vnni";
     case CpuIsa::kAvx512Bf16:
       return "avx512_bf16";
   }
@@ -32,9 +36,12 @@ std::vector<CpuIsa> supported_isas() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq");
+  const bool avx512_vnni = avx512 && __builtin_cpu_supports("avx512vnni");
   if (avx2) isas.push_back(CpuIsa::kAvx2);
+  if (avx2 && __builtin_cpu_supports("avxvnni")) isas.push_back(CpuIsa::kAvxVnni);
   if (avx512) isas.push_back(CpuIsa::kAvx512);
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) isas.push_back(CpuIsa::kAvx512Bf16);
+  if (avx512_vnni) isas.push_back(CpuIsa::kAvx512Vnni);
+  if (avx512_vnni && __builtin_cpu_supports("avx512bf16")) isas.push_back(CpuIsa::kAvx512Bf16);
 #endif
   return isas;
 }

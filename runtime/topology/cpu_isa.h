@@ -11,10 +11,12 @@ namespace tandem {
 enum class CpuIsa {
   kScalar,      // any x86-64
   kAvx2,        // AVX2, FMA
+  kAvxVnni,     // and AVX-VNNI: dot products of bytes in 32-byte vectors
   kAvx512,      // AVX-512 F, BW, VL, DQ
+  kAvx512Vnni,  // and AVX-512 VNNI: dot products of bytes
   kAvx512Bf16,  // and AVX-512 BF16: dot products of BF16 pairs
 };
-std::string_view isa_name(CpuIsa isa);  // "scalar", "avx2", "avx512", "avx512_bf16"
+std::string_view isa_name(CpuIsa isa);  // "scalar", "avx2", "avx_vnni", "avx512", ...
 
 // Of this CPU, from the plainest (always kScalar) to the best.
 std::vector<CpuIsa> supported_isas();

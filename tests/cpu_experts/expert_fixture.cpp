@@ -18,7 +18,10 @@ float OwnedInt4::weight(int64_t row, int64_t col) const {
          scale[static_cast<size_t>((row * in_features + col) / kInt4GroupSize)].to_float();
 }
 
-OwnedInt4 random_int4(int64_t out_features, int64_t in_features, std::mt19937& random) {
+OwnedInt4 random_int4(int64_t out_features,
+                      int64_t in_features,
+                      std::mt19937& random,
+                      Scales scales) {
   OwnedInt4 matrix{
       .packed = {}, .scale = {}, .out_features = out_features, .in_features = in_features};
   std::uniform_int_distribution<int> byte(0, 255);
@@ -29,7 +32,12 @@ OwnedInt4 random_int4(int64_t out_features, int64_t in_features, std::mt19937& r
     matrix.packed.push_back(static_cast<uint8_t>(byte(random)));
   }
   for (int64_t idx = 0; idx < out_features * in_features / kInt4GroupSize; ++idx) {
-    float scale = unit * normal(random);
+    const float value = normal(random);
+    if (scales == Scales::kAlike) {
+      matrix.scale.push_back(bf16(unit * (1.0f + 0.3f * std::tanh(value))));
+      continue;
+    }
+    float scale = unit * value;
     if (idx % 37 == 5) scale = 0.0f;
     if (idx % 41 == 7) scale = 1e-30f;
     if (idx % 43 == 9) scale *= 16.0f;
@@ -40,11 +48,12 @@ OwnedInt4 random_int4(int64_t out_features, int64_t in_features, std::mt19937& r
 
 OwnedExpert random_expert(int64_t hidden_size,
                           int64_t moe_intermediate_size,
-                          std::mt19937& random) {
+                          std::mt19937& random,
+                          Scales scales) {
   OwnedExpert expert;
-  expert.gate_proj = random_int4(moe_intermediate_size, hidden_size, random);
-  expert.up_proj = random_int4(moe_intermediate_size, hidden_size, random);
-  expert.down_proj = random_int4(hidden_size, moe_intermediate_size, random);
+  expert.gate_proj = random_int4(moe_intermediate_size, hidden_size, random, scales);
+  expert.up_proj = random_int4(moe_intermediate_size, hidden_size, random, scales);
+  expert.down_proj = random_int4(hidden_size, moe_intermediate_size, random, scales);
   return expert;
 }
 
@@ -52,7 +61,8 @@ Routing random_routing(int64_t num_tokens,
                        int64_t hidden_size,
                        int32_t n_routed_experts,
                        int32_t num_experts_per_tok,
-                       std::mt19937& random) {
+                       std::mt19937& random,
+                       float outlier) {
   Routing routing;
   std::normal_distribution<float> normal;
   std::uniform_real_distribution<float> share(0.0f, 1.0f);
@@ -60,8 +70,8 @@ Routing random_routing(int64_t num_tokens,
   std::iota(experts.begin(), experts.end(), 0);
   for (int64_t token_idx = 0; token_idx < num_tokens; ++token_idx) {
     for (int64_t col = 0; col < hidden_size; ++col) {
-      const float outlier = (token_idx * hidden_size + col) % 997 == 3 ? 1e3f : 1.0f;
-      routing.hidden.push_back(bf16(outlier * normal(random)));
+      const bool is_outlier = (token_idx * hidden_size + col) % 997 == 3;
+      routing.hidden.push_back(bf16((is_outlier ? outlier : 1.0f) * normal(random)));
     }
     std::shuffle(experts.begin(), experts.end(), random);
     for (int32_t slot = 0; slot < num_experts_per_tok; ++slot) {
@@ -72,39 +82,71 @@ Routing random_routing(int64_t num_tokens,
   return routing;
 }
 
+std::vector<double> group_maxima(const std::vector<double>& values) {
+  std::vector<double> maxima(values.size());
+  for (size_t begin = 0; begin < values.size(); begin += kInt4GroupSize) {
+    const size_t end = std::min(values.size(), begin + kInt4GroupSize);
+    double largest = 0.0;
+    for (size_t idx = begin; idx < end; ++idx) largest = std::max(largest, std::fabs(values[idx]));
+    std::fill(maxima.begin() + begin, maxima.begin() + end, largest);
+  }
+  return maxima;
+}
+
+namespace {
+
+// W x with the sums of |w| times `x`, |x| and the group's largest |x|.
+struct NaiveDot {
+  double value = 0.0, magnitude = 0.0, group_magnitude = 0.0;
+};
+NaiveDot naive_dot(const OwnedInt4& weights,
+                   int64_t row,
+                   const std::vector<double>& x,
+                   const std::vector<double>& maxima) {
+  NaiveDot dot;
+  for (int64_t col = 0; col < weights.in_features; ++col) {
+    const double weight = weights.weight(row, col);
+    dot.value += weight * x[col];
+    dot.magnitude += std::fabs(weight * x[col]);
+    dot.group_magnitude += std::fabs(weight) * maxima[col];
+  }
+  return dot;
+}
+
+}  // namespace
+
 NaiveRow naive_expert(const OwnedExpert& expert, const bf16* x) {
   const int64_t hidden_size = expert.gate_proj.in_features;
   const int64_t intermediate = expert.gate_proj.out_features;
-  std::vector<double> activated(static_cast<size_t>(intermediate));
-  std::vector<double> activated_magnitude(static_cast<size_t>(intermediate));
+  std::vector<double> hidden;
+  for (int64_t col = 0; col < hidden_size; ++col) hidden.push_back(x[col].to_float());
+  const std::vector<double> hidden_maxima = group_maxima(hidden);
+  std::vector<double> activated, magnitude, group_magnitude;
   for (int64_t row = 0; row < intermediate; ++row) {
-    double gate = 0.0, up = 0.0, gate_magnitude = 0.0, up_magnitude = 0.0;
-    for (int64_t col = 0; col < hidden_size; ++col) {
-      const double value = x[col].to_float();
-      const double gate_term = value * expert.gate_proj.weight(row, col);
-      const double up_term = value * expert.up_proj.weight(row, col);
-      gate += gate_term;
-      up += up_term;
-      gate_magnitude += std::fabs(gate_term);
-      up_magnitude += std::fabs(up_term);
-    }
-    const double sigmoid = 1.0 / (1.0 + std::exp(-gate));
-    activated[static_cast<size_t>(row)] = gate * sigmoid * up;
+    const NaiveDot gate = naive_dot(expert.gate_proj, row, hidden, hidden_maxima);
+    const NaiveDot up = naive_dot(expert.up_proj, row, hidden, hidden_maxima);
+    const double silu = gate.value / (1.0 + std::exp(-gate.value));
+    activated.push_back(silu * up.value);
     // First order: |d silu| <= 1.1, so an error of gate counts with |up|, one of up with |silu|.
-    activated_magnitude[static_cast<size_t>(row)] = 1.1 * gate_magnitude * std::fabs(up) +
-                                                    std::fabs(gate * sigmoid) * up_magnitude +
-                                                    std::fabs(activated[static_cast<size_t>(row)]);
+    const double gate_slope = 1.1 * std::fabs(up.value);
+    const double up_slope = std::fabs(silu);
+    magnitude.push_back(gate_slope * gate.magnitude + up_slope * up.magnitude +
+                        std::fabs(activated.back()));
+    group_magnitude.push_back(gate_slope * gate.group_magnitude + up_slope * up.group_magnitude);
   }
+  const std::vector<double> maxima = group_maxima(activated);
   NaiveRow result;
   for (int64_t row = 0; row < hidden_size; ++row) {
-    double value = 0.0, magnitude = 0.0;
+    double value = 0.0, row_magnitude = 0.0, row_group_magnitude = 0.0;
     for (int64_t col = 0; col < intermediate; ++col) {
       const double weight = expert.down_proj.weight(row, col);
-      value += weight * activated[static_cast<size_t>(col)];
-      magnitude += std::fabs(weight) * activated_magnitude[static_cast<size_t>(col)];
+      value += weight * activated[col];
+      row_magnitude += std::fabs(weight) * magnitude[col];
+      row_group_magnitude += std::fabs(weight) * (group_magnitude[col] + maxima[col]);
     }
     result.value.push_back(value);
-    result.magnitude.push_back(magnitude);
+    result.magnitude.push_back(row_magnitude);
+    result.group_magnitude.push_back(row_group_magnitude);
   }
   return result;
 }

@@ -69,9 +69,8 @@ TEST_CASE("the worked example of the format lands where the layout says", "[cpu_
   cpu_experts::pack_matrix(matrix.view(), {0, 16, 0, 32}, packed.data(), kBlockSizeBytes);
   uint32_t word = 0;
   std::memcpy(&word, packed.data() + cpu_experts::kScalesSizeBytes, sizeof(word));
-  // Even columns 0 2 4 6 (codes 1 8 F D) in the low half, odd columns 1 3 5 7 (codes 7 B 0 A) in
-  // the high half.
-  CHECK(word == 0xA0B7'DF81u);
+  // Columns 0 1 2 3 (codes 1 7 8 B) in the low nibbles, 4 5 6 7 (codes F 0 D A) in the high ones.
+  CHECK(word == 0xAB'D8'07'F1u);
   uint16_t scale = 0;
   std::memcpy(&scale, packed.data(), sizeof(scale));
   CHECK(scale == bf16(0.015625f).bits);

@@ -1,0 +1,145 @@
+// Dot products of packed rows with BF16 activations by AVX-512's products of BF16 pairs.
+//
+// Order of every sum, whatever num_tokens: inside a group of 32 columns pair by pair from zero; the
+// group's sum times the row's scale is added to the total by one fused multiply-add; groups in
+// ascending order. The activations of down are rounded to BF16 once.
+#pragma once
+
+#include <immintrin.h>
+
+#include "cpu_experts/expert_kernels.h"
+#include "cpu_experts/expert_layout.h"
+
+namespace tandem::cpu_experts {
+namespace {
+
+constexpr int kTileTokens = 8;
+
+// One column block of one token: the columns of a vector of eight in the order in which the layout
+// gives their pairs, 0 2 4 6 1 3 5 7.
+struct Bf16Record {
+  uint16_t columns[kBlockCols];
+};
+
+inline int64_t record_idx(int64_t col) {
+  constexpr int64_t kPlace[kVectorCols] = {0, 4, 1, 5, 2, 6, 3, 7};
+  return col / kVectorCols * kVectorCols + kPlace[col % kVectorCols];
+}
+
+inline uint16_t to_bf16(float value) {
+  uint32_t word;
+  std::memcpy(&word, &value, sizeof(word));
+  if ((word & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((word >> 16) | 0x40u);
+  return static_cast<uint16_t>((word + 0x7fffu + ((word >> 16) & 1u)) >> 16);
+}
+
+// -8 .. 7 in BF16, twice: the permutation looks at five bits of an index, and the fifth is the next
+// code's.
+inline __m512i code_table() {
+  alignas(64) static constexpr uint16_t kTable[32] = {
+      0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80, 0x0000, 0x3F80, 0x4000,
+      0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0, 0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040,
+      0xC000, 0xBF80, 0x0000, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0};
+  return _mm512_load_si512(kTable);
+}
+
+inline __m512bh broadcast_pair(const uint16_t* pair) {
+  int32_t both;
+  std::memcpy(&both, pair, sizeof(both));
+  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
+}
+
+// How far ahead of its use memory is asked for.
+constexpr int64_t kPrefetchSizeBytes = 8 * kBlockSizeBytes;
+
+// total[token] = W[16 rows, :] x[token]
+template <int kTokens>
+void dot_rows(const uint8_t* weights, int64_t num_blocks, const void* const* x, __m512* total) {
+  const __m512i table = code_table();
+  const Bf16Record* records[kTokens];
+  for (int token = 0; token < kTokens; ++token) {
+    records[token] = static_cast<const Bf16Record*>(x[token]);
+    total[token] = _mm512_setzero_ps();
+  }
+  for (int64_t block = 0; block < num_blocks; ++block, weights += kBlockSizeBytes) {
+    for (int64_t line = 0; line < kBlockSizeBytes; line += 64) {
+      __builtin_prefetch(weights + kPrefetchSizeBytes + line);
+    }
+    for (int group = 0; group < 2; ++group) {
+      __m512 sum[kTokens];
+      for (__m512& token_sum : sum) token_sum = _mm512_setzero_ps();
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) {
+        const int vector_idx = 4 * group + v;
+        __m512i codes =
+            _mm512_loadu_si512(weights + kScalesSizeBytes + vector_idx * kVectorSizeBytes);
+#pragma GCC unroll 4
+        for (int pair = 0; pair < 4; ++pair, codes = _mm512_srli_epi16(codes, 4)) {
+          const auto values = reinterpret_cast<__m512bh>(_mm512_permutexvar_epi16(codes, table));
+          for (int token = 0; token < kTokens; ++token) {
+            const uint16_t* columns = records[token]->columns + 8 * vector_idx + 2 * pair;
+            sum[token] = _mm512_dpbf16_ps(sum[token], values, broadcast_pair(columns));
+          }
+        }
+      }
+      const __m256i bits =
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + group * 32));
+      const __m512 scales = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+      for (int token = 0; token < kTokens; ++token) {
+        total[token] = _mm512_fmadd_ps(sum[token], scales, total[token]);
+      }
+    }
+    for (auto& record : records) ++record;
+  }
+}
+
+// kTokens = 1 .. kTileTokens as a run-time choice.
+template <int kTokens = kTileTokens>
+void dot_rows_any(const uint8_t* weights,
+                  int64_t num_blocks,
+                  const void* const* x,
+                  int num_tokens,
+                  __m512* total) {
+  if constexpr (kTokens > 1) {
+    if (num_tokens < kTokens) {
+      return dot_rows_any<kTokens - 1>(weights, num_blocks, x, num_tokens, total);
+    }
+  }
+  dot_rows<kTokens>(weights, num_blocks, x, total);
+}
+
+// The core of moe-inl.h for BF16 pairs.
+struct Bf16Core {
+  static constexpr int64_t kRecordSizeBytes = sizeof(Bf16Record);
+
+  static void store_group(const float* values, void* row, int64_t group_idx) {
+    Bf16Record& record = static_cast<Bf16Record*>(row)[group_idx / 2];
+    for (int64_t col = 0; col < kGroupCols; ++col) {
+      record.columns[record_idx(group_idx % 2 * kGroupCols + col)] = to_bf16(values[col]);
+    }
+  }
+
+  static void dot(const uint8_t* weights,
+                  int64_t num_row_blocks,
+                  int64_t num_col_blocks,
+                  const void* const* x,
+                  int32_t num_tokens,
+                  Totals& totals) {
+    for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
+      for (int32_t token = 0; token < num_tokens; token += kTileTokens) {
+        const int num_tile = num_tokens - token < kTileTokens ? num_tokens - token : kTileTokens;
+        __m512 total[kTileTokens];
+        dot_rows_any(weights + row_block * num_col_blocks * kBlockSizeBytes, num_col_blocks,
+                     x + token, num_tile, total);
+        for (int idx = 0; idx < num_tile; ++idx) {
+          _mm512_storeu_ps(totals.rows[row_block][token + idx], total[idx]);
+        }
+      }
+    }
+  }
+};
+
+constexpr ExpertKernels kKernels = kernels_of_cores<Bf16Core, Bf16Core>();
+
+}  // namespace
+}  // namespace tandem::cpu_experts
