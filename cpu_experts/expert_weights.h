@@ -18,7 +18,8 @@ struct MatrixPart {
 };
 
 // Packs `part` of `matrix` to `packed` [packed_size_bytes(part.num_rows, part.num_cols)]. Row block
-// r lands at r * row_block_stride_bytes: gate and up interleave their row blocks so.
+// r lands at r * row_block_stride_bytes: gate and up interleave their row blocks so. `packed` and
+// the stride are multiples of 16.
 void pack_matrix(const Int4Matrix& matrix,
                  const MatrixPart& part,
                  std::byte* packed,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "offload/weights.h"
 #include "offload/workspace.h"
 #include "runtime/base/check.h"
+#include "runtime/model/expert_reader.h"
 
 namespace tandem::offload {
 
@@ -37,7 +39,10 @@ struct KimiK2::Impl {
   explicit Impl(WorkerPool& pool_in) : pool(pool_in) {}
   void prepare(const Checkpoint& checkpoint);
   void load_weights(const Checkpoint& checkpoint, const ProgressFn& progress);
-  void load_experts(const Checkpoint& checkpoint, int32_t layer_idx);
+  // `report` is told the expert's share of all bytes as worker 0, the caller, goes on.
+  void load_experts(ExpertReader& reader,
+                    int32_t layer_idx,
+                    const std::function<void(int64_t)>& report);
   [[nodiscard]] gpu::KvCacheLayer cache_of(int32_t layer_idx) const;
   [[nodiscard]] int32_t moe_layer_idx(int32_t layer_idx) const;
   void check_batch(const Batch& batch, const MatrixView<float>& logits) const;
@@ -177,22 +182,34 @@ void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& 
     if (progress) progress({.stage = stage, .done_bytes = done_bytes, .total_bytes = total_bytes});
   };
   report("embedding and head", 0);
+  // Begins with the first expert while the dense weights are uploaded.
+  ExpertReader reader(checkpoint,
+                      {.num_workers = pool.num_workers(), .num_users = pool.num_nodes()});
   head = upload_head(*ops, checkpoint);
   report("layers", head_bytes);
   for (int32_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
     layers.push_back(upload_layer(*ops, checkpoint, layer_idx));
     report("layers", layer_dense_bytes);
     if (config.is_dense(layer_idx)) continue;
-    load_experts(checkpoint, layer_idx);
-    report("layers", placement.experts_size_bytes / moe_shape.num_moe_layers);
+    const int64_t layer_end_bytes =
+        done_bytes + placement.experts_size_bytes / moe_shape.num_moe_layers;
+    load_experts(reader, layer_idx, [&](int64_t bytes) {
+      report("layers", std::min(bytes, layer_end_bytes - done_bytes));
+    });
+    report("layers", layer_end_bytes - done_bytes);
   }
   if (progress) progress({.stage = "done", .done_bytes = total_bytes, .total_bytes = total_bytes});
 }
 
-void KimiK2::Impl::load_experts(const Checkpoint& checkpoint, int32_t layer_idx) {
-  std::vector<Checkpoint::ExpertScratch> scratch(pool.num_workers());
+void KimiK2::Impl::load_experts(ExpertReader& reader,
+                                int32_t layer_idx,
+                                const std::function<void(int64_t)>& report) {
+  const int64_t layer_bytes = placement.experts_size_bytes / moe_shape.num_moe_layers;
+  // The others of worker 0's node are about as far as it is.
+  const int64_t step_bytes = layer_bytes / config.n_routed_experts * pool.workers_in_node(0);
   experts->load_layer(moe_layer_idx(layer_idx), [&](int32_t expert_idx, int32_t worker_idx) {
-    return checkpoint.expert(layer_idx, expert_idx, scratch[worker_idx]);
+    if (worker_idx == 0) report(step_bytes);
+    return reader.expert(layer_idx, expert_idx, worker_idx);
   });
 }
 

@@ -42,6 +42,8 @@ int madvise_value(AccessHint hint) {
       return MADV_RANDOM;
     case AccessHint::kWillNeed:
       return MADV_WILLNEED;
+    case AccessHint::kPopulate:
+      return MADV_POPULATE_READ;
     case AccessHint::kDontNeed:
       return MADV_DONTNEED;
   }

@@ -8,8 +8,9 @@
 
 namespace tandem {
 
-// What the kernel is told about the coming accesses (madvise).
-enum class AccessHint { kNormal, kSequential, kRandom, kWillNeed, kDontNeed };
+// What the kernel is told about the coming accesses (madvise). kPopulate maps the pages at once,
+// reading what is not in the page cache: cheaper than a fault every few pages.
+enum class AccessHint { kNormal, kSequential, kRandom, kWillNeed, kPopulate, kDontNeed };
 
 // A file that another process truncates while it is mapped ends this one by SIGBUS; that is the
 // price of not copying hundreds of gigabytes.

@@ -27,59 +27,74 @@ MlpTensors mlp_tensors(const TensorIndex& index,
   return mlp;
 }
 
-// A projection's place in ExpertScratch.
-struct ScratchPart {
-  MatrixView<uint8_t> packed;
-  MatrixView<bf16> scale;
-  [[nodiscard]] Int4Matrix view() const { return {packed, scale}; }
+// A projection [rows, cols] and where its part of an ExpertScratch begins, in weights.
+struct Projection {
+  const char* name;
+  int64_t rows = 0, cols = 0;
+  int64_t first_weight = 0;
 };
+std::array<Projection, 3> projections_of(const ModelConfig& config) {
+  const int64_t hidden_size = config.hidden_size;
+  const int64_t intermediate = config.moe_intermediate_size;
+  const int64_t num_weights = hidden_size * intermediate;
+  return {{{"gate_proj", intermediate, hidden_size, 0},
+           {"up_proj", intermediate, hidden_size, num_weights},
+           {"down_proj", hidden_size, intermediate, 2 * num_weights}}};
+}
+int64_t num_expert_weights(const ModelConfig& config) {
+  return 3 * int64_t{config.hidden_size} * config.moe_intermediate_size;
+}
 
-// Carves the scratch of one expert into its three projections.
-class ScratchCarver {
- public:
-  ScratchCarver(Checkpoint::ExpertScratch& scratch, int64_t num_weights) : scratch_(scratch) {
-    scratch_.packed.resize(static_cast<size_t>(num_weights / 2));
-    scratch_.scale.resize(static_cast<size_t>(num_weights / kInt4GroupSize));
-  }
-  ScratchPart take(int64_t rows, int64_t cols) {
-    const int64_t begin = std::exchange(next_, next_ + rows * cols);
-    return {{scratch_.packed.data() + begin / 2, rows, cols / 2},
-            {scratch_.scale.data() + begin / kInt4GroupSize, rows, cols / kInt4GroupSize}};
-  }
-
- private:
-  Checkpoint::ExpertScratch& scratch_;
-  int64_t next_ = 0;
-};
+MatrixView<bf16> scale_part(Checkpoint::ExpertScratch& scratch,
+                            const ModelConfig& config,
+                            const Projection& projection) {
+  scratch.scale.resize(static_cast<size_t>(num_expert_weights(config) / kInt4GroupSize));
+  return {scratch.scale.data() + projection.first_weight / kInt4GroupSize, projection.rows,
+          projection.cols / kInt4GroupSize};
+}
 
 // The checkpoint's own INT4: bytes need no alignment; scales that lie unaligned go to the scratch.
-Int4Matrix int4_view(const TensorIndex& index, const std::string& name, const ScratchPart& part) {
-  const MatrixView<uint8_t>& packed = part.packed;
-  const std::array packed_shape{packed.rows, packed.cols / 4};
-  const std::array scale_shape{part.scale.rows, part.scale.cols};
+Int4Matrix int4_view(const TensorIndex& index,
+                     const ModelConfig& config,
+                     const std::string& expert_name,
+                     const Projection& projection,
+                     Checkpoint::ExpertScratch& scratch,
+                     Checkpoint::BytesOf bytes_of) {
+  const std::string name = expert_name + projection.name;
+  const int64_t num_groups = projection.cols / kInt4GroupSize;
+  const std::array packed_shape{projection.rows, projection.cols / 8};
+  const std::array scale_shape{projection.rows, num_groups};
   const TensorInfo& packed_info = index.require(name + ".weight_packed", DType::kI32, packed_shape);
   const TensorInfo& scale_info = index.require(name + ".weight_scale", DType::kBF16, scale_shape);
   Int4Matrix matrix;
-  matrix.packed = {reinterpret_cast<const uint8_t*>(index.bytes(packed_info).data()), packed.rows,
-                   packed.cols};
-  const std::span<const std::byte> scale = index.bytes(scale_info);
+  matrix.packed = {reinterpret_cast<const uint8_t*>(bytes_of(packed_info).data()), projection.rows,
+                   projection.cols / 2};
+  const std::span<const std::byte> scale = bytes_of(scale_info);
   if (reinterpret_cast<uintptr_t>(scale.data()) % alignof(bf16) == 0) {
-    matrix.scale = {reinterpret_cast<const bf16*>(scale.data()), part.scale.rows, part.scale.cols};
+    matrix.scale = {reinterpret_cast<const bf16*>(scale.data()), projection.rows, num_groups};
   } else {
-    std::memcpy(part.scale.data, scale.data(), scale.size());
-    matrix.scale = part.scale;
+    const MatrixView<bf16> aligned = scale_part(scratch, config, projection);
+    std::memcpy(aligned.data, scale.data(), scale.size());
+    matrix.scale = aligned;
   }
   return matrix;
 }
 
 Int4Matrix quantised(MatrixView<const bf16> weights,
-                     const std::string& name,
-                     const ScratchPart& part) {
-  if (!encode_int4(weights, part.packed, part.scale)) {
+                     const ModelConfig& config,
+                     const std::string& expert_name,
+                     const Projection& projection,
+                     Checkpoint::ExpertScratch& scratch) {
+  scratch.packed.resize(static_cast<size_t>(num_expert_weights(config) / 2));
+  const MatrixView<uint8_t> packed(scratch.packed.data() + projection.first_weight / 2,
+                                   projection.rows, projection.cols / 2);
+  const MatrixView<bf16> scale = scale_part(scratch, config, projection);
+  if (!encode_int4(weights, packed, scale)) {
     throw LoadError(
-        fmt::format("tensor '{}.weight' holds infinities or NaN, expected finite weights", name));
+        fmt::format("tensor '{}{}.weight' holds infinities or NaN, expected finite weights",
+                    expert_name, projection.name));
   }
-  return part.view();
+  return {packed, scale};
 }
 
 }  // namespace
@@ -171,22 +186,48 @@ LayerTensors Checkpoint::layer(int32_t layer_idx) const {
 ExpertTensors Checkpoint::expert(int32_t layer_idx,
                                  int32_t expert_idx,
                                  ExpertScratch& scratch) const {
-  const int64_t hidden_size = config_.hidden_size;
-  const int64_t intermediate = config_.moe_intermediate_size;
-  const std::string prefix = expert_prefix(config_, layer_idx, expert_idx);
-  ScratchCarver carver(scratch, 3 * hidden_size * intermediate);
-  const ScratchPart gate = carver.take(intermediate, hidden_size);
-  const ScratchPart up = carver.take(intermediate, hidden_size);
-  const ScratchPart down = carver.take(hidden_size, intermediate);
   if (config_.experts_int4) {
-    return {int4_view(index_, prefix + "gate_proj", gate),
-            int4_view(index_, prefix + "up_proj", up),
-            int4_view(index_, prefix + "down_proj", down)};
+    return expert(layer_idx, expert_idx, scratch,
+                  [&](const TensorInfo& info) { return index_.bytes(info); });
   }
+  const std::string name = expert_prefix(config_, layer_idx, expert_idx);
   const MlpTensors stored = bf16_expert(layer_idx, expert_idx);
-  return {quantised(stored.gate_proj, prefix + "gate_proj", gate),
-          quantised(stored.up_proj, prefix + "up_proj", up),
-          quantised(stored.down_proj, prefix + "down_proj", down)};
+  const auto [gate, up, down] = projections_of(config_);
+  return {quantised(stored.gate_proj, config_, name, gate, scratch),
+          quantised(stored.up_proj, config_, name, up, scratch),
+          quantised(stored.down_proj, config_, name, down, scratch)};
+}
+
+ExpertTensors Checkpoint::expert(int32_t layer_idx,
+                                 int32_t expert_idx,
+                                 ExpertScratch& scratch,
+                                 BytesOf bytes_of) const {
+  TANDEM_CHECK(config_.experts_int4, "INT4 bytes of a BF16 checkpoint");
+  const std::string name = expert_prefix(config_, layer_idx, expert_idx);
+  const auto [gate, up, down] = projections_of(config_);
+  return {int4_view(index_, config_, name, gate, scratch, bytes_of),
+          int4_view(index_, config_, name, up, scratch, bytes_of),
+          int4_view(index_, config_, name, down, scratch, bytes_of)};
+}
+
+std::vector<const TensorInfo*> Checkpoint::expert_infos(int32_t layer_idx,
+                                                        int32_t expert_idx) const {
+  const std::string prefix = expert_prefix(config_, layer_idx, expert_idx);
+  std::vector<const TensorInfo*> infos;
+  const auto add = [&](const std::string& name) {
+    const TensorInfo* const info = index_.find(name);
+    if (info == nullptr) throw LoadError(fmt::format("tensor '{}' is missing", name));
+    infos.push_back(info);
+  };
+  for (const Projection& projection : projections_of(config_)) {
+    if (config_.experts_int4) {
+      add(prefix + projection.name + ".weight_packed");
+      add(prefix + projection.name + ".weight_scale");
+    } else {
+      add(prefix + projection.name + ".weight");
+    }
+  }
+  return infos;
 }
 
 MlpTensors Checkpoint::bf16_expert(int32_t layer_idx, int32_t expert_idx) const {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/base/function_ref.h"
 #include "runtime/model/expert_tensors.h"
 #include "runtime/model/model_config.h"
 #include "runtime/model/tensor_index.h"
@@ -67,6 +68,15 @@ class Checkpoint {
   [[nodiscard]] ExpertTensors expert(int32_t layer_idx,
                                      int32_t expert_idx,
                                      ExpertScratch& scratch) const;
+  // The same from bytes that the caller has read; only for checkpoints with INT4 experts.
+  using BytesOf = FunctionRef<std::span<const std::byte>(const TensorInfo&)>;
+  [[nodiscard]] ExpertTensors expert(int32_t layer_idx,
+                                     int32_t expert_idx,
+                                     ExpertScratch& scratch,
+                                     BytesOf bytes_of) const;
+  // The tensors that expert() reads.
+  [[nodiscard]] std::vector<const TensorInfo*> expert_infos(int32_t layer_idx,
+                                                            int32_t expert_idx) const;
   // The same expert as stored; only for checkpoints with BF16 experts (config().experts_int4 is
   // false).
   [[nodiscard]] MlpTensors bf16_expert(int32_t layer_idx, int32_t expert_idx) const;

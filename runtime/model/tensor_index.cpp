@@ -253,6 +253,10 @@ void TensorIndex::prefetch(const TensorInfo& info) const noexcept {
   shards_[info.shard_idx]->advise(info.file_offset_bytes, info.size_bytes, AccessHint::kWillNeed);
 }
 
+void TensorIndex::populate(const TensorInfo& info) const noexcept {
+  shards_[info.shard_idx]->advise(info.file_offset_bytes, info.size_bytes, AccessHint::kPopulate);
+}
+
 void TensorIndex::release(const TensorInfo& info) const noexcept {
   shards_[info.shard_idx]->advise(info.file_offset_bytes, info.size_bytes, AccessHint::kDontNeed);
 }

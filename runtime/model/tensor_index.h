@@ -93,8 +93,10 @@ class TensorIndex {
                             DType dtype,
                             std::span<const int64_t> shape) const;
 
-  // Hints to the kernel: soon read; read for the last time (its pages may be dropped).
+  // Hints to the kernel: soon read; read now, as a whole; read for the last time (its pages may be
+  // dropped).
   void prefetch(const TensorInfo& info) const noexcept;
+  void populate(const TensorInfo& info) const noexcept;
   void release(const TensorInfo& info) const noexcept;
 
  private:

@@ -86,8 +86,9 @@ TEST_CASE("advice never changes the content, whatever its range", "[memory]") {
   const std::string content(static_cast<size_t>(5 * page + 17), 'q');
   const TempFile temp(content);
   const MappedFile file(temp.path());
-  for (const AccessHint hint : {AccessHint::kNormal, AccessHint::kSequential, AccessHint::kRandom,
-                                AccessHint::kWillNeed, AccessHint::kDontNeed}) {
+  for (const AccessHint hint :
+       {AccessHint::kNormal, AccessHint::kSequential, AccessHint::kRandom, AccessHint::kWillNeed,
+        AccessHint::kPopulate, AccessHint::kDontNeed}) {
     for (const int64_t begin : {int64_t{-1}, int64_t{0}, page - 1, page, 5 * page, 9 * page}) {
       for (const int64_t size :
            {int64_t{-1}, int64_t{0}, int64_t{1}, 2 * page, std::numeric_limits<int64_t>::max()}) {
