@@ -1,6 +1,6 @@
 // One layer of routed experts at Kimi-K2's dimensions: time, bytes of the checkpoint's form (4.5
 // bits a weight) a second and operations a second, each beside the limit measured next to it.
-//   bench_moe_layer [--tokens 1,4,..] [--experts N] [--threads N] [--json] ...; TANDEM_CPU_ISA
+//   bench_moe_layer [--mode bf16|int8] [--tokens 1,4,..] [--experts N] [--json] ...; TANDEM_CPU_ISA
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <exception>
 #include <fstream>
+#include <map>
 #include <numeric>
 #include <random>
 #include <string>
@@ -25,12 +26,14 @@
 namespace tandem::bench {
 namespace {
 
+using cpu_experts::ActivationMode;
 using cpu_experts::MoeExperts;
 using cpu_experts::MoeShape;
 using cpu_experts::RoutedTokens;
 
 struct Options {
-  std::vector<int32_t> tokens{1, 4, 16, 64, 512};
+  std::vector<int32_t> tokens{1, 4, 16, 64, 512, 2048};
+  ActivationMode mode = ActivationMode::kBf16;
   int32_t hidden_size = 7168;
   int32_t moe_intermediate_size = 2048;
   int32_t num_experts_per_tok = 8;
@@ -58,7 +61,8 @@ MoeShape shape_of(const Options& options) {
                  .n_routed_experts = options.num_experts,
                  .num_experts_per_tok = options.num_experts_per_tok,
                  .num_moe_layers = 1,
-                 .max_tokens = *std::max_element(options.tokens.begin(), options.tokens.end())};
+                 .max_tokens = *std::max_element(options.tokens.begin(), options.tokens.end()),
+                 .activations = options.mode};
   if (shape.n_routed_experts == 0) {
     const int64_t fitting = available_memory_bytes() / 2 / MoeExperts::layer_read_bytes(shape, 1);
     shape.n_routed_experts = static_cast<int32_t>(std::clamp<int64_t>(fitting, 8, 384));
@@ -162,12 +166,31 @@ class Step {
   std::mt19937 engine_{5};
 };
 
-// The best multiply-add that kernels of `isa_name` use; 0 where nothing is measured (scalar).
-double peak_of(std::string_view isa_name, WorkerPool& pool) {
-  if (isa_name == "scalar") return 0.0;
-  if (isa_name == "avx512_bf16") return measure_peak_gflop_per_s(pool, MultiplyAdd::kAvx512Bf16);
-  return measure_peak_gflop_per_s(
-      pool, isa_name == "avx512" ? MultiplyAdd::kAvx512Fma : MultiplyAdd::kAvx2Fma);
+// The instruction that limits a mode on this CPU, whichever the kernels use, and how many of its
+// operations a multiply-add takes: two planes are two products of bytes.
+struct Limiter {
+  MultiplyAdd instruction = MultiplyAdd::kAvx2Fma;
+  std::string_view name;
+  double share = 1.0;
+  double giga_ops_per_s = 0.0;
+};
+
+Limiter limiter_of(ActivationMode mode, WorkerPool& pool) {
+  Limiter best;
+  for (const InstructionPeak& peak : measure_instruction_peaks(pool)) {
+    const bool is_int8 = peak.instruction == MultiplyAdd::kAvx2MaddInt8 ||
+                         peak.instruction == MultiplyAdd::kAvxVnniInt8 ||
+                         peak.instruction == MultiplyAdd::kAvx512VnniInt8 ||
+                         peak.instruction == MultiplyAdd::kAmxInt8;
+    if (mode == ActivationMode::kInt8 && !is_int8) continue;
+    const double share = mode == ActivationMode::kBf16 && is_int8 ? 0.5 : 1.0;
+    if (share * peak.giga_ops_per_s <= best.giga_ops_per_s) continue;
+    best = {.instruction = peak.instruction,
+            .name = peak.name,
+            .share = share,
+            .giga_ops_per_s = share * peak.giga_ops_per_s};
+  }
+  return best;
 }
 
 struct Limits {
@@ -176,9 +199,9 @@ struct Limits {
 };
 
 // Before and after the row it limits: on a shared machine a limit from another minute is no limit.
-Limits measure_limits(WorkerPool& pool, std::string_view isa_name) {
+Limits measure_limits(WorkerPool& pool, const Limiter& limiter) {
   return {.read_gb_per_s = measure_read_bandwidth_gb_per_s(pool, int64_t{512} << 20, 7),
-          .gflop_per_s = peak_of(isa_name, pool)};
+          .gflop_per_s = limiter.share * measure_peak_gflop_per_s(pool, limiter.instruction)};
 }
 
 void bench_tokens(Report& report,
@@ -186,13 +209,14 @@ void bench_tokens(Report& report,
                   WorkerPool& pool,
                   const MoeShape& shape,
                   int32_t num_tokens,
+                  const Limiter& limiter,
                   const Options& options) {
-  const Limits before = measure_limits(pool, experts.isa_name());
+  const Limits before = measure_limits(pool, limiter);
   Step step(shape, num_tokens);
   const Timing timing = time_runs(
       {.min_runs = options.min_runs, .min_total_s = options.min_seconds},
       [&](int64_t) { step.draw(); }, [&] { step.run(experts); });
-  const Limits after = measure_limits(pool, experts.isa_name());
+  const Limits after = measure_limits(pool, limiter);
   const double read_limit = 0.5 * (before.read_gb_per_s + after.read_gb_per_s);
   const double flop_limit = std::max(before.gflop_per_s, after.gflop_per_s);
 
@@ -226,6 +250,7 @@ void run(const Options& options) {
   MoeExperts experts(shape, pool);
   Report report("bench_moe_layer", options.json);
   report.add_machine(topology, pool.num_workers(), experts.isa_name());
+  report.add_fact("activations", std::string(mode_name(options.mode)));
   report.add_fact("hidden_size", int64_t{shape.hidden_size});
   report.add_fact("moe_intermediate_size", int64_t{shape.moe_intermediate_size});
   report.add_fact("n_routed_experts", int64_t{shape.n_routed_experts});
@@ -241,8 +266,14 @@ void run(const Options& options) {
                     Number{static_cast<double>(experts.resident_size_bytes()) / layer_bytes, 4});
     report.add_fact("packing GB/s", Number{1e-9 * layer_bytes / elapsed.count(), 2});
   }
+  for (const InstructionPeak& peak : measure_instruction_peaks(pool)) {
+    report.add_fact(fmt::format("peak {} G/s", peak.name), Number{peak.giga_ops_per_s, 0});
+  }
+  const Limiter limiter = limiter_of(options.mode, pool);
+  report.add_fact("limited by", limiter.share < 1.0 ? fmt::format("{} / 2", limiter.name)
+                                                    : std::string(limiter.name));
   for (const int32_t num_tokens : options.tokens) {
-    bench_tokens(report, experts, pool, shape, num_tokens, options);
+    bench_tokens(report, experts, pool, shape, num_tokens, limiter, options);
   }
   report.print();
 }
@@ -256,6 +287,10 @@ int run_command_line(int argc, char** argv) {
       ->delimiter(',')
       ->check(positive)
       ->capture_default_str();
+  const std::map<std::string, ActivationMode> modes{{"bf16", ActivationMode::kBf16},
+                                                    {"int8", ActivationMode::kInt8}};
+  app.add_option("--mode", options.mode, "activations: bf16 or int8 (lossy)")
+      ->transform(CLI::CheckedTransformer(modes));
   app.add_option("--hidden-size", options.hidden_size)->check(positive)->capture_default_str();
   app.add_option("--moe-intermediate-size", options.moe_intermediate_size)
       ->check(positive)

@@ -1,5 +1,7 @@
 #include "cpu_experts/dispatch.h"
 
+#include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 namespace tandem::cpu_experts {
@@ -17,6 +19,7 @@ const PlaneKernels& plane_kernels_of(CpuIsa isa) {
       return *avx512_kernels();
     case CpuIsa::kAvx512Vnni:
     case CpuIsa::kAvx512Bf16:
+    case CpuIsa::kAmxBf16:
       return *avx512_vnni_kernels();
   }
   return *scalar_kernels();
@@ -31,12 +34,26 @@ std::string_view mode_name(ActivationMode mode) {
 const ExpertKernels& kernels_of(CpuIsa isa, ActivationMode mode) {
   if (mode == ActivationMode::kInt8) return plane_kernels_of(isa).one_plane;
   if (isa == CpuIsa::kAvx512Bf16) return *avx512_bf16_kernels();
+  if (isa == CpuIsa::kAmxBf16) return *amx_bf16_kernels();
   return plane_kernels_of(isa).two_planes;
 }
 
-CpuIsa best_isa(ActivationMode) {
-  const CpuIsa last = supported_isas().back();
-  return last == CpuIsa::kAvx512Bf16 ? CpuIsa::kAvx512Vnni : last;
+std::string KernelChoice::name() const {
+  std::string text(isa_name(few));
+  if (many != few) text += " and " + std::string(isa_name(many));
+  return text;
+}
+
+KernelChoice choose_kernels(ActivationMode mode) {
+  const std::vector<CpuIsa> supported = supported_isas();
+  const char* forced = std::getenv("TANDEM_CPU_ISA");
+  if (forced != nullptr && *forced != '\0') {
+    const CpuIsa isa = choose_isa(supported, forced);
+    return {.few = isa, .many = isa};
+  }
+  const CpuIsa few = std::min(supported.back(), CpuIsa::kAvx512Vnni);
+  const bool tiles = mode == ActivationMode::kBf16 && supported.back() == CpuIsa::kAmxBf16;
+  return {.few = few, .many = tiles ? CpuIsa::kAmxBf16 : few};
 }
 
 }  // namespace tandem::cpu_experts

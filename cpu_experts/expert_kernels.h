@@ -18,6 +18,7 @@ struct GateUpCall {
   void* const* activated = nullptr;  // [num_tokens] out: silu(gate x) * (up x), rows of records
   int64_t first_row = 0;             // of the call's rows in `activated`; a multiple of 32
   int32_t num_tokens = 0;
+  bool ends_half_record = false;  // the call's last group is the row's last: zeros go behind it
 };
 
 struct DownCall {
@@ -56,5 +57,6 @@ const PlaneKernels* avx_vnni_kernels();
 const PlaneKernels* avx512_kernels();
 const PlaneKernels* avx512_vnni_kernels();
 const ExpertKernels* avx512_bf16_kernels();
+const ExpertKernels* amx_bf16_kernels();
 
 }  // namespace tandem::cpu_experts

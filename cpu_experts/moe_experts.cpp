@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <vector>
@@ -67,13 +66,6 @@ class UnitQueue {
   int num_workers_ = 1;
 };
 
-// Kernels by name where TANDEM_CPU_ISA says so, else the best for this purpose.
-CpuIsa isa_for(ActivationMode mode) {
-  const CpuIsa forced = active_isa();
-  const char* name = std::getenv("TANDEM_CPU_ISA");
-  return name == nullptr || *name == '\0' ? best_isa(mode) : forced;
-}
-
 constexpr int64_t kUnitRows = 32;  // of gate and up: a whole group of the input of down
 
 }  // namespace
@@ -97,8 +89,8 @@ struct MoeExperts::Impl {
 
   MoeShape shape;
   WorkerPool& pool;
-  CpuIsa isa = CpuIsa::kScalar;
-  const ExpertKernels& kernels;
+  KernelChoice choice;
+  ExpertKernels kernels;  // of the step at hand
   std::vector<Node> nodes;
 
   // Work buffers of a step, taken once.
@@ -114,13 +106,11 @@ struct MoeExperts::Impl {
   };
   std::vector<WorkerScratch> scratch;
 
-  Impl(const MoeShape& shape_in, WorkerPool& pool_in, CpuIsa isa_in)
-      : shape(shape_in),
-        pool(pool_in),
-        isa(isa_in),
-        kernels(kernels_of(isa_in, shape_in.activations)) {}
+  Impl(const MoeShape& shape_in, WorkerPool& pool_in)
+      : shape(shape_in), pool(pool_in), choice(choose_kernels(shape_in.activations)) {}
   void plan_nodes();
   void take_work_buffers();
+  void use_kernels(CpuIsa isa);
   void sort_pairs(const RoutedTokens& tokens);
   void fill_queues();
   void prepare_hidden(const RoutedTokens& tokens, const WorkerPool::Worker& worker);
@@ -148,7 +138,7 @@ struct MoeExperts::Impl {
 };
 
 MoeExperts::MoeExperts(const MoeShape& shape, WorkerPool& pool)
-    : impl_(std::make_unique<Impl>(shape, pool, isa_for(shape.activations))) {
+    : impl_(std::make_unique<Impl>(shape, pool)) {
   if (shape.hidden_size % kInt4GroupSize != 0 ||
       shape.moe_intermediate_size % kInt4GroupSize != 0) {
     throw ConfigError(fmt::format(
@@ -178,17 +168,29 @@ void MoeExperts::Impl::plan_nodes() {
   }
 }
 
+// The kernels of a step and the sizes of their rows.
+void MoeExperts::Impl::use_kernels(CpuIsa isa) {
+  kernels = kernels_of(isa, shape.activations);
+  hidden_row_bytes = num_col_blocks(shape.hidden_size) * kernels.input_record_size_bytes;
+  for (Node& node : nodes) {
+    node.activated_row_bytes =
+        num_col_blocks(node.intermediate.size()) * kernels.activated_record_size_bytes;
+  }
+}
+
 void MoeExperts::Impl::take_work_buffers() {
   const int64_t max_pairs = int64_t{shape.max_tokens} * shape.num_experts_per_tok;
-  hidden_row_bytes = num_col_blocks(shape.hidden_size) * kernels.input_record_size_bytes;
   for (size_t node_idx = 0; node_idx < nodes.size(); ++node_idx) {
     Node& node = nodes[node_idx];
     const int node_os_idx = pool.node_os_idx(static_cast<int>(node_idx));
-    node.activated_row_bytes =
-        num_col_blocks(node.intermediate.size()) * kernels.activated_record_size_bytes;
-    node.hidden = NumaBuffer(shape.max_tokens * hidden_row_bytes, node_os_idx);
-    // Zeroed: the padding behind an odd group stays so.
-    node.activated = NumaBuffer(max_pairs * node.activated_row_bytes, node_os_idx);
+    int64_t hidden_size_bytes = 0, activated_size_bytes = 0;
+    for (const CpuIsa isa : {choice.few, choice.many}) {
+      use_kernels(isa);
+      hidden_size_bytes = std::max(hidden_size_bytes, shape.max_tokens * hidden_row_bytes);
+      activated_size_bytes = std::max(activated_size_bytes, max_pairs * node.activated_row_bytes);
+    }
+    node.hidden = NumaBuffer(hidden_size_bytes, node_os_idx);
+    node.activated = NumaBuffer(activated_size_bytes, node_os_idx);
     if (nodes.size() == 1) continue;
     node.partial = NumaBuffer(
         int64_t{shape.max_tokens} * shape.hidden_size * int64_t{sizeof(float)}, node_os_idx);
@@ -350,7 +352,9 @@ void MoeExperts::Impl::gate_up_rows(int32_t moe_layer_idx,
                    .x = lists.input.data(),
                    .activated = lists.activated.data(),
                    .first_row = units.begin * kUnitRows,
-                   .num_tokens = job.num_pairs()});
+                   .num_tokens = job.num_pairs(),
+                   .ends_half_record =
+                       units.end * kUnitRows == node.intermediate.size() && units.end % 2 != 0});
 }
 
 void MoeExperts::Impl::run_down(int32_t moe_layer_idx,
@@ -421,6 +425,9 @@ void MoeExperts::forward(int32_t moe_layer_idx, const RoutedTokens& tokens, Matr
                    out.rows == tokens.hidden.rows && out.cols == shape.hidden_size,
                "routed tokens differ from the layer's shape");
   experts.sort_pairs(tokens);
+  experts.use_kernels(
+      experts.choice.isa_for(tokens.expert_ids.rows * tokens.expert_ids.cols,
+                             std::max<int64_t>(static_cast<int64_t>(experts.jobs.size()), 1)));
   experts.fill_queues();
   experts.pool.run([&](const WorkerPool::Worker& worker) {
     experts.prepare_hidden(tokens, worker);
@@ -440,7 +447,7 @@ int64_t MoeExperts::resident_size_bytes() const {
   return size_bytes;
 }
 
-std::string_view MoeExperts::isa_name() const { return tandem::isa_name(impl_->isa); }
+std::string MoeExperts::isa_name() const { return impl_->choice.name(); }
 
 int64_t MoeExperts::layer_read_bytes(const MoeShape& shape, int64_t num_distinct_experts) {
   // Three matrices of 4 bits a weight and a BF16 scale for every 32 weights.

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string_view>
+#include <string>
 
 #include "cpu_experts/dispatch.h"
 #include "runtime/base/bf16.h"
@@ -55,7 +55,7 @@ class MoeExperts {
   void forward(int32_t moe_layer_idx, const RoutedTokens& tokens, MatrixView<float> out);
 
   [[nodiscard]] int64_t resident_size_bytes() const;
-  [[nodiscard]] std::string_view isa_name() const;  // of the kernels: "avx2", "avx512_vnni", ...
+  [[nodiscard]] std::string isa_name() const;  // of the kernels: "avx2", "avx512_vnni", ...
   // Checkpoint bytes that `num_tokens` tokens with all-different experts read in one layer.
   static int64_t layer_read_bytes(const MoeShape& shape, int64_t num_distinct_experts);
 

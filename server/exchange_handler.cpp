@@ -108,6 +108,15 @@ asio::awaitable<bool> write_end(Session& session, const Dialect& dialect, Exchan
   co_return keep_alive && !exchange.error();
 }
 
+asio::awaitable<void> run_on_worker(Session& session, const std::function<void()>& work) {
+  // Both coroutines live until `work` is done: the references stay good.
+  auto run = [&work]() -> asio::awaitable<void> {
+    work();
+    co_return;
+  };
+  co_await asio::co_spawn(session.workers().get_executor(), run, asio::use_awaitable);
+}
+
 }  // namespace
 
 asio::awaitable<void> run_maybe_on_worker(Session& session,
@@ -117,12 +126,7 @@ asio::awaitable<void> run_maybe_on_worker(Session& session,
     work();
     co_return;
   }
-  // Both coroutines live until `work` is done: the references stay good.
-  auto run = [&work]() -> asio::awaitable<void> {
-    work();
-    co_return;
-  };
-  co_await asio::co_spawn(session.workers().get_executor(), run, asio::use_awaitable);
+  co_await run_on_worker(session, work);
 }
 
 asio::awaitable<bool> serve_exchange(Session& session, const Dialect& dialect, std::string body) {
@@ -143,7 +147,12 @@ asio::awaitable<bool> serve_exchange(Session& session, const Dialect& dialect, s
     }
   };
   co_await run_maybe_on_worker(session, body.size(), open);
-  if (!exchange) co_return co_await session.send(error_response(error, dialect));
+  if (exchange && exchange->needs_preparation()) {
+    co_await run_on_worker(session, [&] { exchange->prepare(); });
+    if (exchange->error()) error = *exchange->error();
+  }
+  if (!exchange || exchange->error())
+    co_return co_await session.send(error_response(error, dialect));
   std::string().swap(body);
 
   auto channel = std::make_shared<TokenChannel>(

@@ -1,5 +1,7 @@
 #include "server/server_state.h"
 
+#include <algorithm>
+#include <thread>
 #include <vector>
 
 #include "runtime/base/check.h"
@@ -20,6 +22,10 @@ void ServerState::set_ready(const ServingModel& model) {
   model_.generation_prompt_opens_think = model.generation_prompt_opens_think;
   model_.created_unix_s = model.created_unix_s;
   model_.max_n = options.max_n;
+  const int num_threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 4);
+  grammars_ = std::make_unique<GrammarCompiler>(
+      *model.tokenizer, model_.vocab_size, GrammarCompiler::Options{.num_threads = num_threads});
+  model_.grammars = grammars_.get();
   phase_.store(Phase::kReady, std::memory_order_release);
 }
 

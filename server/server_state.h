@@ -54,6 +54,7 @@ class ServerState {
  private:
   std::atomic<Phase> phase_{Phase::kLoading};
   Engine* engine_ = nullptr;
+  std::unique_ptr<GrammarCompiler> grammars_;
   ServedModel model_;
 
   mutable std::mutex mutex_;

@@ -43,6 +43,11 @@ inline __m512i code_table() {
   return _mm512_load_si512(kTable);
 }
 
+inline __m512 load_scales(const uint8_t* from) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
 inline __m512bh broadcast_pair(const uint16_t* pair) {
   int32_t both;
   std::memcpy(&both, pair, sizeof(both));
@@ -82,9 +87,7 @@ void dot_rows(const uint8_t* weights, int64_t num_blocks, const void* const* x, 
           }
         }
       }
-      const __m256i bits =
-          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + group * 32));
-      const __m512 scales = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+      const __m512 scales = load_scales(weights + group * 32);
       for (int token = 0; token < kTokens; ++token) {
         total[token] = _mm512_fmadd_ps(sum[token], scales, total[token]);
       }
@@ -111,6 +114,7 @@ void dot_rows_any(const uint8_t* weights,
 // The core of moe-inl.h for BF16 pairs.
 struct Bf16Core {
   static constexpr int64_t kRecordSizeBytes = sizeof(Bf16Record);
+  static constexpr int64_t kRowBlocks = 4;
 
   static void store_group(const float* values, void* row, int64_t group_idx) {
     Bf16Record& record = static_cast<Bf16Record*>(row)[group_idx / 2];
@@ -124,22 +128,20 @@ struct Bf16Core {
                   int64_t num_col_blocks,
                   const void* const* x,
                   int32_t num_tokens,
-                  Totals& totals) {
+                  RowBlockTotals* totals) {
     for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
       for (int32_t token = 0; token < num_tokens; token += kTileTokens) {
-        const int num_tile = num_tokens - token < kTileTokens ? num_tokens - token : kTileTokens;
+        const int num_tile = at_most(kTileTokens, num_tokens - token);
         __m512 total[kTileTokens];
         dot_rows_any(weights + row_block * num_col_blocks * kBlockSizeBytes, num_col_blocks,
                      x + token, num_tile, total);
         for (int idx = 0; idx < num_tile; ++idx) {
-          _mm512_storeu_ps(totals.rows[row_block][token + idx], total[idx]);
+          _mm512_storeu_ps(totals[row_block][token + idx], total[idx]);
         }
       }
     }
   }
 };
-
-constexpr ExpertKernels kKernels = kernels_of_cores<Bf16Core, Bf16Core>();
 
 }  // namespace
 }  // namespace tandem::cpu_experts

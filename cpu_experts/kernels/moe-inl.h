@@ -1,8 +1,10 @@
 // The two products of a routed expert around a core of dot products, included once per instruction
 // set before the core's own header.
 //
-// A core has kRecordSizeBytes, store_group(values, row, group_idx) and dot(weights, num_row_blocks,
-// num_col_blocks, x, num_tokens, totals).
+// A core has kRecordSizeBytes, store_group(values, row, group_idx), kRowBlocks, a multiple of four,
+// and dot(weights, num_row_blocks, num_col_blocks, x, num_tokens, totals):
+//   totals[row_block][token][row] = W x, for up to kRowBlocks row blocks that follow each other and
+//   up to kMaxTokens tokens.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +16,10 @@
 namespace tandem::cpu_experts {
 namespace {
 
-// A pass: tokens and row blocks whose totals, unpacked weights and activations stay in the first
+// Tokens of one pass: with the row blocks of a core their totals and activations stay in the first
 // two caches.
 constexpr int32_t kMaxTokens = 64;
-constexpr int64_t kMaxRowBlocks = 4;
-struct Totals {
-  alignas(64) float rows[kMaxRowBlocks][kMaxTokens][kBlockRows];
-};
+using RowBlockTotals = float[kMaxTokens][kBlockRows];
 
 // e^x for 16 values within 2 units in the last place: x = n ln 2 + r, the Taylor series of e^r to
 // r^7. Saturates at +-87.
@@ -57,42 +56,53 @@ inline void activate(const float* gate_rows, const float* up_rows, float* out) {
   std::memcpy(out, &activated, sizeof(activated));
 }
 
-inline int32_t pass_tokens(int32_t num_tokens, int32_t token_idx) {
-  return num_tokens - token_idx < kMaxTokens ? num_tokens - token_idx : kMaxTokens;
+template <typename Int>
+constexpr Int at_most(Int limit, Int value) {
+  return value < limit ? value : limit;
 }
 
 // Input rows in the form of Core, activated rows in that of ActivatedCore.
 template <typename Core, typename ActivatedCore>
 void gate_up(const GateUpCall& call) {
-  constexpr int64_t kRowBlocks = 4;  // gate, up, gate, up: 32 rows, a group of `activated`
-  const int64_t unit_size_bytes = kRowBlocks * call.num_col_blocks * kBlockSizeBytes;
-  Totals totals;
-  for (int64_t unit = 0; unit < call.num_row_blocks / 2; ++unit) {
-    const uint8_t* weights = call.weights + unit * unit_size_bytes;
-    const int64_t group_idx = call.first_row / kGroupCols + unit;
+  constexpr int64_t kUnitRowBlocks = 4;  // gate, up, gate, up: 32 rows, a group of `activated`
+  constexpr int64_t kUnits = Core::kRowBlocks / kUnitRowBlocks;
+  const int64_t unit_size_bytes = kUnitRowBlocks * call.num_col_blocks * kBlockSizeBytes;
+  alignas(64) RowBlockTotals totals[Core::kRowBlocks];
+  for (int64_t unit = 0; unit < call.num_row_blocks / 2; unit += kUnits) {
+    const int64_t num_units = at_most(kUnits, call.num_row_blocks / 2 - unit);
     for (int32_t first = 0; first < call.num_tokens; first += kMaxTokens) {
-      const int32_t num_pass = pass_tokens(call.num_tokens, first);
-      Core::dot(weights, kRowBlocks, call.num_col_blocks, call.x + first, num_pass, totals);
-      for (int32_t token = 0; token < num_pass; ++token) {
-        float activated[kGroupCols];
-        activate(totals.rows[0][token], totals.rows[1][token], activated);
-        activate(totals.rows[2][token], totals.rows[3][token], activated + kBlockRows);
-        ActivatedCore::store_group(activated, call.activated[first + token], group_idx);
+      const int32_t num_pass = at_most(kMaxTokens, call.num_tokens - first);
+      Core::dot(call.weights + unit * unit_size_bytes, num_units * kUnitRowBlocks,
+                call.num_col_blocks, call.x + first, num_pass, totals);
+      for (int64_t idx = 0; idx < num_units; ++idx) {
+        const RowBlockTotals* rows = totals + idx * kUnitRowBlocks;
+        for (int32_t token = 0; token < num_pass; ++token) {
+          float activated[kGroupCols];
+          activate(rows[0][token], rows[1][token], activated);
+          activate(rows[2][token], rows[3][token], activated + kBlockRows);
+          ActivatedCore::store_group(activated, call.activated[first + token],
+                                     call.first_row / kGroupCols + unit + idx);
+        }
       }
     }
+  }
+  if (!call.ends_half_record) return;
+  const float zeros[kGroupCols] = {};
+  for (int32_t token = 0; token < call.num_tokens; ++token) {
+    ActivatedCore::store_group(zeros, call.activated[token],
+                               call.first_row / kGroupCols + call.num_row_blocks / 2);
   }
 }
 
 template <typename Core>
 void down(const DownCall& call) {
   const int64_t row_block_size_bytes = call.num_col_blocks * kBlockSizeBytes;
-  Totals totals;
-  for (int64_t row_block = 0; row_block < call.num_row_blocks; row_block += kMaxRowBlocks) {
-    const int64_t left = call.num_row_blocks - row_block;
-    const int64_t num_row_blocks = left < kMaxRowBlocks ? left : kMaxRowBlocks;
+  alignas(64) RowBlockTotals totals[Core::kRowBlocks];
+  for (int64_t row_block = 0; row_block < call.num_row_blocks; row_block += Core::kRowBlocks) {
+    const int64_t num_row_blocks = at_most(Core::kRowBlocks, call.num_row_blocks - row_block);
     const uint8_t* weights = call.weights + row_block * row_block_size_bytes;
     for (int32_t first = 0; first < call.num_tokens; first += kMaxTokens) {
-      const int32_t num_pass = pass_tokens(call.num_tokens, first);
+      const int32_t num_pass = at_most(kMaxTokens, call.num_tokens - first);
       Core::dot(weights, num_row_blocks, call.num_col_blocks, call.x + first, num_pass, totals);
       for (int32_t token = 0; token < num_pass; ++token) {
         const float weight = call.routing_weights[first + token];
@@ -101,7 +111,7 @@ void down(const DownCall& call) {
           F32x16 sum;
           F32x16 total;
           std::memcpy(&sum, out, sizeof(sum));
-          std::memcpy(&total, totals.rows[block][token], sizeof(total));
+          std::memcpy(&total, totals[block][token], sizeof(total));
           sum += weight * total;
           std::memcpy(out, &sum, sizeof(sum));
         }

@@ -217,6 +217,7 @@ void dot_unpacked_any(const Unpacked& weights,
 template <int kPlanes>
 struct PlaneCore {
   static constexpr int64_t kRecordSizeBytes = sizeof(Record<kPlanes>);
+  static constexpr int64_t kRowBlocks = 4;
 
   // 32 values as group `group_idx` of a row of records.
   static void store_group(const float* values, void* row, int64_t group_idx) {
@@ -239,14 +240,12 @@ struct PlaneCore {
     record.correction[group] = -8 * sum;
   }
 
-  // totals[row_block][token] = W x for up to kMaxRowBlocks row blocks that follow each other and
-  // up to kMaxTokens tokens.
   static void dot(const uint8_t* weights,
                   int64_t num_row_blocks,
                   int64_t num_col_blocks,
                   const void* const* x,
                   int32_t num_tokens,
-                  Totals& totals) {
+                  RowBlockTotals* totals) {
     const int64_t row_block_size_bytes = num_col_blocks * kBlockSizeBytes;
     if (num_tokens <= kTileTokens) {
       for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
@@ -254,25 +253,24 @@ struct PlaneCore {
         dot_packed_any<kPlanes>(weights + row_block * row_block_size_bytes, num_col_blocks, x,
                                 num_tokens, total);
         for (int token = 0; token < num_tokens; ++token) {
-          store_rows(totals.rows[row_block][token], total[token]);
+          store_rows(totals[row_block][token], total[token]);
         }
       }
       return;
     }
-    std::memset(totals.rows, 0, sizeof(totals.rows[0]) * static_cast<size_t>(num_row_blocks));
-    Unpacked unpacked[kMaxRowBlocks];
+    std::memset(totals, 0, sizeof(totals[0]) * static_cast<size_t>(num_row_blocks));
+    Unpacked unpacked[kRowBlocks];
     for (int64_t first_block = 0; first_block < num_col_blocks; first_block += kDepthBlocks) {
-      const int64_t left = num_col_blocks - first_block;
-      const int64_t num_blocks = left < kDepthBlocks ? left : kDepthBlocks;
+      const int64_t num_blocks = at_most<int64_t>(kDepthBlocks, num_col_blocks - first_block);
       for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
         unpack(weights + row_block * row_block_size_bytes + first_block * kBlockSizeBytes,
                num_blocks, unpacked[row_block]);
       }
       for (int32_t token = 0; token < num_tokens; token += kTileTokens) {
-        const int num_tile = num_tokens - token < kTileTokens ? num_tokens - token : kTileTokens;
+        const int num_tile = at_most(kTileTokens, num_tokens - token);
         for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
           dot_unpacked_any<kPlanes>(unpacked[row_block], first_block, num_blocks, x + token,
-                                    num_tile, &totals.rows[row_block][token]);
+                                    num_tile, &totals[row_block][token]);
         }
       }
     }

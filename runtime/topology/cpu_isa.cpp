@@ -6,6 +6,7 @@
 #include <string>
 
 #include "runtime/base/errors.h"
+#include "runtime/topology/amx.h"
 
 namespace tandem {
 
@@ -23,6 +24,8 @@ std::string_view isa_name(CpuIsa isa) {
       return "avx512_vnni";
     case CpuIsa::kAvx512Bf16:
       return "avx512_bf16";
+    case CpuIsa::kAmxBf16:
+      return "amx_bf16";
   }
   return "unknown";
 }
@@ -41,7 +44,11 @@ std::vector<CpuIsa> supported_isas() {
   if (avx2 && __builtin_cpu_supports("avxvnni")) isas.push_back(CpuIsa::kAvxVnni);
   if (avx512) isas.push_back(CpuIsa::kAvx512);
   if (avx512_vnni) isas.push_back(CpuIsa::kAvx512Vnni);
-  if (avx512_vnni && __builtin_cpu_supports("avx512bf16")) isas.push_back(CpuIsa::kAvx512Bf16);
+  const bool avx512_bf16 = avx512_vnni && __builtin_cpu_supports("avx512bf16");
+  if (avx512_bf16) isas.push_back(CpuIsa::kAvx512Bf16);
+  if (avx512_bf16 && __builtin_cpu_supports("amx-bf16") && amx_works()) {
+    isas.push_back(CpuIsa::kAmxBf16);
+  }
 #endif
   return isas;
 }

@@ -15,6 +15,7 @@ enum class CpuIsa {
   kAvx512,      // AVX-512 F, BW, VL, DQ
   kAvx512Vnni,  // and AVX-512 VNNI: dot products of bytes
   kAvx512Bf16,  // and AVX-512 BF16: dot products of BF16 pairs
+  kAmxBf16,     // and AMX tiles with BF16 products
 };
 std::string_view isa_name(CpuIsa isa);  // "scalar", "avx2", "avx_vnni", "avx512", ...
 

@@ -35,6 +35,10 @@ ChatExchange::ChatExchange(PreparedChat chat, const ServedModel& model, std::str
   }
 }
 
+void ChatExchange::prepare() {
+  if (auto error = compile_grammar(chat_, model_)) fail(std::move(*error));
+}
+
 std::vector<GenerationRequest> ChatExchange::take_requests() {
   std::vector<GenerationRequest> requests;
   if (std::exchange(taken_, true)) return requests;

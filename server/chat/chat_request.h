@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/grammar/answer_grammar.h"
 #include "runtime/sampling/sampling_params.h"
 #include "runtime/tokenizer/chat.h"
 
@@ -23,6 +24,10 @@ struct ChatRequest {
   std::vector<ToolDeclaration> tools;
   bool tool_calls_allowed = false;  // tools declared and tool_choice is not "none"
   bool parallel_tool_calls = true;
+  bool call_required = false;               // the answer must be a call
+  std::vector<std::string> callable_tools;  // names of declared tools; empty: all of them
+  std::optional<AnswerFormat> format;       // of the text behind the thinking part
+  std::optional<int32_t> thinking_budget;   // tokens
 
   SamplingParams sampling;
   std::optional<int32_t> max_tokens;  // absent: what the context leaves

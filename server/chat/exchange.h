@@ -21,6 +21,10 @@ class Exchange {
  public:
   virtual ~Exchange() = default;
 
+  // What takes long before the first take_requests(): a grammar to compile. May fail() itself.
+  [[nodiscard]] virtual bool needs_preparation() const { return false; }
+  virtual void prepare() {}
+
   // Engine requests that are due, without their sinks: asked for at the start and after every batch
   // of events. Their choices are numbered in the order in which they come, from 0.
   virtual std::vector<GenerationRequest> take_requests() = 0;

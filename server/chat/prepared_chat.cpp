@@ -1,12 +1,34 @@
 #include "server/chat/prepared_chat.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
+#include <utility>
 
 namespace tandem::server {
 namespace {
 
 // Never chosen, whatever the logits: far below them, and finite so that no NaN can come of it.
 constexpr float kForbiddenBias = -1e9f;
+
+AnswerRules answer_rules(const ChatRequest& request, const ServedModel& model) {
+  AnswerRules rules;
+  if (request.tool_calls_allowed) {
+    const auto& callable = request.callable_tools;
+    for (const ToolDeclaration& tool : request.tools) {
+      const bool is_callable = callable.empty() || std::find(callable.begin(), callable.end(),
+                                                             tool.name) != callable.end();
+      if (is_callable) rules.tools.push_back(tool);
+    }
+  }
+  rules.call_required = request.call_required;
+  rules.max_calls = request.parallel_tool_calls ? 0 : 1;
+  if (!request.call_required) rules.format = request.format;
+  rules.starts_in_reasoning =
+      model.generation_prompt_opens_think && request.prompt.add_generation_prompt;
+  rules.thinking_budget = request.thinking_budget;
+  return rules;
+}
 
 }  // namespace
 
@@ -34,6 +56,26 @@ Result<int32_t, ApiError> fit_new_tokens(int64_t num_prompt_tokens,
   return static_cast<int32_t>(std::min<int64_t>(room, wanted.value_or(static_cast<int32_t>(room))));
 }
 
+bool needs_grammar(const PreparedChat& chat, const ServedModel& model) {
+  return model.grammars != nullptr && chat.grammar == nullptr &&
+         !answer_rules(chat.request, model).empty();
+}
+
+std::optional<ApiError> compile_grammar(PreparedChat& chat, const ServedModel& model) {
+  const AnswerRules rules = answer_rules(chat.request, model);
+  auto grammar = model.grammars->compile(rules);
+  if (!grammar) {
+    ApiError error;
+    error.message = grammar.error().message;
+    if (rules.format) error.param = rules.format->field;
+    return error;
+  }
+  chat.grammar = std::move(*grammar);
+  for (const std::string& what : chat.grammar->unenforced())
+    spdlog::debug("tools: not enforced in {}", what);
+  return std::nullopt;
+}
+
 GenerationRequest generation_request(const PreparedChat& chat,
                                      const ServedModel& model,
                                      int32_t choice_idx) {
@@ -56,6 +98,7 @@ GenerationRequest generation_request(const PreparedChat& chat,
                                    request.stop_token_ids.end());
   generation.ignore_eos = request.ignore_eos;
   generation.num_logprobs = request.logprobs ? request.top_logprobs : -1;
+  if (chat.grammar) generation.constraint = chat.grammar->start();
   return generation;
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "runtime/base/result.h"
@@ -17,10 +19,16 @@ struct PreparedChat {
   std::vector<int32_t> prompt_ids;
   int32_t num_history_tool_calls = 0;
   int32_t max_new_tokens = 0;
+  std::shared_ptr<const AnswerGrammar> grammar;  // once compiled, where the request needs one
 };
 
 // Renders and measures; the slow part of a request on this side of the engine.
 Result<PreparedChat, ApiError> prepare_chat(ChatRequest request, const ServedModel& model);
+
+// Whether compile_grammar() has something to do, which takes up to some 100 ms.
+bool needs_grammar(const PreparedChat& chat, const ServedModel& model);
+// A format that no grammar can enforce is an error that names the field. Tools never are.
+std::optional<ApiError> compile_grammar(PreparedChat& chat, const ServedModel& model);
 
 // The engine request of one choice, without its sink. Choices differ in their seeds.
 GenerationRequest generation_request(const PreparedChat& chat,

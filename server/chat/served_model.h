@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/grammar/answer_grammar.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace tandem::server {
@@ -20,6 +21,7 @@ struct ServedModel {
   bool generation_prompt_opens_think = false;
   int64_t created_unix_s = 0;
   int32_t max_n = 8;
+  GrammarCompiler* grammars = nullptr;  // null: answers are not constrained
 };
 
 inline bool is_served(const ServedModel& model, std::string_view name) {

@@ -7,7 +7,9 @@
 
 #include "server/chat/json_fields.h"
 #include "server/chat/json_text.h"
+#include "server/openai/answer_format.h"
 #include "server/openai/chat_messages.h"
+#include "server/openai/tool_choice.h"
 
 namespace tandem::server {
 namespace {
@@ -137,29 +139,6 @@ void read_stream(FieldReader& fields, ChatRequest& request) {
   if (!entries.ok()) fields.fail(*entries.error());
 }
 
-void read_tool_choice(FieldReader& fields, ChatRequest& request) {
-  request.tool_calls_allowed = !request.tools.empty();
-  const json::value* choice = fields.find("tool_choice");
-  if (choice == nullptr) return;
-  constexpr std::string_view kHint = "send 'auto' or 'none'";
-  if (choice->is_object()) {
-    FieldReader entries(choice->get_object(), "tool_choice.");
-    const auto type = entries.string("type");
-    if (!entries.ok() || !type) {
-      return fields.fail_value("tool_choice", "an object with a type", *choice);
-    }
-    return fields.fail(
-        unsupported("tool_choice", fmt::format("a choice of type '{}'", *type), kHint));
-  }
-  const std::string_view mode =
-      choice->is_string() ? as_view(choice->get_string()) : std::string_view();
-  if (mode == "required") return fields.fail(unsupported("tool_choice", "'required'", kHint));
-  if (mode != "auto" && mode != "none") {
-    return fields.fail_value("tool_choice", "'auto', 'none', 'required' or a function", *choice);
-  }
-  if (mode == "none") request.tool_calls_allowed = false;
-}
-
 void read_tools(FieldReader& fields, ChatRequest& request) {
   for (const std::string_view legacy : {"functions", "function_call"}) {
     if (fields.find(legacy) != nullptr) {
@@ -173,45 +152,16 @@ void read_tools(FieldReader& fields, ChatRequest& request) {
     request.prompt.tools_json = std::move(parsed->tools_json);
   }
   read_tool_choice(fields, request);
-  fields.read("parallel_tool_calls", request.parallel_tool_calls);
-}
-
-void read_response_format(FieldReader& fields) {
-  const json::object* format = fields.object("response_format");
-  if (format == nullptr) return;
-  FieldReader entries(*format, "response_format.");
-  const auto type = entries.string("type");
-  if (!entries.ok()) return fields.fail(*entries.error());
-  if (type && *type == "text") return;
-  if (type && (*type == "json_object" || *type == "json_schema" || *type == "structural_tag")) {
-    return fields.fail(unsupported("response_format.type", fmt::format("'{}'", *type),
-                                   "this server answers with text"));
-  }
-  fields.fail(invalid_value("response_format.type", "'text', 'json_object' or 'json_schema'",
-                            type ? json_excerpt(*entries.find("type")) : "nothing"));
 }
 
 // Keys that change the answer and that are not there yet: refused, since an answer without them
 // would be wrong without a word.
 void refuse_unsupported(FieldReader& fields) {
-  for (const std::string_view key :
-       {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
-        "regex", "ebnf", "prompt_logprobs"}) {
-    if (const json::value* value = fields.find(key)) {
-      fields.fail(unsupported(key, json_excerpt(*value), ""));
-    }
+  if (const json::value* value = fields.find("prompt_logprobs")) {
+    fields.fail(unsupported("prompt_logprobs", json_excerpt(*value), ""));
   }
   for (const std::string_view key : {"use_beam_search", "continue_final_message", "echo"}) {
     if (fields.boolean(key).value_or(false)) fields.fail(unsupported(key, "true", ""));
-  }
-  if (const json::object* nvext = fields.object("nvext")) {
-    FieldReader entries(*nvext, "nvext.");
-    for (const auto& entry : *nvext) {
-      const std::string_view name(entry.key().data(), entry.key().size());
-      if (name.starts_with("guided_") && entries.find(name) != nullptr) {
-        fields.fail(unsupported(entries.path(name), json_excerpt(entry.value()), ""));
-      }
-    }
   }
   if (const json::array* modalities = fields.array("modalities")) {
     for (const json::value& modality : *modalities) {
@@ -221,10 +171,14 @@ void refuse_unsupported(FieldReader& fields) {
   }
 }
 
-// Thinking controls: K2-Thinking always thinks, so effort and budget are checked and left alone.
+// Thinking controls: K2-Thinking always thinks, so effort is checked and left alone; a budget cuts
+// the thinking off.
 void read_thinking(FieldReader& fields, ChatRequest& request) {
   static_cast<void>(fields.string("reasoning_effort"));
-  static_cast<void>(fields.integer("thinking_token_budget", 0, kMaxInt32));
+  const auto set_budget = [&](const std::optional<int64_t>& tokens) {
+    if (tokens) request.thinking_budget = static_cast<int32_t>(*tokens);
+  };
+  set_budget(fields.integer("thinking_token_budget", 0, kMaxInt32));
   fields.read("preserve_thinking", request.prompt.preserve_thinking);
   fields.read("include_reasoning", request.include_reasoning);
   if (const auto separate = fields.boolean("separate_reasoning")) {
@@ -237,11 +191,13 @@ void read_thinking(FieldReader& fields, ChatRequest& request) {
     static_cast<void>(entries.boolean("enable_thinking"));
     if (!entries.ok()) fields.fail(*entries.error());
   }
-  // {"type": "enabled" | "disabled", "keep": "all"}, Moonshot's form.
+  // {"type": "enabled" | "disabled", "keep": "all", "budget_tokens": N}: Moonshot's and
+  // Anthropic's.
   const json::value* thinking = fields.find("thinking");
   if (thinking == nullptr || !thinking->is_object()) return;
   FieldReader entries(thinking->get_object(), "thinking.");
   if (entries.string("keep").value_or("") == "all") request.prompt.preserve_thinking = true;
+  set_budget(entries.integer("budget_tokens", 0, kMaxInt32));
   if (!entries.ok()) fields.fail(*entries.error());
 }
 
@@ -273,7 +229,7 @@ Result<ChatRequest, ApiError> parse_chat_request(std::string_view body,
   read_logprobs(fields, request);
   read_stream(fields, request);
   read_tools(fields, request);
-  read_response_format(fields);
+  read_answer_format(fields, request);
   read_thinking(fields, request);
   refuse_unsupported(fields);
   if (!fields.ok()) return *fields.error();

@@ -7,10 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "cpu_experts/dispatch.h"
-#include "cpu_experts/expert_layout.h"
-#include "cpu_experts/expert_weights.h"
-#include "tests/cpu_experts/expert_fixture.h"
+#include "tests/cpu_experts/expert_product.h"
 
 namespace tandem::tests {
 namespace {
@@ -35,51 +32,6 @@ std::vector<bf16> random_rows(int64_t num_tokens,
   }
   return rows;
 }
-
-// W x by the kernels: rows of activations between poisoned records.
-class Product {
- public:
-  Product(const ExpertKernels& kernels, const OwnedInt4& weights)
-      : kernels_(kernels), weights_(weights) {
-    const int64_t stride =
-        cpu_experts::num_col_blocks(weights.in_features) * cpu_experts::kBlockSizeBytes;
-    packed_.resize(static_cast<size_t>(
-        cpu_experts::packed_size_bytes(weights.out_features, weights.in_features)));
-    cpu_experts::pack_matrix(weights.view(), {0, weights.out_features, 0, weights.in_features},
-                             packed_.data(), stride);
-  }
-
-  // [num_tokens, out_features]
-  std::vector<float> run(const bf16* x, int64_t num_tokens) const {
-    const int64_t num_blocks = cpu_experts::num_col_blocks(weights_.in_features);
-    const int64_t row_size_bytes = num_blocks * kernels_.input_record_size_bytes;
-    const int64_t stride_bytes = row_size_bytes + 64;
-    std::vector<std::byte> rows(static_cast<size_t>(num_tokens * stride_bytes), std::byte{0xFF});
-    std::vector<float> out(static_cast<size_t>(num_tokens * weights_.out_features), 0.0f);
-    std::vector<const void*> inputs;
-    std::vector<float*> outputs;
-    for (int64_t token_idx = 0; token_idx < num_tokens; ++token_idx) {
-      std::byte* row = rows.data() + token_idx * stride_bytes;
-      kernels_.prepare(&x[token_idx * weights_.in_features].bits, weights_.in_features, row);
-      inputs.push_back(row);
-      outputs.push_back(out.data() + token_idx * weights_.out_features);
-    }
-    const std::vector<float> ones(static_cast<size_t>(num_tokens), 1.0f);
-    kernels_.input_product({.weights = reinterpret_cast<const uint8_t*>(packed_.data()),
-                            .num_row_blocks = weights_.out_features / cpu_experts::kBlockRows,
-                            .num_col_blocks = num_blocks,
-                            .x = inputs.data(),
-                            .routing_weights = ones.data(),
-                            .out = outputs.data(),
-                            .num_tokens = static_cast<int32_t>(num_tokens)});
-    return out;
-  }
-
- private:
-  const ExpertKernels& kernels_;
-  const OwnedInt4& weights_;
-  std::vector<std::byte> packed_;
-};
 
 double relative_error(const OwnedInt4& weights,
                       const bf16* x,
@@ -111,7 +63,7 @@ const ExpertKernels& kernels_under_test(CpuIsa isa, ActivationMode mode) {
 
 CpuIsa any_isa() {
   return GENERATE(CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvxVnni, CpuIsa::kAvx512,
-                  CpuIsa::kAvx512Vnni, CpuIsa::kAvx512Bf16);
+                  CpuIsa::kAvx512Vnni, CpuIsa::kAvx512Bf16, CpuIsa::kAmxBf16);
 }
 
 double tolerance(ActivationMode mode) { return mode == ActivationMode::kInt8 ? 8e-3 : 2e-3; }

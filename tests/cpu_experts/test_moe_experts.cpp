@@ -39,7 +39,7 @@ class ForcedIsa {
 
 CpuIsa any_isa() {
   return GENERATE(CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvxVnni, CpuIsa::kAvx512,
-                  CpuIsa::kAvx512Vnni, CpuIsa::kAvx512Bf16);
+                  CpuIsa::kAvx512Vnni, CpuIsa::kAvx512Bf16, CpuIsa::kAmxBf16);
 }
 
 struct Layer {
@@ -101,7 +101,7 @@ struct ActivationError {
 };
 ActivationError activation_error(CpuIsa isa, ActivationMode mode) {
   if (mode == ActivationMode::kInt8) return {.of_group = 1.0 / 250.0};
-  if (isa == CpuIsa::kAvx512Bf16) return {.of_value = std::ldexp(1.0, -9)};
+  if (isa >= CpuIsa::kAvx512Bf16) return {.of_value = std::ldexp(1.0, -9)};
   return {.of_group = std::ldexp(1.0, -14)};
 }
 

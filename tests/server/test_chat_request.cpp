@@ -101,6 +101,19 @@ const std::vector<Bad> kBadFields = {
     {with(R"("tool_choice":7)"), "tool_choice"},
     {with(R"("tool_choice":{})"), "tool_choice"},
     {with(R"("parallel_tool_calls":"no")"), "parallel_tool_calls"},
+    {with(R"("tool_choice":"required")"), "tool_choice"},
+    {with(R"("tool_choice":{"type":"function","function":{"name":"g"}})"), "tool_choice"},
+    {with(R"("tool_choice":{"type":"allowed_tools"})"), "tool_choice"},
+    {with(R"("thinking_token_budget":-1)"), "thinking_token_budget"},
+    {with(R"("thinking":{"budget_tokens":"x"})"), "thinking.budget_tokens"},
+    {with(R"("response_format":{"type":"json_schema"})"), "response_format.json_schema.schema"},
+    {with(R"("response_format":{"type":"json_schema","json_schema":{"schema":[]}})"),
+     "response_format.json_schema.schema"},
+    {with(R"("guided_json":7)"), "guided_json"},
+    {with(R"("guided_choice":"a")"), "guided_choice"},
+    {with(R"("guided_choice":[1])"), "guided_choice"},
+    {with(R"("nvext":{"guided_regex":{}})"), "nvext.guided_regex"},
+    {with(R"("structured_outputs":{"choice":{}})"), "structured_outputs.choice"},
     {with(R"("response_format":"json")"), "response_format"},
     {with(R"("response_format":{})"), "response_format.type"},
     {with(R"("response_format":{"type":"yaml"})"), "response_format.type"},
@@ -158,15 +171,9 @@ TEST_CASE("what cannot be served yet is a 400 that says so", "[server][request]"
     std::string body;
     std::string param;
   };
-  const std::string tool = R"("tools":[{"type":"function","function":{"name":"f"}}],)";
   const std::vector<Unsupported> table = {
-      {with(tool + R"("tool_choice":"required")"), "tool_choice"},
-      {with(tool + R"("tool_choice":{"type":"function","function":{"name":"f"}})"), "tool_choice"},
-      {with(R"("response_format":{"type":"json_object"})"), "response_format.type"},
-      {with(R"("response_format":{"type":"json_schema","json_schema":{}})"),
-       "response_format.type"},
-      {with(R"("guided_json":{})"), "guided_json"},
-      {with(R"("nvext":{"guided_choice":["a"]})"), "nvext.guided_choice"},
+      {with(R"("guided_regex":"a","guided_choice":["a"])"), "guided_choice"},
+      {with(R"("structured_outputs":{"structural_tag":"x"})"), "structured_outputs.structural_tag"},
       {with(R"("functions":[])"), "functions"},
       {with(R"("function_call":"auto")"), "function_call"},
       {with(R"("modalities":["text","audio"])"), "modalities"},

@@ -1,0 +1,89 @@
+#include "server/openai/tool_choice.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace tandem::server {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::string_view kExpected = "'auto', 'none', 'required' or a function";
+
+// {"function":{"name":N}}, or {"name":N} as in the Responses API. "" when there is none.
+std::string_view function_name(const json::object& choice) {
+  const json::value* function = choice.if_contains("function");
+  const json::object& holder =
+      function != nullptr && function->is_object() ? function->get_object() : choice;
+  const json::value* name = holder.if_contains("name");
+  return name != nullptr && name->is_string() ? as_view(name->get_string()) : std::string_view();
+}
+
+bool is_declared(const ChatRequest& request, std::string_view name) {
+  return std::any_of(request.tools.begin(), request.tools.end(),
+                     [&](const ToolDeclaration& tool) { return tool.name == name; });
+}
+
+void set_mode(FieldReader& fields,
+              ChatRequest& request,
+              std::string_view mode,
+              const json::value& choice) {
+  if (mode == "none") {
+    request.tool_calls_allowed = false;
+  } else if (mode == "required" || mode == "any") {
+    if (request.tools.empty())
+      return fields.fail_value("tool_choice", "tools beside 'required'", choice);
+    request.call_required = true;
+  } else if (mode != "auto") {
+    fields.fail_value("tool_choice", kExpected, choice);
+  }
+}
+
+void add_callable(FieldReader& fields, ChatRequest& request, const json::value& function) {
+  const std::string_view name =
+      function.is_object() ? function_name(function.get_object()) : std::string_view();
+  if (!is_declared(request, name))
+    return fields.fail_value("tool_choice", "the name of a declared function", function);
+  request.callable_tools.emplace_back(name);
+}
+
+// {"mode": "auto" | "required", "tools": [...]}, in the choice itself or in a key of its own.
+void read_allowed_tools(FieldReader& fields, ChatRequest& request, const json::value& choice) {
+  const json::object& outer = choice.get_object();
+  const json::value* nested = outer.if_contains("allowed_tools");
+  const json::object& allowed =
+      nested != nullptr && nested->is_object() ? nested->get_object() : outer;
+  const json::value* tools = allowed.if_contains("tools");
+  if (tools == nullptr || !tools->is_array())
+    return fields.fail_value("tool_choice", "allowed_tools with a list of tools", choice);
+  for (const json::value& tool : tools->get_array()) add_callable(fields, request, tool);
+  const json::value* mode = allowed.if_contains("mode");
+  if (mode == nullptr) return;
+  set_mode(fields, request, mode->is_string() ? as_view(mode->get_string()) : std::string_view(),
+           choice);
+}
+
+}  // namespace
+
+void read_tool_choice(FieldReader& fields, ChatRequest& request) {
+  request.tool_calls_allowed = !request.tools.empty();
+  fields.read("parallel_tool_calls", request.parallel_tool_calls);
+  const json::value* choice = fields.find("tool_choice");
+  if (choice == nullptr) return;
+  if (!choice->is_object()) {
+    const bool is_text = choice->is_string();
+    return set_mode(fields, request, is_text ? as_view(choice->get_string()) : std::string_view(),
+                    *choice);
+  }
+  const json::value* type = choice->get_object().if_contains("type");
+  const std::string_view name =
+      type != nullptr && type->is_string() ? as_view(type->get_string()) : std::string_view();
+  if (name == "allowed_tools") return read_allowed_tools(fields, request, *choice);
+  if (name != "function") return fields.fail_value("tool_choice", kExpected, *choice);
+  add_callable(fields, request, *choice);
+  request.call_required = true;
+  request.parallel_tool_calls = false;  // that function, once
+}
+
+}  // namespace tandem::server

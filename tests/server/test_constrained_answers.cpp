@@ -1,0 +1,209 @@
+// tool_choice, parallel_tool_calls, response_format, guided_* and thinking budgets: the server
+// against a model that says something else.
+#include <boost/json/parse.hpp>
+#include <boost/json/value.hpp>
+#include <catch2/catch_test_macros.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/server/server_fixture.h"
+
+namespace tandem::tests {
+namespace {
+
+namespace json = boost::json;
+
+constexpr const char* kChat = "/v1/chat/completions";
+
+constexpr std::string_view kTools =
+    R"("tools":[{"type":"function","function":{"name":"get_weather","parameters":
+       {"type":"object","properties":{"city":{"enum":["Oslo","Rome"]}},"required":["city"]}}},
+       {"type":"function","function":{"name":"stop","parameters":{"type":"object",
+       "properties":{}}}}],"temperature":0)";
+
+const std::vector<Script>& scripts() {
+  static const std::vector<Script> all = {
+      {"think", "<think>Hm, so.</think>plain text"},
+      {"muse", "<think>on and on and on and on and on</think>done"},
+      {"two",
+       "<|tool_calls_section_begin|><|tool_call_begin|>functions.stop:0<|tool_call_argument_begin|>"
+       "{}<|tool_call_end|><|tool_call_begin|>functions.stop:1<|tool_call_argument_begin|>{}"
+       "<|tool_call_end|><|tool_calls_section_end|>"},
+      {"wrong",
+       "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
+       "<|tool_call_argument_begin|>{\"city\": \"Rome\", \"days\": 3}<|tool_call_end|>"},
+      {"", "Hello there!"},
+  };
+  return all;
+}
+
+json::value ask(Client& client, std::string_view text, const std::string& extra) {
+  const Response response = client.post(kChat, chat_body(text, extra));
+  INFO(response.body);
+  REQUIRE(response.status == 200);
+  return response.json().at("choices").at(0);
+}
+
+std::string content(const json::value& choice) {
+  return std::string(choice.at("message").at("content").as_string());
+}
+
+TEST_CASE("a required call is made by a model that would rather talk", "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  const std::string extra = std::string(kTools) + R"(,"tool_choice":"required","max_tokens":200,
+      "parallel_tool_calls":false)";
+  const json::value choice = ask(client, "hello", extra);
+  CHECK(choice.at("finish_reason").as_string() == "tool_calls");
+  const json::array& calls = choice.at("message").at("tool_calls").as_array();
+  REQUIRE(calls.size() == 1);
+  CHECK(calls[0].at("id").as_string().starts_with("functions."));
+
+  const Response streamed = client.post(kChat, chat_body("hello", extra + R"(,"stream":true)"));
+  const auto added_up = add_up(sse_events(streamed.body));
+  REQUIRE(added_up.size() == 1);
+  REQUIRE(added_up[0].tool_calls.size() == 1);
+  CHECK(added_up[0].finish_reason == "tool_calls");
+}
+
+TEST_CASE("a named function is the one that is called, once", "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  for (const char* choice : {R"({"type":"function","function":{"name":"get_weather"}})",
+                             R"({"type":"function","name":"get_weather"})"}) {
+    const json::value answer =
+        ask(client, "two", std::string(kTools) + R"(,"tool_choice":)" + choice);
+    const json::array& calls = answer.at("message").at("tool_calls").as_array();
+    REQUIRE(calls.size() == 1);
+    CHECK(calls[0].at("function").at("name").as_string() == "get_weather");
+    const json::value arguments = json::parse(calls[0].at("function").at("arguments").as_string());
+    const json::string& city = arguments.at("city").as_string();
+    CHECK((city == "Oslo" || city == "Rome"));
+  }
+}
+
+TEST_CASE("allowed_tools leaves the others out", "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  const std::string choice =
+      R"(,"parallel_tool_calls":false,"tool_choice":{"type":"allowed_tools","allowed_tools":
+      {"mode":"required","tools":[{"type":"function","function":{"name":"get_weather"}}]}})";
+  const json::value answer = ask(client, "two", std::string(kTools) + choice);
+  CHECK(answer.at("message").at("tool_calls").at(0).at("function").at("name").as_string() ==
+        "get_weather");
+}
+
+TEST_CASE("auto leaves text alone and keeps calls to their schemas", "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  CHECK(content(ask(client, "hello", std::string(kTools))) == "Hello there!");
+  const json::value wrong = ask(client, "wrong", std::string(kTools) + R"(,"max_tokens":300)");
+  const json::value& call = wrong.at("message").at("tool_calls").at(0);
+  CHECK(json::parse(call.at("function").at("arguments").as_string()) ==
+        json::parse(R"({"city":"Rome"})"));
+  const json::value two = ask(client, "two", std::string(kTools));
+  CHECK(two.at("message").at("tool_calls").as_array().size() == 2);
+  const json::value one =
+      ask(client, "two", std::string(kTools) + R"(,"parallel_tool_calls":false)");
+  CHECK(one.at("message").at("tool_calls").as_array().size() == 1);
+  CHECK(one.at("finish_reason").as_string() == "tool_calls");
+}
+
+TEST_CASE("a schema holds behind the thinking, which stays free", "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  const std::string schema = R"({"type":"object","properties":{"n":{"enum":[7]}},"required":["n"],
+      "additionalProperties":false})";
+  const std::string format = R"("temperature":0,"response_format":{"type":"json_schema",
+      "json_schema":{"name":"x","schema":)" +
+                             schema + "}}";
+  const json::value choice = ask(client, "think", format);
+  CHECK(choice.at("message").at("reasoning_content").as_string() == "Hm, so.");
+  CHECK(json::parse(content(choice)) == json::parse(R"({"n":7})"));
+  CHECK(choice.at("finish_reason").as_string() == "stop");
+  for (const std::string key : {"guided_json", "nvext", "structured_outputs"}) {
+    const std::string value = key == "nvext"         ? R"({"guided_json":)" + schema + "}"
+                              : key == "guided_json" ? schema
+                                                     : R"({"json":)" + schema + "}";
+    const json::value alias = ask(client, "hello", R"("temperature":0,")" + key + R"(":)" + value);
+    CHECK(json::parse(content(alias)) == json::parse(R"({"n":7})"));
+  }
+}
+
+TEST_CASE("patterns, choices and grammars by each of their names", "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  const auto answer = [&](const std::string& extra) {
+    return content(ask(client, "hello", R"("temperature":0,)" + extra));
+  };
+  CHECK(answer(R"("guided_choice":["yes"])") == "yes");
+  CHECK(answer(R"("nvext":{"guided_choice":["yes"]})") == "yes");
+  CHECK(answer(R"("structured_outputs":{"choice":["yes"]})") == "yes");
+  CHECK(answer(R"("guided_regex":"a{3}")") == "aaa");
+  CHECK(answer(R"("regex":"a{3}")") == "aaa");
+  CHECK(answer(R"("ebnf":"root ::= \"x\"")") == "x");
+  CHECK(answer(R"("guided_grammar":"root ::= \"x\"")") == "x");
+  // Greedy choice of the lowest byte that is allowed: an object, closed at once or soon.
+  const std::string object = answer(R"("response_format":{"type":"json_object"},"max_tokens":4)");
+  CHECK(object.starts_with("{"));
+}
+
+TEST_CASE("what no grammar can enforce is a 400 that names field, keyword and path",
+          "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  const auto refused = [&](const std::string& extra) {
+    const Response response = client.post(kChat, chat_body("hello", extra));
+    CHECK(response.status == 400);
+    return response.json().at("error");
+  };
+  const json::value schema = refused(R"("response_format":{"type":"json_schema","json_schema":
+      {"name":"x","schema":{"type":"object","properties":{"a":{"not":{"type":"null"}}}}}})");
+  CHECK(schema.at("param").as_string() == "response_format.json_schema.schema");
+  const std::string message(schema.at("message").as_string());
+  CHECK(message.find("'not'") != std::string::npos);
+  CHECK(message.find("properties.a") != std::string::npos);
+  CHECK(refused(R"s("guided_regex":"(?=a)")s").at("param").as_string() == "guided_regex");
+  CHECK(refused(R"("guided_choice":[])").at("param").as_string() == "guided_choice");
+  CHECK(refused(R"("ebnf":"nonsense")").at("param").as_string() == "ebnf");
+  // The next request is served as if nothing had been.
+  CHECK(content(ask(client, "hello", R"("temperature":0)")) == "Hello there!");
+}
+
+TEST_CASE("a thinking budget ends the thinking", "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  for (const char* budget :
+       {R"("thinking_token_budget":5)", R"("thinking":{"type":"enabled","budget_tokens":5})"}) {
+    const json::value choice =
+        ask(client, "muse", std::string(R"("temperature":0,"max_tokens":60,)") + budget);
+    CHECK(choice.at("message").at("reasoning_content").as_string() == "on an");
+  }
+}
+
+TEST_CASE("choices of one request are constrained each by itself", "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  // The budget ends a thinking part that chance may have begun.
+  const std::string extra = R"("n":4,"seed":3,"guided_regex":"[ab]{12}","thinking_token_budget":0)";
+  const auto contents = [&] {
+    const Response response = client.post(kChat, chat_body("hello", extra));
+    REQUIRE(response.status == 200);
+    std::vector<std::string> result;
+    const json::value body = response.json();
+    for (const json::value& choice : body.at("choices").as_array())
+      result.push_back(content(choice));
+    return result;
+  };
+  const std::vector<std::string> answers = contents();
+  REQUIRE(answers.size() == 4);
+  for (const std::string& answer : answers) {
+    CHECK(answer.size() == 12);
+    CHECK(answer.find_first_not_of("ab") == std::string::npos);
+  }
+  CHECK(answers[0] != answers[1]);
+  CHECK(contents() == answers);
+}
+
+}  // namespace
+}  // namespace tandem::tests
