@@ -441,6 +441,11 @@ void MoeExperts::forward(int32_t moe_layer_idx, const RoutedTokens& tokens, Matr
   });
 }
 
+std::span<const std::byte> MoeExperts::node_weights(int node_idx) const {
+  const NumaBuffer& weights = impl_->nodes[node_idx].weights;
+  return {weights.data(), static_cast<size_t>(weights.size_bytes())};
+}
+
 int64_t MoeExperts::resident_size_bytes() const {
   int64_t size_bytes = 0;
   for (const Impl::Node& node : impl_->nodes) size_bytes += node.weights.size_bytes();

@@ -2,9 +2,11 @@
 // folder.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "cpu_experts/dispatch.h"
@@ -55,6 +57,8 @@ class MoeExperts {
   void forward(int32_t moe_layer_idx, const RoutedTokens& tokens, MatrixView<float> out);
 
   [[nodiscard]] int64_t resident_size_bytes() const;
+  // The packed weights that one of the pool's nodes holds and its team alone reads.
+  [[nodiscard]] std::span<const std::byte> node_weights(int node_idx) const;
   [[nodiscard]] std::string isa_name() const;  // of the kernels: "avx2", "avx512_vnni", ...
   // Checkpoint bytes that `num_tokens` tokens with all-different experts read in one layer.
   static int64_t layer_read_bytes(const MoeShape& shape, int64_t num_distinct_experts);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "offload/weights.h"
 #include "offload/workspace.h"
 #include "runtime/base/check.h"
+#include "runtime/memory/numa_buffer.h"
 #include "runtime/model/expert_reader.h"
 
 namespace tandem::offload {
@@ -254,6 +256,13 @@ std::string KimiK2::description() const {
   std::string text = format_memory_map(impl_->placement);
   text += fmt::format("dense part on {}\n", impl_->ops->description());
   if (impl_->experts != nullptr) {
+    PageUse use;
+    for (int node_idx = 0; node_idx < impl_->pool.num_nodes(); ++node_idx) {
+      const std::span weights = impl_->experts->node_weights(node_idx);
+      use += read_page_use(weights.data(), static_cast<int64_t>(weights.size()),
+                           impl_->pool.node_os_idx(node_idx));
+    }
+    text += fmt::format("routed experts' memory: {}\n", describe(use));
     text += fmt::format(
         "{} routed experts in {} layers, kernels {}{}\n", impl_->config.n_routed_experts,
         impl_->moe_shape.num_moe_layers, impl_->experts->isa_name(),
