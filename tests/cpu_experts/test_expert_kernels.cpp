@@ -74,14 +74,17 @@ TEST_CASE("a product equals the naive one for 1 to 70 tokens at awkward sizes", 
   const ExpertKernels& kernels = kernels_under_test(isa, mode);
   std::mt19937 random(21);
   for (const auto& [out_features, in_features] :
-       {std::pair{16, 32}, {16, 64}, {48, 96}, {80, 352}, {112, 640}}) {
+       {std::pair{16, 32}, {16, 64}, {48, 96}, {80, 352}}) {
     const OwnedInt4 weights = random_int4(out_features, in_features, random);
     const Product product(kernels, weights);
     const std::vector<bf16> x = random_rows(70, in_features, Kind::kNormal, random);
     const std::vector<float> all = product.run(x.data(), 70);
     INFO(isa_name(isa) << " " << mode_name(mode) << " " << out_features << "x" << in_features);
     CHECK(relative_error(weights, x.data(), 70, all) <= tolerance(mode));
+    const bool small = out_features * in_features < 5000;
     for (int64_t num_tokens = 1; num_tokens < 70; ++num_tokens) {
+      // Around every tile and pass; all of them where that is cheap.
+      if (!small && num_tokens > 9 && num_tokens % 16 > 1) continue;
       const std::vector<float> some = product.run(x.data(), num_tokens);
       REQUIRE(std::equal(some.begin(), some.end(), all.begin()));
     }
