@@ -16,6 +16,10 @@ ActiveRequest::ActiveRequest(uint64_t id, uint64_t seed, GenerationRequest reque
   sequence.token_ids = std::move(request.prompt_ids);
   sequence.num_prompt_tokens = sequence.num_tokens();
   sequence.max_total_tokens = sequence.num_prompt_tokens + max_new_tokens;
+  if (request.prompt_logprobs && sequence.num_prompt_tokens > 1) {
+    next_prompt_logprob_idx = 1;
+    sequence.wants_all_logits = true;
+  }
   // Room for most answers, so that steps need not allocate; long ones grow.
   constexpr int32_t kReservedNewTokens = 4096;
   const int32_t num_reserved =

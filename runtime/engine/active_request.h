@@ -29,6 +29,7 @@ struct ActiveRequest {
   std::vector<int32_t> stop_token_ids;  // empty with ignore_eos
   int32_t num_logprobs = -1;
   std::shared_ptr<TokenConstraint> constraint;  // or null
+  int32_t next_prompt_logprob_idx = 0;  // the prompt token that is told next; 0: none is wanted
   std::shared_ptr<TokenSink> sink;
 
   int32_t num_new_tokens = 0;  // the stop token counts

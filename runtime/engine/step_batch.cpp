@@ -6,14 +6,14 @@ StepBatch::StepBatch(const SchedulerLimits& limits) {
   token_ids_.reserve(limits.max_batch_tokens);
   items_.reserve(limits.max_sequences);
   logit_token_idx_.reserve(limits.max_sequences);
-  row_sequences_.reserve(limits.max_sequences);
+  rows_.reserve(limits.max_sequences);
 }
 
 Batch StepBatch::build(std::span<const ScheduledItem> items) {
   token_ids_.clear();
   items_.clear();
   logit_token_idx_.clear();
-  row_sequences_.clear();
+  rows_.clear();
   for (const ScheduledItem& item : items) {
     Sequence& sequence = *item.sequence;
     const int32_t begin = sequence.num_computed_tokens;
@@ -23,9 +23,12 @@ Batch StepBatch::build(std::span<const ScheduledItem> items) {
                       .page_ids = sequence.pages.page_ids()});
     token_ids_.insert(token_ids_.end(), sequence.token_ids.begin() + begin,
                       sequence.token_ids.begin() + begin + item.num_tokens);
-    if (!item.produces_token) continue;
-    logit_token_idx_.push_back(static_cast<int32_t>(token_ids_.size()) - 1);
-    row_sequences_.push_back(&sequence);
+    const auto batch_end = static_cast<int32_t>(token_ids_.size());
+    const int32_t sequence_end = begin + item.num_tokens;
+    for (int32_t back = item.num_logit_rows; back > 0; --back) {
+      logit_token_idx_.push_back(batch_end - back);
+      rows_.push_back({&sequence, sequence_end - back});
+    }
   }
   return {.token_ids = token_ids_, .items = items_, .logit_token_idx = logit_token_idx_};
 }

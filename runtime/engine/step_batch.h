@@ -16,14 +16,18 @@ class StepBatch {
 
   // The views are valid until the next call.
   Batch build(std::span<const ScheduledItem> items);
-  // Who gets the logit rows, in their order.
-  [[nodiscard]] std::span<Sequence* const> row_sequences() const { return row_sequences_; }
+  // What the logit rows are of, in their order: the token behind token_ids[token_idx].
+  struct Row {
+    Sequence* sequence = nullptr;
+    int32_t token_idx = 0;
+  };
+  [[nodiscard]] std::span<const Row> rows() const { return rows_; }
 
  private:
   std::vector<int32_t> token_ids_;
   std::vector<BatchItem> items_;
   std::vector<int32_t> logit_token_idx_;
-  std::vector<Sequence*> row_sequences_;
+  std::vector<Row> rows_;
 };
 
 }  // namespace tandem

@@ -16,6 +16,17 @@ SchedulerLimits scheduler_limits(const ForwardModel& model, const EngineOptions&
           .prefill_chunk_tokens = options.prefill_chunk_tokens};
 }
 
+TokenEvent token_event(TokenEvent::Kind kind, const SampledToken& token) {
+  TokenEvent event;
+  event.kind = kind;
+  event.token_id = token.token_id;
+  event.logprob = token.logprob;
+  event.top_logprobs.reserve(token.top_logprobs.size());
+  for (const ScoredToken& scored : token.top_logprobs)
+    event.top_logprobs.push_back({.token_id = scored.token_id, .logprob = scored.score});
+  return event;
+}
+
 }  // namespace
 
 StepLoop::StepLoop(ForwardModel& model, const EngineOptions& options)
@@ -64,8 +75,33 @@ void StepLoop::step() {
   ++counters_.num_steps;
   scheduler_.complete();
   int64_t row_idx = 0;
-  for (const Sequence* sequence : batch_.row_sequences())
-    take_token(*request_of_.at(sequence), logits.row(row_idx++));
+  for (const StepBatch::Row& row : batch_.rows()) {
+    const std::span<const float> row_logits = logits.row(row_idx++);
+    const auto request = request_of_.find(row.sequence);
+    if (request == request_of_.end()) continue;  // ended by an earlier row of its own
+    if (row.token_idx + 1 < row.sequence->num_tokens()) {
+      tell_prompt_token(*request->second, row.token_idx + 1, row_logits);
+    } else {
+      take_token(*request->second, row_logits);
+    }
+  }
+}
+
+// Once and in order, also when the prompt is computed again after a preemption.
+void StepLoop::tell_prompt_token(ActiveRequest& request,
+                                 int32_t token_idx,
+                                 std::span<const float> logits) {
+  if (token_idx != request.next_prompt_logprob_idx) return;
+  ++request.next_prompt_logprob_idx;
+  if (request.next_prompt_logprob_idx == request.sequence.num_prompt_tokens) {
+    request.sequence.wants_all_logits = false;
+  }
+  const int32_t token_id = request.sequence.token_ids[static_cast<size_t>(token_idx)];
+  const SampledToken token =
+      score_token(logits, token_id, std::max(request.num_logprobs, 0), sampler_scratch_);
+  if (!request.sink->push(token_event(TokenEvent::Kind::kPromptToken, token))) {
+    finish(request, FinishReason::kAborted);
+  }
 }
 
 void StepLoop::note_admissions(std::span<const ScheduledItem> items) {
@@ -127,14 +163,8 @@ void StepLoop::choose_token(ActiveRequest& request, const SampleRequest& sample)
 }
 
 void StepLoop::emit_token(ActiveRequest& request, const SampledToken& token) {
-  TokenEvent event;
-  event.kind = TokenEvent::Kind::kToken;
-  event.token_id = token.token_id;
-  event.logprob = token.logprob;
-  event.top_logprobs.reserve(token.top_logprobs.size());
-  for (const ScoredToken& scored : token.top_logprobs)
-    event.top_logprobs.push_back({.token_id = scored.token_id, .logprob = scored.score});
-  if (!request.sink->push(std::move(event))) return finish(request, FinishReason::kAborted);
+  if (!request.sink->push(token_event(TokenEvent::Kind::kToken, token)))
+    return finish(request, FinishReason::kAborted);
   if (request.num_new_tokens == request.max_new_tokens) finish(request, FinishReason::kLength);
 }
 

@@ -50,6 +50,7 @@ class StepLoop {
 
  private:
   void note_admissions(std::span<const ScheduledItem> items);
+  void tell_prompt_token(ActiveRequest& request, int32_t token_idx, std::span<const float> logits);
   void take_token(ActiveRequest& request, std::span<const float> logits);
   void take_constrained_token(ActiveRequest& request, std::span<const float> logits);
   void choose_token(ActiveRequest& request, const SampleRequest& sample);

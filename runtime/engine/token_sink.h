@@ -16,9 +16,10 @@ struct TokenLogprob {
 enum class FinishReason { kStop, kLength, kAborted, kError };
 
 struct TokenEvent {
-  enum class Kind { kToken, kFinished };
+  // kPromptToken: a token of the prompt with its logprob, in order, before any kToken.
+  enum class Kind { kPromptToken, kToken, kFinished };
   Kind kind = Kind::kToken;
-  // kToken
+  // kPromptToken, kToken
   int32_t token_id = -1;
   float logprob = 0.0f;  // of the unmodified distribution; valid when logprobs were asked for
   std::vector<TokenLogprob> top_logprobs;  // descending

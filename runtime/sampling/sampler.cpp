@@ -34,7 +34,29 @@ void find_logprobs(float max, int32_t num_best, SamplerScratch& scratch, double&
     token.score = to_logprob(static_cast<double>(token.score) - log_sum);
 }
 
+float logprob_of(std::span<const float> logits, int32_t token_id, double log_sum) {
+  const float logit = logits[token_id];
+  const double clean_logit = logit == kInfinity ? 0.0 : static_cast<double>(logit);
+  return std::isnan(clean_logit) ? kMinLogprob : to_logprob(clean_logit - log_sum);
+}
+
 }  // namespace
+
+SampledToken score_token(std::span<const float> logits,
+                         int32_t token_id,
+                         int32_t num_logprobs,
+                         SamplerScratch& scratch) {
+  SampledToken scored{.token_id = token_id, .logprob = kMinLogprob, .top_logprobs = {}};
+  scratch.logits.resize(logits.size());
+  scratch.weights.resize(logits.size());
+  const float max = clean_row(logits, scratch.logits);
+  if (max == -kInfinity) return scored;  // nothing is possible, this token neither
+  double log_sum = 0.0;
+  find_logprobs(max, num_logprobs, scratch, log_sum);
+  scored.logprob = logprob_of(logits, token_id, log_sum);
+  scored.top_logprobs = scratch.scratch;
+  return scored;
+}
 
 Sampler::Sampler(const SamplingParams& params, uint64_t seed, std::span<const int32_t> prompt_ids)
     : params_(params),
@@ -76,9 +98,7 @@ Result<SampledToken, std::string> Sampler::choose(const SampleRequest& request,
                                  scratch.logits.begin())
           : draw(max, scratch);
   if (wants_logprobs) {
-    const float logit = request.logits[chosen.token_id];
-    const double clean_logit = logit == kInfinity ? 0.0 : static_cast<double>(logit);
-    chosen.logprob = std::isnan(clean_logit) ? kMinLogprob : to_logprob(clean_logit - log_sum);
+    chosen.logprob = logprob_of(request.logits, chosen.token_id, log_sum);
     chosen.top_logprobs = scratch.scratch;
   }
   ++draw_idx_;

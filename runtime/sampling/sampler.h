@@ -45,6 +45,12 @@ struct SampledToken {
   std::span<const ScoredToken> top_logprobs;
 };
 
+// The logprob of a given token and the num_logprobs best, of the distribution as it is.
+SampledToken score_token(std::span<const float> logits,
+                         int32_t token_id,
+                         int32_t num_logprobs,
+                         SamplerScratch& scratch);
+
 class Sampler {
  public:
   // `params` were found valid.

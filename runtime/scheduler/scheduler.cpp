@@ -54,6 +54,7 @@ void Scheduler::remove(Sequence& sequence) {
 std::span<const ScheduledItem> Scheduler::plan() {
   items_.clear();
   num_planned_tokens_ = 0;
+  num_planned_rows_ = 0;
   preempted_in_step_ = false;
   plan_decodes();
   prefill_tokens_left_ =
@@ -92,25 +93,33 @@ void Scheduler::plan_decodes() {
 }
 
 void Scheduler::plan_running_prefills() {
+  const auto is_in_prefill = [](const Sequence* sequence) {
+    return sequence->num_uncomputed_tokens() > 1;
+  };
+  auto num_later =
+      static_cast<int32_t>(std::count_if(running_.begin(), running_.end(), is_in_prefill));
   for (Sequence* sequence : running_) {
     if (prefill_tokens_left_ == 0) return;
-    if (sequence->num_uncomputed_tokens() > 1) plan_prefill(*sequence);
+    if (is_in_prefill(sequence)) plan_prefill(*sequence, --num_later);
   }
 }
 
 void Scheduler::admit_waiting() {
   while (!waiting_.empty() && prefill_tokens_left_ > 0 &&
+         num_planned_rows_ < limits_.max_sequences &&
          static_cast<int32_t>(running_.size()) < limits_.max_sequences) {
     Sequence& sequence = *waiting_.front();
     if (!admit(sequence)) return;
     waiting_.pop_front();
     running_.push_back(&sequence);
-    plan_prefill(sequence);
+    plan_prefill(sequence, 0);
   }
 }
 
 bool Scheduler::admit(Sequence& sequence) {
-  const size_t num_hashes = std::min(num_reusable_pages(sequence), sequence.page_hashes.size());
+  const size_t num_hashes = sequence.wants_all_logits ? 0
+                                                      : std::min(num_reusable_pages(sequence),
+                                                                 sequence.page_hashes.size());
   const int32_t num_known_pages =
       sequence.pages.acquire_prefix(cache_, std::span(sequence.page_hashes).first(num_hashes));
   // One page more than the tokens need, so that the first decodes do not preempt at once; but not
@@ -134,7 +143,8 @@ bool Scheduler::admit(Sequence& sequence) {
 // request, two clients with one long system prompt): wait for it rather than compute it twice.
 bool Scheduler::waits_for_running_prefill(const Sequence& sequence) const {
   const size_t page_idx = static_cast<size_t>(sequence.pages.num_pages());
-  if (!cache_.enabled() || page_idx >= num_reusable_pages(sequence)) return false;
+  if (!cache_.enabled() || sequence.wants_all_logits) return false;
+  if (page_idx >= num_reusable_pages(sequence)) return false;
   return std::any_of(running_.begin(), running_.end(), [&](const Sequence* other) {
     const bool computes_page =
         page_idx < other->page_hashes.size() &&
@@ -143,16 +153,23 @@ bool Scheduler::waits_for_running_prefill(const Sequence& sequence) const {
   });
 }
 
-void Scheduler::plan_prefill(Sequence& sequence) {
-  const int32_t num_tokens = std::min(prefill_tokens_left_, sequence.num_uncomputed_tokens());
+// A step has max_sequences logit rows: one is left for each of the `num_later` sequences that may
+// finish their prompts in this step, too.
+void Scheduler::plan_prefill(Sequence& sequence, int32_t num_later) {
+  int32_t num_tokens = std::min(prefill_tokens_left_, sequence.num_uncomputed_tokens());
+  if (sequence.wants_all_logits) {
+    num_tokens = std::min(num_tokens, limits_.max_sequences - num_planned_rows_ - num_later);
+  }
   plan_item(sequence, num_tokens);
   prefill_tokens_left_ -= num_tokens;
 }
 
 void Scheduler::plan_item(Sequence& sequence, int32_t num_tokens) {
-  const bool is_last = num_tokens == sequence.num_uncomputed_tokens();
-  items_.push_back({.sequence = &sequence, .num_tokens = num_tokens, .produces_token = is_last});
+  const int32_t num_last_rows = num_tokens == sequence.num_uncomputed_tokens() ? 1 : 0;
+  const int32_t num_rows = sequence.wants_all_logits ? num_tokens : num_last_rows;
+  items_.push_back({.sequence = &sequence, .num_tokens = num_tokens, .num_logit_rows = num_rows});
   num_planned_tokens_ += num_tokens;
+  num_planned_rows_ += num_rows;
 }
 
 void Scheduler::preempt_youngest() {

@@ -31,8 +31,9 @@ struct SchedulerLimits {
 
 struct ScheduledItem {
   Sequence* sequence = nullptr;
-  int32_t num_tokens = 0;       // from sequence->num_computed_tokens on
-  bool produces_token = false;  // its last token is the sequence's last: a logit row is wanted
+  int32_t num_tokens = 0;      // from sequence->num_computed_tokens on
+  int32_t num_logit_rows = 0;  // wanted of its last tokens: 0; 1 when its last is the sequence's;
+                               // all of a sequence that wants them
 };
 
 class Scheduler {
@@ -64,7 +65,7 @@ class Scheduler {
   void admit_waiting();
   bool admit(Sequence& sequence);
   [[nodiscard]] bool waits_for_running_prefill(const Sequence& sequence) const;
-  void plan_prefill(Sequence& sequence);
+  void plan_prefill(Sequence& sequence, int32_t num_later);
   void plan_item(Sequence& sequence, int32_t num_tokens);
   void preempt_youngest();
 
@@ -74,6 +75,7 @@ class Scheduler {
   std::deque<Sequence*> waiting_;   // oldest first, all younger than the running ones
   std::vector<ScheduledItem> items_;
   int32_t num_planned_tokens_ = 0;
+  int32_t num_planned_rows_ = 0;
   int32_t prefill_tokens_left_ = 0;  // of this step
   bool preempted_in_step_ = false;
   int64_t num_preemptions_ = 0;

@@ -15,6 +15,8 @@ struct Sequence {
   std::vector<int32_t> token_ids;  // prompt, then what was generated
   int32_t num_prompt_tokens = 0;
   int32_t max_total_tokens = 0;  // token_ids never gets longer
+  // Logits of every token are wanted, not of the last alone: no page of the cache is reused.
+  bool wants_all_logits = false;
 
   // The scheduler's own part.
   State state = State::kNew;

@@ -1,10 +1,12 @@
 // canonical_tools_json: json.dumps(deep_sort(json.loads(text)), ensure_ascii=False,
 // separators=(",", ":")) of Python, which is what the checkpoint's own tokenizer declares tools by.
+// spaced_json: json.dumps(json.loads(text), ensure_ascii=False), in which the model writes calls.
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <stdexcept>
 #include <system_error>
+#include <unordered_map>
 #include <utility>
 
 #include "runtime/tokenizer/chat.h"
@@ -15,9 +17,11 @@ namespace {
 
 constexpr int kMaxDepth = 256;
 
+enum class Style { kSortedCompact, kSpaced };
+
 class Canonicaliser {
  public:
-  explicit Canonicaliser(std::string_view text) : text_(text) {}
+  Canonicaliser(std::string_view text, Style style) : text_(text), style_(style) {}
 
   std::string run() {
     std::string out;
@@ -28,8 +32,15 @@ class Canonicaliser {
   }
 
  private:
+  [[nodiscard]] std::string_view item_separator() const {
+    return style_ == Style::kSpaced ? ", " : ",";
+  }
+  [[nodiscard]] std::string_view key_separator() const {
+    return style_ == Style::kSpaced ? ": " : ":";
+  }
+
   [[noreturn]] void fail(const std::string& expected) const {
-    throw std::invalid_argument("tools: expected " + expected + " at byte " +
+    throw std::invalid_argument("JSON: expected " + expected + " at byte " +
                                 std::to_string(offset_) + " of the JSON text");
   }
 
@@ -79,7 +90,7 @@ class Canonicaliser {
     out += '[';
     if (!accept(']')) {
       do {
-        if (out.back() != '[') out += ',';  // no value ends in '['
+        if (out.back() != '[') out += item_separator();  // no value ends in '['
         value(out, depth + 1);
       } while (accept(','));
       if (!accept(']')) fail("`,` or `]`");
@@ -87,7 +98,6 @@ class Canonicaliser {
     out += ']';
   }
 
-  // Keys are sorted by code point, which is the byte order of UTF-8; of equal keys the last wins.
   void object(std::string& out, int depth) {
     ++offset_;
     std::vector<std::pair<std::string, std::string>> members;
@@ -101,19 +111,33 @@ class Canonicaliser {
       } while (accept(','));
       if (!accept('}')) fail("`,` or `}`");
     }
-    std::stable_sort(members.begin(), members.end(),
-                     [](const auto& left, const auto& right) { return left.first < right.first; });
+    unite_equal_keys(members);
     out += '{';
-    bool is_first = true;
     for (size_t idx = 0; idx < members.size(); ++idx) {
-      if (idx + 1 < members.size() && members[idx + 1].first == members[idx].first) continue;
-      if (!is_first) out += ',';
-      is_first = false;
+      if (idx > 0) out += item_separator();
       write_string(members[idx].first, out);
-      out += ':';
+      out += key_separator();
       out += members[idx].second;
     }
     out += '}';
+  }
+
+  // Of equal keys the last value wins and stands where the key stood first, as in a Python dict.
+  // Sorting is by code point, which is the byte order of UTF-8.
+  void unite_equal_keys(std::vector<std::pair<std::string, std::string>>& members) const {
+    std::unordered_map<std::string, size_t> idx_of;
+    size_t num_kept = 0;
+    for (auto& member : members) {
+      const auto [known, is_new] = idx_of.try_emplace(member.first, num_kept);
+      if (!is_new) {
+        members[known->second].second = std::move(member.second);
+        continue;
+      }
+      if (&members[num_kept] != &member) members[num_kept] = std::move(member);
+      ++num_kept;
+    }
+    members.resize(num_kept);
+    if (style_ == Style::kSortedCompact) std::sort(members.begin(), members.end());
   }
 
   std::string string() {
@@ -310,14 +334,21 @@ class Canonicaliser {
   }
 
   std::string_view text_;
+  Style style_;
   size_t offset_ = 0;
 };
+
+std::string canonicalise(std::string_view text, Style style) {
+  if (!is_valid_utf8(text)) return Canonicaliser(replace_invalid_utf8(text), style).run();
+  return Canonicaliser(text, style).run();
+}
 
 }  // namespace
 
 std::string canonical_tools_json(std::string_view tools_json) {
-  if (!is_valid_utf8(tools_json)) return Canonicaliser(replace_invalid_utf8(tools_json)).run();
-  return Canonicaliser(tools_json).run();
+  return canonicalise(tools_json, Style::kSortedCompact);
 }
+
+std::string spaced_json(std::string_view text) { return canonicalise(text, Style::kSpaced); }
 
 }  // namespace tandem

@@ -55,4 +55,8 @@ RenderedPrompt render_chat(const Tokenizer& tokenizer, const ChatPrompt& prompt)
 // std::invalid_argument on bad JSON.
 std::string canonical_tools_json(std::string_view tools_json);
 
+// JSON with `, ` and `: ` and its keys as they stand, non-ASCII raw: how the model writes the
+// arguments of its calls. Throws std::invalid_argument on bad JSON.
+std::string spaced_json(std::string_view text);
+
 }  // namespace tandem

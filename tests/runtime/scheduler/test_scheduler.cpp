@@ -32,7 +32,7 @@ struct Fixture {
     std::vector<ScheduledItem> items(planned.begin(), planned.end());
     scheduler.complete();
     for (const ScheduledItem& item : items) {
-      if (item.produces_token) item.sequence->token_ids.push_back(7);
+      if (item.num_logit_rows > 0) item.sequence->token_ids.push_back(7);
     }
     return items;
   }
@@ -49,7 +49,7 @@ TEST_CASE("a prompt is cut into chunks and only its end produces a token", "[sch
     const std::vector<ScheduledItem> items = fixture.step();
     REQUIRE(items.size() == 1);
     CHECK(items[0].num_tokens == num_tokens);
-    CHECK(items[0].produces_token == (num_tokens < 100));
+    CHECK(items[0].num_logit_rows == (num_tokens < 100 ? 1 : 0));
   }
   CHECK(sequence.num_computed_tokens == 252);
 }

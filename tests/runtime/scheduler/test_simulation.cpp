@@ -153,7 +153,7 @@ void Scenario::compute(std::span<const ScheduledItem> items) {
                            .page_ids = sequence.pages.page_ids()});
     const auto begin = sequence.token_ids.begin() + sequence.num_computed_tokens;
     token_ids.insert(token_ids.end(), begin, begin + item.num_tokens);
-    if (!item.produces_token) continue;
+    if (item.num_logit_rows == 0) continue;
     logit_token_idx.push_back(static_cast<int32_t>(token_ids.size()) - 1);
     rows.push_back(request_of.at(&sequence));
   }
