@@ -1,17 +1,33 @@
 #include "server/dialects.h"
 
+#include "server/anthropic/error_body.h"
+#include "server/anthropic/messages_exchange.h"
 #include "server/openai/chat_completion.h"
 #include "server/openai/error_body.h"
+#include "server/openai/text_completion.h"
+#include "server/responses/responses_exchange.h"
 
 namespace tandem::server {
 
 const Dialect& dialect_of(std::optional<Endpoint> endpoint) {
   static constexpr Dialect kOpenAi{nullptr, error_json};
   static constexpr Dialect kChatCompletion{open_chat_completion, error_json};
+  static constexpr Dialect kTextCompletion{open_text_completion, error_json};
+  static constexpr Dialect kResponse{open_response, error_json};
+  static constexpr Dialect kAnthropic{nullptr, anthropic_error_json};
+  static constexpr Dialect kMessages{open_messages, anthropic_error_json};
   if (!endpoint) return kOpenAi;
   switch (*endpoint) {
     case Endpoint::kChatCompletions:
       return kChatCompletion;
+    case Endpoint::kCompletions:
+      return kTextCompletion;
+    case Endpoint::kResponses:
+      return kResponse;
+    case Endpoint::kMessages:
+      return kMessages;
+    case Endpoint::kCountTokens:
+      return kAnthropic;
     default:
       return kOpenAi;
   }

@@ -103,7 +103,8 @@ asio::awaitable<bool> write_end(Session& session, const Dialect& dialect, Exchan
   }
   std::string frames;
   exchange.append_stream_end(frames);
-  if (!co_await session.write_events(frames)) co_return false;
+  // An empty chunk would end the body before its end.
+  if (!frames.empty() && !co_await session.write_events(frames)) co_return false;
   const bool keep_alive = co_await session.end_events();
   co_return keep_alive && !exchange.error();
 }

@@ -4,6 +4,7 @@
 
 #include <exception>
 
+#include "server/anthropic/messages_exchange.h"
 #include "server/dialects.h"
 #include "server/http/api_keys.h"
 #include "server/http/json_writer.h"
@@ -19,8 +20,8 @@ HttpResponse json_response(std::string body) {
   return response;
 }
 
-HttpResponse to_response(Result<std::string, ApiError> result) {
-  return result ? json_response(std::move(*result)) : error_response(result.error());
+HttpResponse to_response(Result<std::string, ApiError> result, const Dialect& dialect) {
+  return result ? json_response(std::move(*result)) : error_response(result.error(), dialect);
 }
 
 std::string_view health_status(const ServerState& state) {
@@ -67,8 +68,10 @@ std::string root_json() {
   json.begin_object().key("name").string("tandem").key("version").string(TANDEM_VERSION);
   json.key("endpoints").begin_array();
   for (const std::string_view endpoint :
-       {"POST /v1/chat/completions", "GET /v1/models", "GET /health", "GET /version",
-        "POST /tokenize", "POST /detokenize", "POST /apply-template", "GET /tokenizer_info"}) {
+       {"POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses",
+        "POST /v1/messages", "POST /v1/messages/count_tokens", "GET /v1/models", "GET /health",
+        "GET /version", "POST /tokenize", "POST /detokenize", "POST /apply-template",
+        "GET /tokenizer_info"}) {
     json.string(endpoint);
   }
   json.end_array().end_object();
@@ -76,13 +79,22 @@ std::string root_json() {
 }
 
 HttpResponse no_route(const HttpRequest& request, const RouteMatch& route) {
+  const std::string_view path = std::string_view(request.path).substr(0, 200);
   ApiError error;
-  error.status = route.allow.empty() ? 404 : 405;
-  error.message =
-      route.allow.empty()
-          ? fmt::format("There is no {}; GET / lists the endpoints.", request.path.substr(0, 200))
-          : fmt::format("{} allows {}.", request.path.substr(0, 200), route.allow);
-  error.code = route.allow.empty() ? "not_found" : "method_not_allowed";
+  if (route.allow.empty()) {
+    error.status = 404;
+    error.message = fmt::format("There is no {}; GET / lists the endpoints.", path);
+    error.code = "not_found";
+  } else if (!request.upgrade.empty()) {
+    // Codex takes this for "no websockets here" and posts from then on (serving/clients.md).
+    error.status = 426;
+    error.message = fmt::format("{} speaks plain HTTP only: {}.", path, route.allow);
+    error.code = "upgrade_not_supported";
+  } else {
+    error.status = 405;
+    error.message = fmt::format("{} allows {}.", path, route.allow);
+    error.code = "method_not_allowed";
+  }
   HttpResponse response = error_response(error);
   if (!route.allow.empty()) response.headers.emplace_back("Allow", route.allow);
   return response;
@@ -149,6 +161,7 @@ HttpResponse handle(Endpoint endpoint,
                     std::string_view parameter,
                     std::string_view body,
                     const ServerState& state) {
+  const Dialect& dialect = dialect_of(endpoint);
   try {
     switch (endpoint) {
       case Endpoint::kRoot:
@@ -160,22 +173,27 @@ HttpResponse handle(Endpoint endpoint,
       case Endpoint::kModels:
         return json_response(models_json(state.model()));
       case Endpoint::kModel:
-        return to_response(model_json(state.model(), parameter));
+        return to_response(model_json(state.model(), parameter), dialect);
       case Endpoint::kTokenize:
-        return to_response(tokenize_json(body, state.model()));
+        return to_response(tokenize_json(body, state.model()), dialect);
       case Endpoint::kDetokenize:
-        return to_response(detokenize_json(body, state.model()));
+        return to_response(detokenize_json(body, state.model()), dialect);
       case Endpoint::kApplyTemplate:
-        return to_response(apply_template_json(body, state.model()));
+        return to_response(apply_template_json(body, state.model()), dialect);
+      case Endpoint::kCountTokens:
+        return to_response(count_tokens_json(body, state.model()), dialect);
       case Endpoint::kTokenizerInfo:
         return json_response(tokenizer_info_json(state.model()));
       case Endpoint::kChatCompletions:
-        break;  // an exchange
+      case Endpoint::kCompletions:
+      case Endpoint::kResponses:
+      case Endpoint::kMessages:
+        break;  // exchanges
     }
   } catch (const std::exception& failure) {
-    return error_response(server_error(500, failure.what(), "internal_error"));
+    return error_response(server_error(500, failure.what(), "internal_error"), dialect);
   }
-  return error_response(server_error(500, "no handler", "internal_error"));
+  return error_response(server_error(500, "no handler", "internal_error"), dialect);
 }
 
 }  // namespace tandem::server

@@ -24,6 +24,8 @@ struct ServerOptions {
   std::chrono::seconds keep_alive_timeout{75};
   std::chrono::seconds drain_timeout{30};
   int32_t max_n = 8;  // choices of one request
+  bool preserve_thinking =
+      false;  // prompts keep the reasoning of every turn, unless told otherwise
 
   // Limits on clients that dribble or do not read.
   std::chrono::milliseconds header_timeout{

@@ -22,6 +22,7 @@ void ServerState::set_ready(const ServingModel& model) {
   model_.generation_prompt_opens_think = model.generation_prompt_opens_think;
   model_.created_unix_s = model.created_unix_s;
   model_.max_n = options.max_n;
+  model_.preserve_thinking = options.preserve_thinking;
   const int num_threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 4);
   grammars_ = std::make_unique<GrammarCompiler>(
       *model.tokenizer, model_.vocab_size, GrammarCompiler::Options{.num_threads = num_threads});

@@ -67,6 +67,7 @@ HttpRequest to_request(const Head& head) {
   request.authorization = field(http::field::authorization);
   request.x_api_key = field("x-api-key");
   request.origin = field(http::field::origin);
+  request.upgrade = field(http::field::upgrade);
   return request;
 }
 

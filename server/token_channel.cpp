@@ -42,7 +42,7 @@ bool TokenChannel::push(int32_t choice_idx, TokenEvent event) {
   const std::lock_guard lock(mutex_);
   if (!timer_) return false;
   // The last event of a choice always finds room: there is one per choice.
-  if (events_.size() >= capacity_events_ && event.kind == TokenEvent::Kind::kToken) {
+  if (events_.size() >= capacity_events_ && event.kind != TokenEvent::Kind::kFinished) {
     if (!std::exchange(overflowed_, true)) {
       asio::post(timer_->get_executor(), [self = shared_from_this()] {
         std::function<void()> on_overflow;

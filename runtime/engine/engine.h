@@ -26,7 +26,7 @@ struct GenerationRequest {
   int32_t num_logprobs = -1;            // -1: none; 0: of the chosen token; k: and the k best
   // What may be said, of this request alone (it is stateful); null: anything.
   std::shared_ptr<TokenConstraint> constraint;
-  bool prompt_logprobs = false;         // the same for the prompt's tokens, from the second on
+  bool prompt_logprobs = false;  // the same for the prompt's tokens, from the second on
   std::shared_ptr<TokenSink> sink;
 };
 

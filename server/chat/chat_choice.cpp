@@ -4,6 +4,7 @@
 #include <utility>
 
 namespace tandem::server {
+
 ChatChoice::ChatChoice(const Tokenizer& tokenizer, Options options)
     : tokenizer_(tokenizer), options_(std::move(options)), parser_(tokenizer, options_.parser) {}
 

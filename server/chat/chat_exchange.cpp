@@ -31,7 +31,7 @@ ChatExchange::ChatExchange(PreparedChat chat, const ServedModel& model, std::str
   const ChatChoice::Options options = choice_options(chat_, model);
   choices_.reserve(static_cast<size_t>(chat_.request.n));
   for (int32_t choice_idx = 0; choice_idx < chat_.request.n; ++choice_idx) {
-    choices_.push_back({ChatChoice(*model.tokenizer, options)});
+    choices_.push_back({ChatChoice(*model.tokenizer, options), false, {}});
   }
 }
 
@@ -59,10 +59,23 @@ bool ChatExchange::push(int32_t choice_idx, const TokenEvent& event, std::string
                       aborted ? "aborted" : "engine_failed"));
     return false;
   }
+  note_arguments(choice);
   if (!std::exchange(choice.begun, true)) on_begin(choice_idx, frames);
   if (!deltas_.empty()) on_deltas(choice_idx, deltas_, frames);
   if (choice.state.end() != ChatChoice::End::kRunning) on_end(choice_idx, frames);
   return enough;
+}
+
+// At the end of an answer its calls are known in the form in which the model wrote them.
+void ChatExchange::note_arguments(Choice& choice) const {
+  for (const AssistantDelta& delta : deltas_) {
+    if (delta.kind == AssistantDelta::Kind::kToolCallBegin) choice.arguments.emplace_back();
+    if (delta.kind == AssistantDelta::Kind::kToolCallArguments) {
+      choice.arguments.back() += delta.text;
+    }
+  }
+  if (choice.state.end() != ChatChoice::End::kToolCalls) return;
+  for (const std::string& arguments : choice.arguments) model_.argument_forms->learn(arguments);
 }
 
 bool ChatExchange::finished() const {

@@ -49,7 +49,10 @@ class ChatExchange : public Exchange {
   struct Choice {
     ChatChoice state;
     bool begun = false;
+    std::vector<std::string> arguments;  // of the calls so far
   };
+
+  void note_arguments(Choice& choice) const;
 
   PreparedChat chat_;
   const ServedModel& model_;

@@ -15,20 +15,14 @@ namespace tandem::server {
 // What the checks need to know about this server.
 struct RequestLimits {
   int32_t max_n = 8;
-  int32_t vocab_size = 0;  // ids of logit_bias and stop_token_ids are below it
+  int32_t least_max_tokens = 1;    // 0 where a prompt may be echoed alone
+  int32_t vocab_size = 0;          // ids of logit_bias and stop_token_ids are below it
+  bool preserve_thinking = false;  // unless the request says otherwise
 };
 
-struct ChatRequest {
+// What a request says about generating, whether its prompt is a chat or plain text.
+struct GenerationOptions {
   std::string model;  // "" when absent
-  ChatPrompt prompt;
-  std::vector<ToolDeclaration> tools;
-  bool tool_calls_allowed = false;  // tools declared and tool_choice is not "none"
-  bool parallel_tool_calls = true;
-  bool call_required = false;               // the answer must be a call
-  std::vector<std::string> callable_tools;  // names of declared tools; empty: all of them
-  std::optional<AnswerFormat> format;       // of the text behind the thinking part
-  std::optional<int32_t> thinking_budget;   // tokens
-
   SamplingParams sampling;
   std::optional<int32_t> max_tokens;  // absent: what the context leaves
   int32_t min_tokens = 0;
@@ -39,12 +33,30 @@ struct ChatRequest {
   std::vector<int32_t> stop_token_ids;
   bool include_stop_in_output = false;
 
-  bool logprobs = false;
-  int32_t top_logprobs = 0;
-
   bool stream = false;
   bool include_usage = false;
+};
+
+// Heavy Mode: answers side by side, then one made of them.
+struct HeavyOptions {
+  int32_t num_trajectories = 0;
+  bool return_trajectories = false;
+};
+
+struct ChatRequest : GenerationOptions {
+  ChatPrompt prompt;
+  std::vector<ToolDeclaration> tools;
+  bool tool_calls_allowed = false;  // tools declared and tool_choice is not "none"
+  bool parallel_tool_calls = true;
+  bool call_required = false;               // the answer must be a call
+  std::vector<std::string> callable_tools;  // names of declared tools; empty: all of them
+  std::optional<AnswerFormat> format;       // of the text behind the thinking part
+  std::optional<int32_t> thinking_budget;   // tokens
+
+  bool logprobs = false;
+  int32_t top_logprobs = 0;
   bool include_reasoning = true;
+  std::optional<HeavyOptions> heavy;
 };
 
 }  // namespace tandem::server

@@ -6,8 +6,6 @@
 #include <cmath>
 #include <cstdlib>
 
-#include "server/http/json_writer.h"
-
 namespace tandem::server {
 namespace {
 
@@ -43,7 +41,7 @@ void append_object(std::string& out, const json::object& object, JsonTextStyle s
   for (const auto& [name, member] : object) {
     if (!first) out += style.item_separator;
     first = false;
-    append_json_string(out, std::string_view(name.data(), name.size()), JsonEscapes::kMinimal);
+    append_json_string(out, std::string_view(name.data(), name.size()), style.escapes);
     out += style.key_separator;
     append_json_text(out, member, style);
   }
@@ -71,7 +69,7 @@ void append_json_text(std::string& out, const json::value& value, JsonTextStyle 
       break;
     case json::kind::string: {
       const json::string& text = value.get_string();
-      append_json_string(out, std::string_view(text.data(), text.size()), JsonEscapes::kMinimal);
+      append_json_string(out, std::string_view(text.data(), text.size()), style.escapes);
       break;
     }
     case json::kind::array: {

@@ -32,18 +32,34 @@ AnswerRules answer_rules(const ChatRequest& request, const ServedModel& model) {
 
 }  // namespace
 
-Result<PreparedChat, ApiError> prepare_chat(ChatRequest request, const ServedModel& model) {
+RequestLimits request_limits(const ServedModel& model) {
+  return {.max_n = model.max_n,
+          .vocab_size = model.vocab_size,
+          .preserve_thinking = model.preserve_thinking};
+}
+
+Result<RenderedPrompt, ApiError> render_request(ChatRequest& request, const ServedModel& model) {
   if (!request.model.empty() && !is_served(model, request.model)) {
     return model_not_found(request.model);
   }
-  PreparedChat chat;
-  RenderedPrompt prompt = render_chat(*model.tokenizer, request.prompt);
+  for (ChatMessage& message : request.prompt.messages) {
+    for (ToolCall& call : message.tool_calls) {
+      call.arguments = model.argument_forms->known_form(call.arguments);
+    }
+  }
+  return render_chat(*model.tokenizer, request.prompt);
+}
+
+Result<PreparedChat, ApiError> prepare_chat(ChatRequest request, const ServedModel& model) {
+  auto prompt = render_request(request, model);
+  if (!prompt) return prompt.error();
   const auto max_new_tokens =
-      fit_new_tokens(static_cast<int64_t>(prompt.ids.size()), request.max_tokens, model);
+      fit_new_tokens(static_cast<int64_t>(prompt->ids.size()), request.max_tokens, model);
   if (!max_new_tokens) return max_new_tokens.error();
+  PreparedChat chat;
   chat.max_new_tokens = *max_new_tokens;
-  chat.num_history_tool_calls = prompt.num_tool_calls;
-  chat.prompt_ids = std::move(prompt.ids);
+  chat.num_history_tool_calls = prompt->num_tool_calls;
+  chat.prompt_ids = std::move(prompt->ids);
   chat.request = std::move(request);
   return chat;
 }

@@ -22,6 +22,14 @@ struct PreparedChat {
   std::shared_ptr<const AnswerGrammar> grammar;  // once compiled, where the request needs one
 };
 
+// What a parser must know of the server that `model` stands in.
+RequestLimits request_limits(const ServedModel& model);
+
+// The prompt as the model will see it. Arguments of calls in the history get the form in which this
+// server knows them, so that the prompt of the next turn begins with the tokens of this one. An
+// error when the model is not served.
+Result<RenderedPrompt, ApiError> render_request(ChatRequest& request, const ServedModel& model);
+
 // Renders and measures; the slow part of a request on this side of the engine.
 Result<PreparedChat, ApiError> prepare_chat(ChatRequest request, const ServedModel& model);
 

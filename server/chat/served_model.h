@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "runtime/grammar/answer_grammar.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "server/chat/argument_forms.h"
 
 namespace tandem::server {
 
@@ -22,6 +24,8 @@ struct ServedModel {
   int64_t created_unix_s = 0;
   int32_t max_n = 8;
   GrammarCompiler* grammars = nullptr;  // null: answers are not constrained
+  bool preserve_thinking = false;       // what a request that does not say gets
+  std::shared_ptr<ArgumentForms> argument_forms = std::make_shared<ArgumentForms>();
 };
 
 inline bool is_served(const ServedModel& model, std::string_view name) {

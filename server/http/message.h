@@ -20,6 +20,7 @@ struct HttpRequest {
   std::string authorization;
   std::string x_api_key;
   std::string origin;
+  std::string upgrade;  // another protocol that is wanted: "websocket"
 };
 
 struct HttpResponse {

@@ -16,6 +16,10 @@ enum class Endpoint {
   kModels,
   kModel,  // parameter: the id, which may contain '/'
   kChatCompletions,
+  kCompletions,
+  kResponses,
+  kMessages,
+  kCountTokens,
   kTokenize,
   kDetokenize,
   kApplyTemplate,

@@ -16,4 +16,12 @@ inline void append_sse_data(std::string& out, std::string_view data) {
   out += "\n\n";
 }
 
+// With a name for clients that dispatch on it.
+inline void append_sse_event(std::string& out, std::string_view event, std::string_view data) {
+  out += "event: ";
+  out += event;
+  out += '\n';
+  append_sse_data(out, data);
+}
+
 }  // namespace tandem::server

@@ -8,6 +8,8 @@
 #include "server/http/sse.h"
 #include "server/openai/chat_request.h"
 #include "server/openai/error_body.h"
+#include "server/openai/heavy_completion.h"
+#include "server/openai/usage.h"
 
 namespace tandem::server {
 namespace {
@@ -23,19 +25,6 @@ std::string_view finish_reason(ChatChoice::End end) {
     default:
       return "stop";
   }
-}
-
-void write_usage(JsonWriter& json, const TokenUsage& usage) {
-  json.begin_object();
-  json.key("prompt_tokens").integer(usage.prompt_tokens);
-  json.key("completion_tokens").integer(usage.completion_tokens);
-  json.key("total_tokens").integer(int64_t{usage.prompt_tokens} + usage.completion_tokens);
-  json.key("cached_tokens").integer(usage.cached_tokens);
-  json.key("prompt_tokens_details").begin_object();
-  json.key("cached_tokens").integer(usage.cached_tokens).end_object();
-  json.key("completion_tokens_details").begin_object();
-  json.key("reasoning_tokens").integer(usage.reasoning_tokens).end_object();
-  json.end_object();
 }
 
 void write_tool_calls(JsonWriter& json, const std::vector<ToolCall>& calls) {
@@ -79,7 +68,7 @@ void append_stop_reason(const ChatChoice& choice, std::string& out) {
 }  // namespace
 
 Result<PreparedChat, ApiError> prepare_chat(std::string_view body, const ServedModel& model) {
-  auto request = parse_chat_request(body, {.max_n = model.max_n, .vocab_size = model.vocab_size});
+  auto request = parse_chat_request(body, request_limits(model));
   if (!request) return request.error();
   return prepare_chat(std::move(*request), model);
 }
@@ -88,6 +77,9 @@ Result<std::unique_ptr<Exchange>, ApiError> open_chat_completion(std::string_vie
                                                                  const ServedModel& model) {
   auto chat = prepare_chat(body, model);
   if (!chat) return chat.error();
+  if (chat->request.heavy) {
+    return std::unique_ptr<Exchange>(std::make_unique<HeavyCompletion>(std::move(*chat), model));
+  }
   return std::unique_ptr<Exchange>(std::make_unique<ChatCompletion>(std::move(*chat), model));
 }
 
@@ -110,7 +102,7 @@ void ChatCompletion::on_begin(int32_t choice_idx, std::string& frames) {
 void ChatCompletion::on_deltas(int32_t choice_idx,
                                std::span<const AssistantDelta> deltas,
                                std::string& frames) {
-  Message& message = messages_[static_cast<size_t>(choice_idx)];
+  AssistantMessage& message = messages_[static_cast<size_t>(choice_idx)];
   for (const AssistantDelta& delta : deltas) {
     if (streams()) {
       append_delta(choice_idx, delta, frames);
@@ -221,6 +213,9 @@ void ChatCompletion::append_logprobs(std::string& out, std::span<const TokenEven
 }
 
 void ChatCompletion::append_stream_end(std::string& frames) {
+  if (!error() && !trajectories_json_.empty()) {
+    append_sse_data(frames, chunk_head_ + "],\"trajectories\":" + trajectories_json_ + "}");
+  }
   if (error()) {
     append_sse_data(frames, error_json(*error()));
   } else if (request().include_usage) {
@@ -237,19 +232,41 @@ void ChatCompletion::append_stream_end(std::string& frames) {
 std::string ChatCompletion::body() const {
   std::string out = fmt::format("{{\"id\":\"{}\",\"object\":\"chat.completion\",{},\"choices\":[",
                                 id(), head_json_);
-  for (size_t choice_idx = 0; choice_idx < messages_.size(); ++choice_idx) {
-    if (choice_idx > 0) out.push_back(',');
-    append_choice(out, choice_idx);
-  }
+  append_choices(out);
   out += "],\"usage\":";
   JsonWriter json(out);
   write_usage(json, usage());
+  if (!trajectories_json_.empty()) out += ",\"trajectories\":" + trajectories_json_;
   out += "}";
   return out;
 }
 
+void ChatCompletion::add_rollouts(const ChatCompletion& rollouts, bool shown) {
+  rollout_usage_ = rollouts.usage();
+  if (!shown) return;
+  trajectories_json_.push_back('[');
+  rollouts.append_choices(trajectories_json_);
+  trajectories_json_.push_back(']');
+}
+
+TokenUsage ChatCompletion::usage() const {
+  TokenUsage total = ChatExchange::usage();
+  total.prompt_tokens += rollout_usage_.prompt_tokens;
+  total.cached_tokens += rollout_usage_.cached_tokens;
+  total.completion_tokens += rollout_usage_.completion_tokens;
+  total.reasoning_tokens += rollout_usage_.reasoning_tokens;
+  return total;
+}
+
+void ChatCompletion::append_choices(std::string& out) const {
+  for (size_t choice_idx = 0; choice_idx < messages_.size(); ++choice_idx) {
+    if (choice_idx > 0) out.push_back(',');
+    append_choice(out, choice_idx);
+  }
+}
+
 void ChatCompletion::append_choice(std::string& out, size_t choice_idx) const {
-  const Message& message = messages_[choice_idx];
+  const AssistantMessage& message = messages_[choice_idx];
   JsonWriter json(out);
   json.begin_object().key("index").integer(static_cast<int64_t>(choice_idx));
   json.key("message").begin_object().key("role").string("assistant");

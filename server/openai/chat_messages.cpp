@@ -2,9 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <optional>
 
+#include "server/chat/function_tools.h"
 #include "server/chat/json_fields.h"
 #include "server/chat/json_text.h"
 
@@ -160,17 +160,6 @@ std::optional<ApiError> read_message(const json::value& value,
   return std::nullopt;
 }
 
-// The id functions.NAME:IDX is read back by id parsers and sits in the prompt: no separators in it.
-bool is_function_name(std::string_view name) {
-  constexpr size_t kMaxNameBytes = 256;
-  return !name.empty() && name.size() <= kMaxNameBytes &&
-         std::all_of(name.begin(), name.end(), [](char c) {
-           const auto byte = static_cast<unsigned char>(c);
-           return byte > 0x20 && byte != 0x7f && c != ':' && c != '<' && c != '>' && c != '|' &&
-                  c != '"';
-         });
-}
-
 std::optional<ApiError> read_tool(const json::value& value,
                                   const std::string& path,
                                   ToolDeclaration& declaration) {
@@ -194,8 +183,7 @@ std::optional<ApiError> read_tool(const json::value& value,
   static_cast<void>(body.boolean("strict"));
   if (!body.ok()) return body.error();
   if (!name || !is_function_name(*name)) {
-    return invalid_value(body.path("name"),
-                         "a name of 1 to 256 bytes without white space, quotes or any of :<>|",
+    return invalid_value(body.path("name"), kFunctionNameRule,
                          name ? json_excerpt(*body.find("name")) : "nothing");
   }
   declaration.name = *name;

@@ -4,9 +4,9 @@
 
 #include "server/chat/json_fields.h"
 #include "server/chat/json_text.h"
+#include "server/chat/prepared_chat.h"
 #include "server/http/json_writer.h"
 #include "server/openai/chat_request.h"
-#include "server/openai/models.h"
 
 namespace tandem::server {
 namespace {
@@ -18,12 +18,9 @@ void write_ids(JsonWriter& json, std::span<const int32_t> ids) {
 }
 
 Result<RenderedPrompt, ApiError> render(std::string_view body, const ServedModel& model) {
-  auto request = parse_chat_request(body, {.max_n = model.max_n, .vocab_size = model.vocab_size});
+  auto request = parse_chat_request(body, request_limits(model));
   if (!request) return request.error();
-  if (!request->model.empty() && !is_served(model, request->model)) {
-    return model_not_found(request->model);
-  }
-  return render_chat(*model.tokenizer, request->prompt);
+  return render_request(*request, model);
 }
 
 }  // namespace

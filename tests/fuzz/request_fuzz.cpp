@@ -1,11 +1,13 @@
-// Chat, tokenize and template bodies of any bytes: an answer or an error in valid JSON, no crash.
+// Bodies of any bytes in every dialect: an answer or an error in valid JSON, no crash.
 #include <boost/json/parse.hpp>
 #include <cstdint>
 #include <string>
 #include <string_view>
 
 #include "runtime/base/check.h"
-#include "server/openai/chat_completion.h"
+#include "server/anthropic/messages_exchange.h"
+#include "server/dialects.h"
+#include "server/openai/error_body.h"
 #include "server/openai/tokenize.h"
 
 namespace tandem {
@@ -52,32 +54,49 @@ void check_answer(const Result<std::string, server::ApiError>& answer) {
   check_json(answer ? *answer : server::error_json(answer.error()));
 }
 
-// Plays the prompt back as if the model had said it, in both forms of answer.
-void check_completion(const server::PreparedChat& chat) {
-  const server::ServedModel& model = served_model();
-  const GenerationRequest request = server::generation_request(chat, model, 0);
-  TANDEM_CHECK(request.max_new_tokens >= 1, "room for an answer");
-  server::ChatCompletion completion(chat, model);
-  std::string frames;
-  for (const int32_t id : chat.prompt_ids) {
-    TokenEvent event;
-    event.token_id = id;
-    if (completion.push(0, event, frames)) break;
+void check_frames(std::string_view frames) {
+  while (!frames.empty()) {
+    const size_t frame_end = frames.find("\n\n");
+    TANDEM_CHECK(frame_end != std::string_view::npos, "a frame that ends");
+    std::string_view frame = frames.substr(0, frame_end);
+    frames.remove_prefix(frame_end + 2);
+    if (frame.starts_with("event: ")) frame.remove_prefix(frame.find('\n') + 1);
+    TANDEM_CHECK(frame.starts_with("data: "), "a frame of data");
+    if (frame != "data: [DONE]") check_json(frame.substr(6));
   }
+}
+
+// Plays the prompts back as if the model had said them.
+void check_exchange(server::Exchange& exchange) {
+  int32_t num_choices = 0;
+  std::string frames;
   TokenEvent end;
   end.kind = TokenEvent::Kind::kFinished;
-  for (int32_t choice_idx = 0; choice_idx < chat.request.n; ++choice_idx) {
-    static_cast<void>(completion.push(choice_idx, end, frames));
+  for (auto due = exchange.take_requests(); !due.empty(); due = exchange.take_requests()) {
+    for (const GenerationRequest& request : due) {
+      TANDEM_CHECK(request.max_new_tokens >= 1, "room for an answer");
+      for (const int32_t id : request.prompt_ids) {
+        TokenEvent event;
+        event.token_id = id;
+        if (exchange.push(num_choices, event, frames)) break;
+      }
+      static_cast<void>(exchange.push(num_choices++, end, frames));
+      if (exchange.error()) break;
+    }
   }
-  TANDEM_CHECK(completion.finished(), "every choice has ended");
-  if (!chat.request.stream) return check_json(completion.body());
-  completion.append_stream_end(frames);
-  for (std::string_view rest = frames; !rest.empty();) {
-    const size_t frame_end = rest.find("\n\n");
-    TANDEM_CHECK(frame_end != std::string_view::npos && rest.starts_with("data: "), "a frame");
-    const std::string_view data = rest.substr(6, frame_end - 6);
-    if (data != "[DONE]") check_json(data);
-    rest.remove_prefix(frame_end + 2);
+  TANDEM_CHECK(exchange.finished(), "every choice has ended");
+  if (exchange.error()) return;
+  if (!exchange.streams()) return check_json(exchange.body());
+  exchange.append_stream_end(frames);
+  check_frames(frames);
+}
+
+void check_dialect(std::string_view body, const server::Dialect& dialect) {
+  const auto exchange = dialect.open(body, served_model());
+  if (exchange) {
+    check_exchange(**exchange);
+  } else {
+    check_json(dialect.error_json(exchange.error()));
   }
 }
 
@@ -87,12 +106,11 @@ void check_completion(const server::PreparedChat& chat) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tandem;  // NOLINT(google-build-using-namespace)
   const std::string_view body(reinterpret_cast<const char*>(data), size);
-  const auto chat = server::prepare_chat(body, served_model());
-  if (chat) {
-    check_completion(*chat);
-  } else {
-    check_json(server::error_json(chat.error()));
+  for (const auto endpoint : {server::Endpoint::kChatCompletions, server::Endpoint::kCompletions,
+                              server::Endpoint::kResponses, server::Endpoint::kMessages}) {
+    check_dialect(body, server::dialect_of(endpoint));
   }
+  check_answer(server::count_tokens_json(body, served_model()));
   check_answer(server::tokenize_json(body, served_model()));
   check_answer(server::detokenize_json(body, served_model()));
   check_answer(server::apply_template_json(body, served_model()));

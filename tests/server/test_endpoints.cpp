@@ -58,6 +58,10 @@ TEST_CASE("models are listed and found, also with a slash in the id", "[server]"
   CHECK(list.at("object").as_string() == "list");
   CHECK(list.at("data").at(0).at("id").as_string() == "tiny");
   CHECK(list.at("data").at(0).at("max_model_len").as_int64() == 8192);
+  // What Anthropic's clients read of it.
+  CHECK(list.at("data").at(0).at("type").as_string() == "model");
+  CHECK(list.at("data").at(0).at("created_at").as_string() == "2023-11-14T22:13:20Z");
+  CHECK(list.at("has_more").as_bool() == false);
   CHECK(client.get("/v1/models/tiny").json().at("object").as_string() == "model");
   CHECK(client.get("/v1/models/org/tiny-kimi").json().at("id").as_string() == "org/tiny-kimi");
   CHECK(client.get("/v1/models/org%2Ftiny-kimi").status == 200);

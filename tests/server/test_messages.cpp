@@ -275,7 +275,8 @@ TEST_CASE("calls can be demanded, formats fixed and thinking limited", "[server]
   CHECK_FALSE(one.parallel_tool_calls);
   CHECK(one.callable_tools == std::vector<std::string>{"g"});
   const auto limited = parsed(with(R"("thinking":{"type":"enabled","budget_tokens":1024},
-      "output_config":{"effort":"high","format":{"type":"json_schema","schema":{"type":"object"}}})"));
+      "output_config":{"effort":"high",
+        "format":{"type":"json_schema","schema":{"type":"object"}}})"));
   CHECK(limited.chat.thinking_budget == 1024);
   REQUIRE(limited.chat.format);
   CHECK(limited.chat.format->text == R"({"type":"object"})");
@@ -354,7 +355,8 @@ TEST_CASE("a wrong field of a messages request is named", "[server][messages]") 
       {"", R"([{"role":"user","content":[{"type":"tool_result"}]}])",
        "messages[0].content[0].tool_use_id"},
       {"",
-       R"([{"role":"assistant","content":[{"type":"tool_use","id":"a","name":"b","input":1}]}])",
+       R"([{"role":"assistant","content":[
+          {"type":"tool_use","id":"a","name":"b","input":1}]}])",
        "messages[0].content[0].input"},
   };
   for (const Bad& each : bad) {

@@ -1,4 +1,5 @@
-// tool_choice and parallel_tool_calls of a chat request (serving/spec.md §1.4).
+// tool_choice and parallel_tool_calls in OpenAI's forms, of the chat and of the Responses API
+// (serving/spec.md §1.4).
 #pragma once
 
 #include "server/chat/chat_request.h"

@@ -1,4 +1,4 @@
-#include "server/openai/tool_choice.h"
+#include "server/chat/tool_choice.h"
 
 #include <fmt/format.h>
 

@@ -1,0 +1,142 @@
+#include "server/openai/generation_fields.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <limits>
+
+#include "server/chat/json_text.h"
+
+namespace tandem::server {
+namespace {
+
+namespace json = boost::json;
+
+constexpr size_t kMaxStopStrings = 16;
+constexpr size_t kMaxStopBytes = 1024;
+constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+
+// A token id of `text`, -1 when it is none.
+int64_t parse_token_id(std::string_view text, int32_t vocab_size) {
+  int64_t id = -1;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), id);
+  if (code != std::errc{} || end != text.data() + text.size()) return -1;
+  return id >= 0 && id < vocab_size ? id : -1;
+}
+
+void read_logit_bias(FieldReader& fields, const RequestLimits& limits, SamplingParams& sampling) {
+  const json::object* biases = fields.object("logit_bias");
+  if (biases == nullptr) return;
+  FieldReader entries(*biases, "logit_bias.");
+  for (const auto& entry : *biases) {
+    const std::string_view name(entry.key().data(), entry.key().size());
+    const int64_t token_id = parse_token_id(name, limits.vocab_size);
+    if (token_id < 0) {
+      fields.fail(invalid_value(
+          "logit_bias", fmt::format("token ids from 0 to {} as keys", limits.vocab_size - 1),
+          fmt::format("'{}'", name.substr(0, 40))));
+      return;
+    }
+    const auto bias = entries.number(name, {.min = -100, .max = 100});
+    if (bias) {
+      sampling.logit_bias.emplace_back(static_cast<int32_t>(token_id), static_cast<float>(*bias));
+    }
+  }
+  if (!entries.ok()) fields.fail(*entries.error());
+}
+
+void read_sampling(FieldReader& fields, const RequestLimits& limits, SamplingParams& sampling) {
+  fields.read("temperature", {.min = 0, .max = 2}, sampling.temperature);
+  fields.read("top_p", {.min = 0, .max = 1, .min_excluded = true}, sampling.top_p);
+  fields.read("top_k", -1, kMaxInt32, sampling.top_k);
+  fields.read("min_p", {.min = 0, .max = 1}, sampling.min_p);
+  fields.read("repetition_penalty", {.min = 0, .max = 10, .min_excluded = true},
+              sampling.repetition_penalty);
+  fields.read("frequency_penalty", {.min = -2, .max = 2}, sampling.frequency_penalty);
+  fields.read("presence_penalty", {.min = -2, .max = 2}, sampling.presence_penalty);
+  read_logit_bias(fields, limits, sampling);
+
+  const json::value* seed = fields.find("seed");
+  if (seed == nullptr) return;
+  if (seed->is_uint64()) {
+    sampling.seed = seed->get_uint64();
+  } else if (const auto value = fields.integer("seed", std::numeric_limits<int64_t>::min(),
+                                               std::numeric_limits<int64_t>::max())) {
+    sampling.seed = static_cast<uint64_t>(*value);
+  }
+}
+
+void read_lengths(FieldReader& fields, const RequestLimits& limits, GenerationOptions& options) {
+  const auto max_tokens = fields.integer("max_tokens", limits.least_max_tokens, kMaxInt32);
+  const auto max_completion_tokens =
+      fields.integer("max_completion_tokens", limits.least_max_tokens, kMaxInt32);
+  const auto chosen = max_completion_tokens ? max_completion_tokens : max_tokens;
+  if (chosen) options.max_tokens = static_cast<int32_t>(*chosen);
+  fields.read("min_tokens", 0, kMaxInt32, options.min_tokens);
+  if (fields.ok() && chosen && options.min_tokens > *chosen) {
+    fields.fail_value("min_tokens", fmt::format("at most max_tokens, {}", *chosen),
+                      *fields.find("min_tokens"));
+  }
+  fields.read("ignore_eos", options.ignore_eos);
+  fields.read("n", 1, limits.max_n, options.n);
+}
+
+void read_stop_strings(FieldReader& fields, std::vector<std::string>& stop) {
+  const json::value* value = fields.find("stop");
+  if (value == nullptr) return;
+  const std::string expected = fmt::format(
+      "a string or a list of up to {} strings of 1 to {} bytes", kMaxStopStrings, kMaxStopBytes);
+  const auto add = [&](const json::value& item) {
+    const bool fits = item.is_string() && item.get_string().size() <= kMaxStopBytes;
+    if (!fits) return fields.fail_value("stop", expected, item);
+    if (!item.get_string().empty()) stop.emplace_back(as_view(item.get_string()));
+  };
+  if (!value->is_array()) return add(*value);
+  if (value->get_array().size() > kMaxStopStrings) {
+    return fields.fail_value("stop", expected, *value);
+  }
+  for (const json::value& item : value->get_array()) add(item);
+}
+
+void read_stops(FieldReader& fields, const RequestLimits& limits, GenerationOptions& options) {
+  read_stop_strings(fields, options.stop);
+  fields.read("include_stop_str_in_output", options.include_stop_in_output);
+  const json::array* ids = fields.array("stop_token_ids");
+  if (ids == nullptr) return;
+  for (const json::value& item : *ids) {
+    const auto token_id = as_integer(item, 0, limits.vocab_size - 1);
+    if (!token_id) {
+      return fields.fail_value("stop_token_ids",
+                               fmt::format("token ids from 0 to {}", limits.vocab_size - 1), item);
+    }
+    options.stop_token_ids.push_back(static_cast<int32_t>(*token_id));
+  }
+}
+
+void read_stream(FieldReader& fields, GenerationOptions& out) {
+  fields.read("stream", out.stream);
+  const json::object* options = fields.object("stream_options");
+  if (options == nullptr) return;
+  if (!out.stream) {
+    return fields.fail_value("stream_options", "stream: true beside it",
+                             *fields.find("stream_options"));
+  }
+  FieldReader entries(*options, "stream_options.");
+  entries.read("include_usage", out.include_usage);
+  static_cast<void>(entries.boolean("continuous_usage_stats"));
+  if (!entries.ok()) fields.fail(*entries.error());
+}
+
+}  // namespace
+
+void read_generation_options(FieldReader& fields,
+                             const RequestLimits& limits,
+                             GenerationOptions& options) {
+  options.model = fields.string("model").value_or("");
+  read_sampling(fields, limits, options.sampling);
+  read_lengths(fields, limits, options);
+  read_stops(fields, limits, options);
+  read_stream(fields, options);
+}
+
+}  // namespace tandem::server

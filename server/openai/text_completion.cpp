@@ -1,0 +1,287 @@
+#include "server/openai/text_completion.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "runtime/tokenizer/utf8.h"
+#include "server/chat/prepared_chat.h"
+#include "server/http/json_writer.h"
+#include "server/http/sse.h"
+#include "server/openai/error_body.h"
+#include "server/openai/usage.h"
+
+namespace tandem::server {
+namespace {
+
+// A token that has no logprob: the first of a prompt follows nothing.
+constexpr float kNoLogprob = std::numeric_limits<float>::quiet_NaN();
+
+ChatChoice::Options choice_options(const TextRequest& request) {
+  ChatChoice::Options options;
+  options.parser.stop = request.stop;
+  options.parser.include_stop_in_output = request.include_stop_in_output;
+  options.parser.parse_tool_calls = false;
+  options.parser.parse_reasoning = false;
+  return options;
+}
+
+int64_t num_chars(std::string_view text) {
+  return std::count_if(text.begin(), text.end(),
+                       [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
+}
+
+// Part of a character is no text: OpenAI writes such a token as "bytes:\xe4\xb8", which also keeps
+// the keys of top_logprobs apart.
+std::string token_text(const Tokenizer& tokenizer, int32_t token_id) {
+  const std::string_view bytes = tokenizer.token_bytes(token_id);
+  if (is_valid_utf8(bytes)) return std::string(bytes);
+  std::string text = "bytes:";
+  for (const char byte : bytes) text += fmt::format("\\x{:02x}", static_cast<unsigned char>(byte));
+  return text;
+}
+
+void write_logprob(JsonWriter& json, float logprob) {
+  std::isnan(logprob) ? json.null() : json.number(static_cast<double>(logprob));
+}
+
+// {" the": -0.25, ...}: the best and the token itself, when it is not among them.
+void write_top(JsonWriter& json, const Tokenizer& tokenizer, const TokenEvent& token) {
+  if (std::isnan(token.logprob)) {
+    json.null();
+    return;
+  }
+  json.begin_object();
+  bool has_token = false;
+  for (const TokenLogprob& best : token.top_logprobs) {
+    json.key(token_text(tokenizer, best.token_id));
+    write_logprob(json, best.logprob);
+    has_token |= best.token_id == token.token_id;
+  }
+  if (!has_token) {
+    json.key(token_text(tokenizer, token.token_id));
+    write_logprob(json, token.logprob);
+  }
+  json.end_object();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Exchange>, ApiError> open_text_completion(std::string_view body,
+                                                                 const ServedModel& model) {
+  auto request = parse_text_request(body, model);
+  if (!request) return request.error();
+  std::vector<int32_t> max_new_tokens;
+  for (const auto& prompt : request->prompts) {
+    // The engine generates at least one token; an echo alone leaves it out.
+    const auto fitted = fit_new_tokens(static_cast<int64_t>(prompt.size()),
+                                       std::max(*request->max_tokens, 1), model);
+    if (!fitted) return fitted.error();
+    max_new_tokens.push_back(*fitted);
+  }
+  return std::unique_ptr<Exchange>(
+      std::make_unique<TextCompletion>(std::move(*request), std::move(max_new_tokens), model));
+}
+
+TextCompletion::TextCompletion(TextRequest request,
+                               std::vector<int32_t> max_new_tokens,
+                               const ServedModel& model)
+    : request_(std::move(request)),
+      max_new_tokens_(std::move(max_new_tokens)),
+      model_(model),
+      id_(new_id("cmpl-")),
+      created_unix_s_(unix_time_s()) {
+  const size_t num_choices = request_.prompts.size() * static_cast<size_t>(request_.n);
+  choices_.reserve(num_choices);
+  for (size_t choice_idx = 0; choice_idx < num_choices; ++choice_idx) {
+    choices_.push_back({ChatChoice(*model.tokenizer, choice_options(request_)), {}, {}, 0, false});
+  }
+}
+
+const std::vector<int32_t>& TextCompletion::prompt_of(size_t choice_idx) const {
+  return request_.prompts[choice_idx / static_cast<size_t>(request_.n)];
+}
+
+std::vector<GenerationRequest> TextCompletion::take_requests() {
+  std::vector<GenerationRequest> requests;
+  if (std::exchange(taken_, true)) return requests;
+  for (size_t choice_idx = 0; choice_idx < choices_.size(); ++choice_idx) {
+    GenerationRequest& generation = requests.emplace_back();
+    generation.prompt_ids = prompt_of(choice_idx);
+    generation.sampling = request_.sampling;
+    if (generation.sampling.seed) *generation.sampling.seed += choice_idx;
+    generation.max_new_tokens = max_new_tokens_[choice_idx / static_cast<size_t>(request_.n)];
+    generation.min_new_tokens = std::min(request_.min_tokens, generation.max_new_tokens);
+    generation.stop_token_ids = model_.stop_token_ids;
+    generation.stop_token_ids.insert(generation.stop_token_ids.end(),
+                                     request_.stop_token_ids.begin(),
+                                     request_.stop_token_ids.end());
+    generation.ignore_eos = request_.ignore_eos;
+    generation.num_logprobs = request_.logprobs;
+    generation.prompt_logprobs = request_.echo && request_.logprobs >= 0;
+  }
+  return requests;
+}
+
+bool TextCompletion::push(int32_t choice_idx, const TokenEvent& event, std::string& frames) {
+  Choice& choice = choices_[static_cast<size_t>(choice_idx)];
+  if (event.kind == TokenEvent::Kind::kPromptToken) {
+    choice.tokens.push_back(event);
+    return false;
+  }
+  if (!std::exchange(choice.told_prompt, true)) begin_with_prompt(static_cast<size_t>(choice_idx));
+  const bool is_echo_alone = *request_.max_tokens == 0;
+  if (is_echo_alone && event.kind == TokenEvent::Kind::kToken) return false;
+  TokenEvent taken = event;
+  const bool is_good_end =
+      event.finish_reason == FinishReason::kLength || event.finish_reason == FinishReason::kStop;
+  if (is_echo_alone && is_good_end) {
+    taken.completion_tokens = 0;
+    taken.finish_reason = FinishReason::kLength;
+  }
+  deltas_.clear();
+  const bool enough = choice.state.push(taken, deltas_);
+  if (choice.state.end() == ChatChoice::End::kFailed) {
+    const bool aborted = event.finish_reason == FinishReason::kAborted;
+    fail(server_error(aborted ? 503 : 500, choice.state.failure(),
+                      aborted ? "aborted" : "engine_failed"));
+    return false;
+  }
+  for (const AssistantDelta& delta : deltas_) choice.text += delta.text;
+  const bool is_shown_token = event.kind == TokenEvent::Kind::kToken && !enough;
+  if (is_shown_token && request_.logprobs >= 0) choice.tokens.push_back(std::move(taken));
+  const bool has_ended = choice.state.end() != ChatChoice::End::kRunning;
+  if (request_.stream && (has_ended || !choice.text.empty() || !choice.tokens.empty())) {
+    append_chunk(static_cast<size_t>(choice_idx), frames);
+  }
+  return enough;
+}
+
+void TextCompletion::begin_with_prompt(size_t choice_idx) {
+  if (!request_.echo) return;
+  Choice& choice = choices_[choice_idx];
+  choice.text = model_.tokenizer->decode(prompt_of(choice_idx));
+  if (request_.logprobs < 0) return;
+  TokenEvent first;
+  first.token_id = prompt_of(choice_idx).front();
+  first.logprob = kNoLogprob;
+  choice.tokens.insert(choice.tokens.begin(), std::move(first));
+}
+
+bool TextCompletion::finished() const {
+  if (error_) return true;
+  return std::all_of(choices_.begin(), choices_.end(), [](const Choice& choice) {
+    return choice.state.end() != ChatChoice::End::kRunning;
+  });
+}
+
+TokenUsage TextCompletion::usage() const {
+  TokenUsage total;
+  for (size_t choice_idx = 0; choice_idx < choices_.size(); ++choice_idx) {
+    const TokenUsage& usage = choices_[choice_idx].state.usage();
+    total.completion_tokens += usage.completion_tokens;
+    if (choice_idx % static_cast<size_t>(request_.n) != 0) continue;  // a prompt counts once
+    total.prompt_tokens += usage.prompt_tokens;
+    total.cached_tokens += usage.cached_tokens;
+  }
+  return total;
+}
+
+void TextCompletion::append_chunk(size_t choice_idx, std::string& frames) {
+  Choice& choice = choices_[choice_idx];
+  std::string data = head_json("[");
+  append_choice(data, choice_idx, choice);
+  data += "]}";
+  append_sse_data(frames, data);
+  choice.text.clear();
+  for (const TokenEvent& token : choice.tokens) {
+    choice.text_size_chars += num_chars(model_.tokenizer->token_bytes(token.token_id));
+  }
+  choice.tokens.clear();
+}
+
+void TextCompletion::append_stream_end(std::string& frames) {
+  if (error_) {
+    append_sse_data(frames, error_json(*error_));
+  } else if (request_.include_usage) {
+    std::string data = head_json("[],\"usage\":");
+    JsonWriter json(data);
+    write_usage(json, usage());
+    data += "}";
+    append_sse_data(frames, data);
+  }
+  append_sse_data(frames, "[DONE]");
+}
+
+std::string TextCompletion::body() const {
+  std::string out = head_json("[");
+  for (size_t choice_idx = 0; choice_idx < choices_.size(); ++choice_idx) {
+    if (choice_idx > 0) out += ',';
+    append_choice(out, choice_idx, choices_[choice_idx]);
+  }
+  out += "],\"usage\":";
+  JsonWriter json(out);
+  write_usage(json, usage());
+  out += "}";
+  return out;
+}
+
+void TextCompletion::append_choice(std::string& out,
+                                   size_t choice_idx,
+                                   const Choice& choice) const {
+  JsonWriter json(out);
+  json.begin_object().key("index").integer(static_cast<int64_t>(choice_idx));
+  json.key("text").string(choice.text);
+  out += ",\"logprobs\":";
+  append_logprobs(out, choice);
+  json.key("finish_reason");
+  switch (choice.state.end()) {
+    case ChatChoice::End::kRunning:
+      json.null();
+      break;
+    case ChatChoice::End::kLength:
+      json.string("length");
+      break;
+    default:
+      json.string("stop");
+  }
+  json.end_object();
+}
+
+void TextCompletion::append_logprobs(std::string& out, const Choice& choice) const {
+  if (request_.logprobs < 0) {
+    out += "null";
+    return;
+  }
+  JsonWriter json(out);
+  const Tokenizer& tokenizer = *model_.tokenizer;
+  json.begin_object().key("tokens").begin_array();
+  for (const TokenEvent& token : choice.tokens) json.string(token_text(tokenizer, token.token_id));
+  json.end_array().key("token_logprobs").begin_array();
+  for (const TokenEvent& token : choice.tokens) write_logprob(json, token.logprob);
+  json.end_array().key("top_logprobs").begin_array();
+  for (const TokenEvent& token : choice.tokens) write_top(json, tokenizer, token);
+  json.end_array().key("text_offset").begin_array();
+  int64_t offset = choice.text_size_chars;
+  for (const TokenEvent& token : choice.tokens) {
+    json.integer(offset);
+    offset += num_chars(tokenizer.token_bytes(token.token_id));
+  }
+  json.end_array().end_object();
+}
+
+std::string TextCompletion::head_json(std::string_view choices_open) const {
+  std::string out;
+  JsonWriter json(out);
+  json.begin_object().key("id").string(id_).key("object").string("text_completion");
+  json.key("created").integer(created_unix_s_);
+  json.key("model").string(request_.model.empty() ? model_.names.front() : request_.model);
+  out += ",\"choices\":";
+  out += choices_open;
+  return out;
+}
+
+}  // namespace tandem::server
