@@ -122,13 +122,24 @@ std::string ebnf_regex(std::string_view regex) {
   return fmt::format("Regex({})", ebnf_literal(regex));
 }
 
+// A class for each length in UTF-8: across a change of length XGrammar 0.2.8 lets through codes
+// that are longer than they may be, which are no UTF-8.
 std::string regex_class(const CodePointSet& set) {
-  std::string text = "[";
-  for (const auto& [first, last] : set.ranges()) {
-    text += fmt::format("\\u{{{:x}}}", first);
-    if (last != first) text += fmt::format("-\\u{{{:x}}}", last);
+  constexpr std::array<std::pair<uint32_t, uint32_t>, 4> kLengths = {
+      {{0, 0x7F}, {0x80, 0x7FF}, {0x800, 0xFFFF}, {0x10000, kLastCodePoint}}};
+  std::string classes;
+  int num_classes = 0;
+  for (const auto& [shortest, longest] : kLengths) {
+    const CodePointSet part = set.intersection({{shortest, longest}});
+    if (part.empty()) continue;
+    classes += num_classes++ == 0 ? "[" : "|[";
+    for (const auto& [first, last] : part.ranges()) {
+      classes += fmt::format("\\u{{{:x}}}", first);
+      if (last != first) classes += fmt::format("-\\u{{{:x}}}", last);
+    }
+    classes += ']';
   }
-  return text + ']';
+  return num_classes == 1 ? classes : fmt::format("({})", classes);
 }
 
 std::string regex_json_class(const CodePointSet& set) {

@@ -44,7 +44,8 @@ const CodePointSet& plain_json_characters();
 std::string ebnf_literal(std::string_view text);
 std::string ebnf_regex(std::string_view regex);
 
-// XGrammar's regular expressions, which are no search: one character of `set` (not empty); as it
+// XGrammar's regular expressions, which are no search and in which (|x) stands for x? (regex.cpp
+// says why): one character of `set` (not empty); as it
 // stands in a JSON string, plain or escaped where JSON demands it (control characters without a
 // short escape are left out), "" when nothing is left; `text` as it is.
 std::string regex_class(const CodePointSet& set);

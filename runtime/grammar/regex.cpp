@@ -10,6 +10,7 @@
 namespace tandem {
 namespace {
 
+constexpr std::string_view kHex = "[0-9a-fA-F]";
 constexpr int kMaxDepth = 64;
 constexpr int64_t kMaxRepeat = 1024;
 constexpr size_t kMaxExpressionBytes = 64 << 10;
@@ -121,7 +122,8 @@ std::string Parser::quantified(std::string atom_text, int64_t copies_inside) {
   } else if (take('+')) {
     bounds = "+";
   } else if (take('?')) {
-    bounds = "?";
+    // XGrammar 0.2.8 takes (ab*)? to match "b" as well; a choice with nothing is right.
+    atom_text = "(|" + std::move(atom_text) + ")";
   } else if (peek() == '{' && !at_end()) {
     ++position_;
     const std::optional<int64_t> least = number();
@@ -305,10 +307,12 @@ std::optional<int64_t> Parser::number() {
 
 }  // namespace
 
-std::string_view json_character_regex() {
-  return R"(([^"\\\x00-\x1f]|\\(["\\/bfnrt]|u([0-9a-cA-CefEF][0-9a-fA-F]{3}|)"
-         R"([dD][0-7][0-9a-fA-F]{2}|)"
-         R"([dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))))";
+const std::string& json_character_regex() {
+  static const std::string kCharacter =
+      fmt::format(R"(({}|\\(["\\/bfnrt]|u([0-9a-cA-CefEF]{}{{3}}|[dD][0-7]{}{{2}}|)"
+                  R"([dD][89abAB]{}{{2}}\\u[dD][c-fC-F]{}{{2}}))))",
+                  regex_class(plain_json_characters()), kHex, kHex, kHex, kHex);
+  return kCharacter;
 }
 
 Result<std::string, GrammarError> rewrite_regex(std::string_view pattern, RegexUse use) {

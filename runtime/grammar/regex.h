@@ -17,7 +17,7 @@ enum class RegexUse {
 };
 
 // One character of a JSON string, escaped or not; an escaped surrogate only as half of a pair.
-std::string_view json_character_regex();
+const std::string& json_character_regex();
 
 // For ebnf_regex(); or what the pattern has that cannot be done ("look-ahead at 3").
 Result<std::string, GrammarError> rewrite_regex(std::string_view pattern, RegexUse use);

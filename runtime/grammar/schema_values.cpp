@@ -181,7 +181,7 @@ std::optional<std::string> SchemaWriter::integer(const DecimalRange& range,
     while (power < divisor) power *= 10, ++num_zeros;
     const bool is_open = !range.min && !range.max;
     if (power == divisor && is_open)
-      return add_rule(ebnf_regex(fmt::format("0|-?[1-9][0-9]{{0,12}}0{{{}}}", num_zeros)));
+      return add_rule(ebnf_regex(fmt::format("0|(|-)[1-9][0-9]{{0,12}}0{{{}}}", num_zeros)));
     cannot(path, "'multipleOf' can only be enforced in a range of few multiples");
     return add_rule(ebnf_regex(integer_range_regex(min, max)));
   }
@@ -239,7 +239,7 @@ std::optional<std::string> SchemaWriter::string(const Parts& parts) {
            fmt::format("lengths above {} cannot be enforced", kMaxCountedLength));
     return "string";
   }
-  const std::string character(json_character_regex());
+  const std::string& character = json_character_regex();
   const std::string length = most ? fmt::format("{{{},{}}}", least.value_or(0), *most)
                                   : fmt::format("{{{}}}{}*", least.value_or(0), character);
   return add_rule(ebnf_regex(fmt::format("\"{}{}\"", character, length)));
@@ -339,7 +339,7 @@ std::optional<std::string> SchemaWriter::array_of(const std::vector<std::string>
 }
 
 std::string shared_json_rules() {
-  constexpr std::string_view kSpace = "( |\n[ \t]{0,16})?";
+  constexpr std::string_view kSpace = "(| |\n[ \t]{0,16})";
   std::string rules;
   const auto add = [&](std::string_view name, std::string_view regex) {
     rules += fmt::format("{} ::= {}\n", name, ebnf_regex(regex));
@@ -347,11 +347,11 @@ std::string shared_json_rules() {
   // What follows a string tells early which tokens that end it and go on are possible.
   rules += fmt::format("string ::= {} (= [ \\n\\t]* [,}}\\]:])\n",
                        ebnf_regex(fmt::format("\"{}*\"", json_character_regex())));
-  add("integer", "0|-?[1-9][0-9]{0,17}");
-  add("number", "-?(0|[1-9][0-9]{0,17})(\\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?");
+  add("integer", "0|(|-)[1-9][0-9]{0,17}");
+  add("number", "(|-)(0|[1-9][0-9]{0,17})(|\\.[0-9]{1,17})(|[eE](|[+-])[0-9]{1,2})");
   add("space", kSpace);
   add("separator", fmt::format(",{}", kSpace));
-  add("colon", ": ?");
+  add("colon", ":(| )");
   return rules + R"(boolean ::= "true" | "false"
 any ::= string | number | boolean | "null" | array | object
 array ::= "[" space (any (separator any)*)? space "]"
