@@ -21,19 +21,18 @@ struct Options {
   bool json = false;
 };
 
-void add_bandwidth(Report& report,
-                   const std::string& what,
-                   const Topology& topology,
-                   int num_threads,
-                   const Options& options) {
-  WorkerPool pool(topology, {.num_threads = num_threads});
-  const int64_t size_bytes = options.size_mib << 20;
-  const double read = measure_read_bandwidth_gb_per_s(pool, size_bytes, options.repeats);
-  const double copy = measure_copy_bandwidth_gb_per_s(pool, size_bytes / 2, options.repeats);
-  report.add_row("bandwidth", {{"cores of", what},
-                               {"threads", int64_t{pool.num_workers()}},
-                               {"read GB/s", Number{read, 1}},
-                               {"copy GB/s", Number{copy, 1}}});
+void add_bandwidths(Report& report,
+                    const Topology& topology,
+                    int num_threads,
+                    const Options& options) {
+  for (const StreamBandwidth& one :
+       measure_stream_bandwidths(topology, num_threads, options.size_mib << 20, options.repeats)) {
+    report.add_row("bandwidth", {{"node", one.node_os_idx < 0 ? std::string("all")
+                                                              : std::to_string(one.node_os_idx)},
+                                 {"threads", int64_t{one.num_threads}},
+                                 {"read GB/s", Number{one.read_gb_per_s, 1}},
+                                 {"copy GB/s", Number{one.copy_gb_per_s, 1}}});
+  }
 }
 
 void add_instruction_peaks(Report& report, const Topology& topology) {
@@ -51,15 +50,9 @@ void run(const Options& options) {
   report.add_machine(topology, topology.num_usable_cores(), isa_name(active_isa()));
   report.add_fact("size_mib", options.size_mib);
   for (int num_threads = 1; num_threads < topology.num_usable_cores(); num_threads *= 2) {
-    add_bandwidth(report, "all nodes", topology, num_threads, options);
+    add_bandwidths(report, topology, num_threads, options);
   }
-  add_bandwidth(report, "all nodes", topology, topology.num_usable_cores(), options);
-  for (const NumaNode& node : topology.nodes) {
-    if (topology.nodes.size() == 1) break;
-    Topology single = topology;
-    single.nodes = {node};
-    add_bandwidth(report, "node " + std::to_string(node.os_idx), single, 0, options);
-  }
+  add_bandwidths(report, topology, topology.num_usable_cores(), options);
   add_instruction_peaks(report, topology);
   report.print();
 }

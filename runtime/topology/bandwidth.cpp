@@ -139,4 +139,31 @@ double measure_copy_bandwidth_gb_per_s(WorkerPool& pool, int64_t size_bytes, int
   return 2.0 * static_cast<double>(size_bytes) / seconds * 1e-9;
 }
 
+std::vector<StreamBandwidth> measure_stream_bandwidths(const Topology& topology,
+                                                       int num_threads,
+                                                       int64_t size_bytes,
+                                                       int repeats) {
+  std::vector<StreamBandwidth> bandwidths;
+  const auto measure = [&](const Topology& part, int node_os_idx, int part_num_threads) {
+    WorkerPool pool(part, {.num_threads = part_num_threads});
+    bandwidths.push_back(
+        {.node_os_idx = node_os_idx,
+         .num_threads = pool.num_workers(),
+         .read_gb_per_s = measure_read_bandwidth_gb_per_s(pool, size_bytes, repeats),
+         .copy_gb_per_s = measure_copy_bandwidth_gb_per_s(pool, size_bytes / 2, repeats)});
+  };
+  if (topology.nodes.size() > 1) {
+    const WorkerPool whole(topology, {.num_threads = num_threads});  // a node's part of the threads
+    for (int node_idx = 0; node_idx < whole.num_nodes(); ++node_idx) {
+      Topology part = topology;
+      std::erase_if(part.nodes, [&](const NumaNode& node) {
+        return node.os_idx != whole.node_os_idx(node_idx);
+      });
+      measure(part, whole.node_os_idx(node_idx), whole.workers_in_node(node_idx));
+    }
+  }
+  measure(topology, -1, num_threads);
+  return bandwidths;
+}
+
 }  // namespace tandem

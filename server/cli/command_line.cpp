@@ -279,7 +279,8 @@ void add_bench(CLI::App& app, Commands& commands, const ModelFactory& factory) {
       app, "bench", "Measure prefill and decode, as a share of the memory bandwidth",
       "  tandem bench\n"
       "  tandem bench --model DIR --prompt-tokens 128,512,2048 --batch 1,8 --context 1024\n"
-      "  tandem bench --json > bench.json\n");
+      "  tandem bench --json > bench.json\n"
+      "  tandem bench --stream\n");
   const auto add_list = [&](const std::string& name, std::vector<int32_t>& values, int32_t smallest,
                             const std::string& description) {
     command->add_option(name, values, description)
@@ -302,8 +303,15 @@ void add_bench(CLI::App& app, Commands& commands, const ModelFactory& factory) {
                       "Buffer for the bandwidth (default: 512)", "What to measure");
   add_threads_option(command, options.model.num_threads);
   add_attention_option(command, options.model.attention);
+  command
+      ->add_flag("--stream", options.stream, "Only the memory's bandwidth, by NUMA node; no model")
+      ->group("What to measure");
   command->add_flag("--json", options.json, "Print JSON");
-  command->callback([&] { commands.run = [&] { return run_bench(options, factory); }; });
+  command->callback([&] {
+    commands.run = [&] {
+      return options.stream ? run_bench_stream(options) : run_bench(options, factory);
+    };
+  });
 }
 
 // A dimension: taken from the preset unless it is named.

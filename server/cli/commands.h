@@ -78,6 +78,7 @@ struct BenchOptions {
   int32_t chunk_tokens = 512;
   int32_t num_repeats = 3;
   int64_t bandwidth_size_mib = 512;
+  bool stream = false;  // the memory's bandwidth by node, no model
   bool json = false;
 };
 
@@ -87,6 +88,7 @@ int run_check(const CheckOptions& options);
 int run_logits(const LogitsOptions& options, const ModelFactory& factory);
 int run_make_checkpoint(const MakeCheckpointOptions& options);
 int run_bench(const BenchOptions& options, const ModelFactory& factory);
+int run_bench_stream(const BenchOptions& options);
 int run_version(bool json);
 
 // "tiny", "small" or "k2"; throws ConfigError for another name.

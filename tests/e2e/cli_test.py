@@ -345,6 +345,21 @@ class BenchTest(CommandLineTest):
         self.assertRegex(out, r"bandwidth +[\d.]+ GB/s")
         self.assertRegex(out, r"peak memory +[\d.]+ (MiB|GiB)")
 
+    def test_the_memory_alone_is_measured_by_node_without_a_model(self):
+        args = ["--stream", "--model", self.path("no-model"), "--bandwidth-mib", 32]
+        status, out, err = run(TANDEM, "bench", *args, "--json")
+        self.assertEqual(status, 0, err)
+        report = json.loads(out)
+        nodes = [row["node"] for row in report["bandwidth"]]
+        self.assertEqual(nodes[-1], "all")
+        self.assertEqual(len(nodes), 1 if report["numa_nodes"] == 1 else report["numa_nodes"] + 1)
+        for row in report["bandwidth"]:
+            self.assertGreater(row["read_gb_per_s"], 0)
+            self.assertGreater(row["copy_gb_per_s"], 0)
+        status, out, err = run(TANDEM, "bench", *args, "--threads", 1)
+        self.assertEqual(status, 0, err)
+        self.assertRegex(out, r"(?m)^ +all +1 +[\d.]+ +[\d.]+$")
+
     def test_more_tokens_than_the_model_takes_are_refused(self):
         self.assert_fails("bench", "--model", self.checkpoint, "--prompt-tokens", 1000000, says=["1000000"])
 
@@ -372,6 +387,20 @@ class ServeTest(CommandLineTest):
             done = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                   text=True, timeout=60)
             self.assertTrue(done.stdout.startswith("data: {"), done.stdout + done.stderr)
+
+    def test_an_idle_server_uses_less_than_a_hundredth_of_a_core(self):
+        def cpu_s(pid):
+            with open(f"/proc/{pid}/stat") as stat:
+                user, system = stat.read().rsplit(")", 1)[1].split()[11:13]
+            return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        with self.serve() as server:
+            body = {"model": server.model, "max_tokens": 4, "messages": [{"role": "user", "content": "hi"}]}
+            self.assertEqual(server.request("POST", "/v1/chat/completions", body)[0], 200)
+            time.sleep(0.5)
+            before = cpu_s(server.process.pid)
+            time.sleep(3)
+            # One tick of the clock is a third of what is allowed.
+            self.assertLess(cpu_s(server.process.pid) - before, 0.03 + 1e-6)
 
     def test_the_model_is_named_after_its_folder(self):
         with self.serve() as server:

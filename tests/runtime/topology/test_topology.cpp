@@ -61,5 +61,31 @@ TEST_CASE("measured bandwidths are positive and finite", "[topology]") {
   CHECK(copy < 1e5);
 }
 
+TEST_CASE("bandwidths are measured of each node by its part of the threads, then of all",
+          "[topology]") {
+  Topology topology = Topology::detect();
+  topology.nodes.resize(1);
+  const std::vector<StreamBandwidth> single =
+      measure_stream_bandwidths(topology, 1, int64_t{8} << 20, 1);
+  REQUIRE(single.size() == 1);
+  CHECK(single[0].node_os_idx == -1);
+  CHECK(single[0].num_threads == 1);
+
+  topology.nodes.resize(1);
+  topology.nodes.push_back(
+      {.os_idx = 7, .memory_size_bytes = 1, .core_os_idx = topology.nodes[0].core_os_idx});
+  const std::vector<StreamBandwidth> both =
+      measure_stream_bandwidths(topology, 2, int64_t{8} << 20, 1);
+  REQUIRE(both.size() == 3);
+  CHECK(both[0].node_os_idx == topology.nodes[0].os_idx);
+  CHECK(both[1].node_os_idx == 7);
+  CHECK(both[2].node_os_idx == -1);
+  CHECK(both[0].num_threads + both[1].num_threads == both[2].num_threads);
+  for (const StreamBandwidth& one : both) {
+    CHECK(one.read_gb_per_s > 0.0);
+    CHECK(one.copy_gb_per_s > 0.0);
+  }
+}
+
 }  // namespace
 }  // namespace tandem::tests
