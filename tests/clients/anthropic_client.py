@@ -3,6 +3,7 @@ import os
 
 import anthropic
 from anthropic import beta_tool
+from pydantic import BaseModel
 
 client = anthropic.Anthropic(base_url=os.environ["TANDEM_URL"], api_key=os.environ["TANDEM_KEY"])
 model = os.environ["TANDEM_MODEL"]
@@ -53,6 +54,17 @@ for streamed in (False, True):
         final = runner.until_done()
     assert final.content[0].text == "It is sunny in Paris.", final
 assert asked == ["Paris", "Paris"], asked
+
+
+
+class Answer(BaseModel):
+    city: str
+    n: int
+
+
+parsed = client.messages.parse(model=model, max_tokens=1000, output_format=Answer,
+                               messages=[{"role": "user", "content": "schema-question"}])
+assert parsed.parsed_output == Answer(city="Paris", n=1), parsed
 
 try:
     client.messages.create(model="no-such-model", max_tokens=10, messages=question)

@@ -1,4 +1,4 @@
-"""LangChain's ChatNVIDIA: tools in both forms, their round trip, streaming usage."""
+"""LangChain's ChatNVIDIA: tools in both forms, their round trip, streaming usage, structured output."""
 import os
 import warnings
 
@@ -6,6 +6,7 @@ warnings.filterwarnings("ignore")  # it does not know the model's name, and says
 from langchain_core.messages import HumanMessage, ToolMessage  # noqa: E402
 from langchain_core.tools import tool  # noqa: E402
 from langchain_nvidia_ai_endpoints import ChatNVIDIA  # noqa: E402
+from pydantic import BaseModel  # noqa: E402
 
 
 @tool
@@ -14,8 +15,18 @@ def get_weather(city: str) -> str:
     return "Sunny"
 
 
-client = ChatNVIDIA(base_url=os.environ["TANDEM_BASE_URL"], model=os.environ["TANDEM_MODEL"],
-                    api_key=os.environ["TANDEM_KEY"]).bind_tools([get_weather])
+class Answer(BaseModel):
+    """The answer."""
+    city: str
+    n: int
+
+
+plain = ChatNVIDIA(base_url=os.environ["TANDEM_BASE_URL"], model=os.environ["TANDEM_MODEL"],
+                   api_key=os.environ["TANDEM_KEY"])
+formed = plain.with_structured_output(Answer).invoke("schema-question")
+assert formed == Answer(city="Paris", n=1), formed
+
+client = plain.bind_tools([get_weather])
 question = HumanMessage("tool-question")
 message = client.invoke([question])
 assert message.additional_kwargs["reasoning_content"] == "I should look.", message

@@ -28,6 +28,12 @@ const answer = await client.responses.create({ model, tools, input: [
   { type: 'function_call_output', call_id: call.call_id, output: 'Sunny' }] });
 assert.equal(answer.output_text, 'It is sunny in Paris.');
 
+const schema = { type: 'object', properties: { city: { type: 'string' }, n: { type: 'number' } },
+  required: ['city', 'n'], additionalProperties: false };
+const formed = await client.responses.create({ model, input: 'schema-question',
+  text: { format: { type: 'json_schema', name: 'answer', strict: true, schema } } });
+assert.deepEqual(JSON.parse(formed.output_text), { city: 'Paris', n: 1 });
+
 const asked = [];
 const runner = client.chat.completions.runTools({ model,
   messages: [{ role: 'user', content: 'tool-question' }],

@@ -1,7 +1,8 @@
-"""OpenAI's Python client on /v1/responses, streamed and not, a tool round trip, /v1/completions."""
+"""OpenAI's Python client on /v1/responses, streamed and not, tools, structured output, /v1/completions, Heavy Mode."""
 import os
 
 import openai
+from pydantic import BaseModel
 
 client = openai.OpenAI(base_url=os.environ["TANDEM_BASE_URL"], api_key=os.environ["TANDEM_KEY"])
 model = os.environ["TANDEM_MODEL"]
@@ -34,6 +35,21 @@ history += [item.model_dump(exclude_none=True) for item in turn.output]
 history.append({"type": "function_call_output", "call_id": call.call_id, "output": "Sunny"})
 answer = client.responses.create(model=model, input=history, tools=tools)
 assert answer.output_text == "It is sunny in Paris.", answer
+
+
+
+class Answer(BaseModel):
+    city: str
+    n: int
+
+
+parsed = client.responses.parse(model=model, input="schema-question", text_format=Answer)
+assert parsed.output_parsed == Answer(city="Paris", n=1), parsed
+chat = client.chat.completions.parse(
+    model=model, messages=[{"role": "user", "content": "schema-question"}], response_format=Answer)
+assert chat.choices[0].message.parsed == Answer(city="Paris", n=1), chat
+demanded = client.responses.create(model=model, input="tool-question", tools=tools, tool_choice="required")
+assert demanded.output[-1].name == "get_weather", demanded
 
 try:
     client.responses.create(model=model, input="x", previous_response_id="resp_1")
