@@ -27,7 +27,7 @@ LM_EVAL_PACKAGES = ["lm_eval[api]==0.4.13"]
 KEY = "sk-clients-test"
 MODEL = "tandem-test"
 WRONG_WORDS = 3  # a client's status when only the words of the answer were others
-INSTALL_TIMEOUT_S = 400
+INSTALL_TIMEOUT_S = 600
 CLIENT_TIMEOUT_S = 120
 
 

@@ -139,6 +139,8 @@ TEST_CASE("a wrong content type is a 415, a wrong body a 400 with its field", "[
   const Response bad = client.post("/v1/chat/completions", chat_body("hi", R"("temperature":3)"));
   check_error(bad, 400, "invalid_value");
   CHECK(bad.json().at("error").at("param").as_string() == "temperature");
+  // opencode asks again for ever when a 400 says server_error.
+  CHECK(bad.json().at("error").at("type").as_string() == "invalid_request_error");
   CHECK(bad.json().at("error").at("message").as_string() ==
         "temperature: expected a number from 0 to 2, got 3");
   check_error(client.post("/v1/chat/completions", "{\"a\":"), 400, "invalid_json");

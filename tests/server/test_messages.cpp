@@ -4,6 +4,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "server/anthropic/error_body.h"
@@ -56,6 +57,7 @@ server::MessagesRequest parsed(const json::value& body) {
 // `event:` line, so it has to be there and the same as `type`.
 json::value accumulate(const std::vector<NamedEvent>& events) {
   json::object message;
+  bool in_block = false;  // a block that is not stopped is lost to Claude Code
   bool stopped = false;
   for (const auto& [name, data] : events) {
     REQUIRE(data.at("type").as_string() == json::string_view(name));
@@ -65,6 +67,7 @@ json::value accumulate(const std::vector<NamedEvent>& events) {
       CHECK(message.at("content").as_array().empty());
       CHECK(message.at("usage").at("input_tokens").is_int64());
     } else if (name == "content_block_start") {
+      CHECK_FALSE(std::exchange(in_block, true));
       json::array& content = message.at("content").as_array();
       CHECK(data.at("index").as_int64() == static_cast<int64_t>(content.size()));
       const json::value& block = data.at("content_block");
@@ -91,9 +94,13 @@ json::value accumulate(const std::vector<NamedEvent>& events) {
       if (type == "signature_delta") append("signature", "signature");
       if (type == "input_json_delta") append("input", "partial_json");
     } else if (name == "content_block_stop") {
+      CHECK(std::exchange(in_block, false));
+      CHECK(data.at("index").as_int64() ==
+            static_cast<int64_t>(message.at("content").as_array().size()) - 1);
       json::object& block = message.at("content").as_array().back().as_object();
       if (block.at("type") == "tool_use") block["input"] = json::parse(block["input"].as_string());
     } else if (name == "message_delta") {
+      CHECK_FALSE(in_block);
       for (const auto& [key, value] : data.at("delta").as_object()) message[key] = value;
       message["usage"] = data.at("usage");
     } else {
