@@ -7,6 +7,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 os.environ["OPENAI_API_KEY"] = os.environ["TANDEM_KEY"]
 model = LocalCompletionsAPI(
     base_url=os.environ["TANDEM_BASE_URL"] + "/completions", model=os.environ["TANDEM_MODEL"],
+    auth_token=os.environ["TANDEM_KEY"],  # for the tokenizer's endpoints
     tokenizer_backend="remote", batch_size=2)
 
 
