@@ -36,6 +36,34 @@ std::string first_line(const char* path) {
   return std::getline(file, line) && !line.empty() ? line : "unknown";
 }
 
+// A line "name : value" of /proc/cpuinfo, of the first processor.
+std::string processor_field(const std::string& wanted) {
+  std::ifstream file("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(file, line)) {
+    const size_t colon = line.find(':');
+    if (line.rfind(wanted, 0) == 0 && line[wanted.size()] == '\t' && colon + 2 < line.size()) {
+      return line.substr(colon + 2);
+    }
+  }
+  return "unknown";
+}
+
+// "L1d 32K, L1i 32K, L2 512K, L3 32768K" of the first processor.
+std::string caches() {
+  std::string text;
+  for (int index = 0; index < 8; ++index) {
+    const std::string folder = fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/", index);
+    const std::string level = first_line((folder + "level").c_str());
+    if (level == "unknown") break;
+    const std::string type = first_line((folder + "type").c_str());
+    const std::string kind = type == "Data" ? "d" : type == "Instruction" ? "i" : "";
+    text += fmt::format("{}L{}{} {}", text.empty() ? "" : ", ", level, kind,
+                        first_line((folder + "size").c_str()));
+  }
+  return text.empty() ? "unknown" : text;
+}
+
 // The choice in brackets: "always [madvise] never" is "madvise".
 std::string bracketed(const std::string& text) {
   const size_t begin = text.find('[');
@@ -51,6 +79,10 @@ Report::Report(std::string benchmark, bool json) : benchmark_(std::move(benchmar
 
 void Report::add_machine(const Topology& topology, int num_threads, std::string_view isa_name) {
   add_fact("cpu", topology.cpu_name);
+  add_fact("cpu family, model, stepping",
+           fmt::format("{}, {}, {}", processor_field("cpu family"), processor_field("model"),
+                       processor_field("stepping")));
+  add_fact("caches", caches());
   add_fact("isa", std::string(isa_name));
   add_fact("threads", int64_t{num_threads});
   add_fact("cores", int64_t{topology.num_cores()});
@@ -58,6 +90,7 @@ void Report::add_machine(const Topology& topology, int num_threads, std::string_
   add_fact("memory_gib", Number{static_cast<double>(topology.memory_size_bytes) / (1 << 30), 1});
   add_fact("huge_pages", bracketed(first_line("/sys/kernel/mm/transparent_hugepage/enabled")));
   add_fact("kernel", first_line("/proc/sys/kernel/osrelease"));
+  add_fact("compiler", "g++ " __VERSION__);
   // What else ran: a figure beside a load of 2 on two cores is not the machine's best.
   const std::string load = first_line("/proc/loadavg");
   add_fact("load_average_1min", load.substr(0, load.find(' ')));
