@@ -90,13 +90,22 @@ def npm_install(*packages):
     return ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1", *packages]
 
 
-def codex_command():
+def agent_command(what, package, name):
+    """A coding agent of npm's, whose path is told in the environment."""
     if not shutil.which("node") or not shutil.which("npm"):
         raise Unavailable("no node and npm here")
-    folder = os.path.join(cache_dir(), "codex")
-    install("Codex CLI", folder, [npm_install("@openai/codex@0.169.0")])
-    os.environ["CODEX"] = os.path.join(folder, "node_modules/.bin/codex")
+    folder = os.path.join(cache_dir(), name)
+    install(what, folder, [npm_install(package)])
+    os.environ[name.upper()] = os.path.join(folder, "node_modules/.bin", name)
     return ["bash"]
+
+
+def codex_command():
+    return agent_command("Codex CLI", "@openai/codex@0.169.0", "codex")
+
+
+def claude_command():
+    return agent_command("Claude Code", "@anthropic-ai/claude-code@2.1.197", "claude")
 
 
 def lm_eval_command():
@@ -140,6 +149,7 @@ SCRIPTED_CLIENTS = [
     ("anthropic node", node_command, in_node("anthropic_client.mjs")),
     ("langchain ChatNVIDIA, tools", python_command, here("chat_nvidia_tools.py")),
     ("codex", codex_command, here("codex.sh")),
+    ("claude code", claude_command, here("claude_code.sh")),
     ("lm-eval", lm_eval_command, here("lm_eval_task.py")),
 ]
 
@@ -154,6 +164,10 @@ def call_of(name, **arguments):
 SCRIPT = [
     {"when": "tandem-tool-output", "say": "<think>It ran.</think>The shell has answered."},
     {"when": "## Return of", "say": "<think>Sunny.</think>It is sunny in Paris."},
+    {"when": "<session>", "say": '<think>A title.</think>{"title": "A question"}'},
+    # The last message of Claude Code's first turn is not the question but a system message.
+    {"when": "Available agent types",
+     "say": "<think>Run it.</think>" + call_of("Bash", command="printf 'tandem-%s-output' tool", description="Print")},
     {"when": "shell-question",
      "say": "<think>Run it.</think>" + call_of("exec_command", cmd="printf 'tandem-%s-output' tool")},
     {"when": "tool-question",
