@@ -16,6 +16,9 @@ constexpr int64_t kMaxRepeat = 1024;
 constexpr size_t kMaxExpressionBytes = 64 << 10;
 // Copies of the innermost atom that all repeats around it ask for.
 constexpr int64_t kMaxCopies = 8192;
+// The same for atoms that match most characters: their states take long to compile.
+constexpr int64_t kMaxWideCopies = 128;
+constexpr uint32_t kWideCharacters = 4096;
 
 const CodePointSet kDigits{{'0', '9'}};
 const CodePointSet kWordCharacters{{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}};
@@ -58,7 +61,7 @@ class Parser {
   }
 
   std::string top_alternative();
-  std::string alternative();
+  std::string alternative(int64_t& copies, bool& is_wide);
   std::string disjunction();
   std::string quantified(std::string atom, int64_t copies_inside);
   std::string atom();
@@ -73,7 +76,8 @@ class Parser {
   size_t position_ = 0;
   RegexUse use_;
   int depth_ = 0;
-  int64_t copies_ = 1;  // of the atom just parsed
+  int64_t copies_ = 1;    // of the atom just parsed
+  bool is_wide_ = false;  // it matches most characters
 };
 
 // Anchors bind here only; without them text may stand around the match.
@@ -82,18 +86,24 @@ std::string Parser::top_alternative() {
   const std::string anything = fmt::format("{}*", json_character_regex());
   std::string expression;
   if (!take('^') && searches) expression += anything;
-  expression += alternative();
+  int64_t copies = 1;
+  bool is_wide = false;
+  expression += alternative(copies, is_wide);
   if (!take('$') && searches) expression += anything;
   if (!at_end() && peek() != '|' && peek() != ')') fail("an anchor in the middle");
   return expression;
 }
 
-std::string Parser::alternative() {
+// Raises `copies` and `is_wide` to what its atoms have.
+std::string Parser::alternative(int64_t& copies, bool& is_wide) {
   std::string expression;
   while (!at_end() && peek() != '|' && peek() != ')' && peek() != '$') {
     copies_ = 1;
+    is_wide_ = false;
     std::string part = atom();
     expression += quantified(std::move(part), copies_);
+    copies = std::max(copies, copies_);
+    is_wide = is_wide || is_wide_;
     if (expression.size() > kMaxExpressionBytes) fail("too long an expression");
   }
   return expression;
@@ -103,13 +113,14 @@ std::string Parser::disjunction() {
   if (++depth_ > kMaxDepth) fail("groups nested too deeply");
   std::string choices;
   int64_t copies = 1;
+  bool is_wide = false;
   do {
     if (!choices.empty()) choices += '|';
-    choices += alternative();
-    copies = std::max(copies, copies_);
+    choices += alternative(copies, is_wide);
   } while (take('|'));
   if (peek() == '$' && !at_end()) fail("an anchor in a group");
   copies_ = copies;
+  is_wide_ = is_wide;
   --depth_;
   return "(" + choices + ")";
 }
@@ -141,7 +152,7 @@ std::string Parser::quantified(std::string atom_text, int64_t copies_inside) {
     copies_ = copies;
     return atom_text;
   }
-  if (copies > kMaxCopies) fail("repeats that multiply to too many");
+  if (copies > (is_wide_ ? kMaxWideCopies : kMaxCopies)) fail("repeats that multiply to too many");
   copies_ = copies;
   static_cast<void>(take('?'));  // lazy: the same language
   if (!at_end() && (peek() == '*' || peek() == '+' || peek() == '?' || peek() == '{'))
@@ -191,6 +202,9 @@ std::string Parser::of_set(const CodePointSet& set) {
   if (set.empty()) fail("a class without characters");
   std::string text = use_ == RegexUse::kInsideJsonString ? regex_json_class(set) : regex_class(set);
   if (text.empty()) fail("a character that JSON cannot hold");
+  uint32_t num_characters = 0;
+  for (const auto& [first, last] : set.ranges()) num_characters += last - first + 1;
+  is_wide_ = is_wide_ || num_characters > kWideCharacters;
   return text;
 }
 

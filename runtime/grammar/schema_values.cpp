@@ -17,9 +17,10 @@ namespace {
 
 namespace json = boost::json;
 
-// A larger limit says nothing that a model would come near, and a grammar that counts so far costs
-// more than it is worth: kExact refuses it for minLength and maxLength.
-constexpr int64_t kMaxCountedLength = 4096;
+// Characters are counted by states, each of which takes some 20 ms to compile on K2's vocabulary:
+// worth it for a format that asks for it, not for each of a client's tools.
+constexpr int64_t kMaxCountedLength = 128;
+constexpr int64_t kMaxCountedArgumentLength = 8;
 constexpr int64_t kMaxCountedItems = 1024;
 constexpr int64_t kMaxEnumeratedMultiples = 512;
 
@@ -234,9 +235,11 @@ std::optional<std::string> SchemaWriter::string(const Parts& parts) {
     return add_rule(ebnf_regex(fmt::format("\"{}\"", body)));
   }
   if (!has_lengths) return "string";
-  if (std::max(least.value_or(0), most.value_or(0)) > kMaxCountedLength) {
+  const int64_t max_counted =
+      policy_ == SchemaPolicy::kExact ? kMaxCountedLength : kMaxCountedArgumentLength;
+  if (std::max(least.value_or(0), most.value_or(0)) > max_counted) {
     cannot(parts.front().path,
-           fmt::format("lengths above {} cannot be enforced", kMaxCountedLength));
+           fmt::format("'minLength' or 'maxLength' above {} cannot be enforced", max_counted));
     return "string";
   }
   const std::string& character = json_character_regex();

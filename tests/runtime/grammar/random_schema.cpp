@@ -117,7 +117,7 @@ class Generator {
       case 1:
         return {{"type", "string"}, {"pattern", "\\d+[^x]"}};
       case 2:
-        return {{"type", "string"}, {"minLength", pick(6)}, {"maxLength", 6 + pick(20)}};
+        return {{"type", "string"}, {"minLength", pick(4)}, {"maxLength", 4 + pick(5)}};
       case 3: {
         static const char* const kFormats[] = {"date", "uuid", "email", "ipv4", "uri", "date-time"};
         return {{"type", "string"}, {"format", kFormats[pick(6)]}};

@@ -240,6 +240,7 @@ TEST_CASE("what cannot be compiled is an error that names the field", "[grammar]
             .find("properties.a: the keyword 'not'") != std::string::npos);
   message({.kind = Kind::kRegex, .text = "a(?!b)"});
   message({.kind = Kind::kRegex, .text = "(a{1000}){1000}"});
+  message({.kind = Kind::kRegex, .text = "(.x){200}"});
   message({.kind = Kind::kChoice});
   message({.kind = Kind::kGrammar, .text = "root ::= missing"});
   message({.kind = Kind::kGrammar, .text = "root ::= \"a\"{100000}"});

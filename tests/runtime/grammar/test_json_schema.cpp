@@ -200,7 +200,7 @@ TEST_CASE("what cannot be enforced is refused by keyword and path", "[grammar]")
       {R"s({"type":"string","pattern":"(a)\\1"})s", {"back reference"}},
       {R"({"type":"string","pattern":"\\p{L}"})", {"Unicode property"}},
       {R"({"type":"string","pattern":"^a$","maxLength":3})", {"maxLength"}},
-      {R"({"type":"string","maxLength":524288})", {"length"}},
+      {R"({"type":"string","maxLength":524288})", {"maxLength"}},
       {R"({"oneOf":[{"type":"number"},{"type":"integer"}]})", {"oneOf"}},
       {R"({"type":"object","patternProperties":{"^a":{},"b$":{}}})", {"patternProperties"}},
       {R"({"type":"object","properties":{"a":{}},"patternProperties":{"^b":{}}})",
