@@ -158,13 +158,22 @@ void dot_packed(const uint8_t* weights, int64_t num_blocks, const void* const* x
   }
 }
 
+// Memory to ask for during a product, a line at a time: all at once would fill the core's buffers
+// for misses and stall it.
+struct Ahead {
+  const uint8_t* next = nullptr;
+  int64_t num_lines = 0;
+};
+
 // total[token] += W[16 rows, the unpacked blocks] x[token, those blocks]
 template <int kPlanes, int kTokens>
 void dot_unpacked(const Unpacked& weights,
                   int64_t first_block,
                   int64_t num_blocks,
                   const void* const* x,
+                  Ahead ahead,
                   float (*totals)[kBlockRows]) {
+  const int64_t group_lines = (ahead.num_lines + 2 * num_blocks - 1) / (2 * num_blocks);
   const Record<kPlanes>* records[kTokens];
   Rows total[kTokens];
   for (int token = 0; token < kTokens; ++token) {
@@ -173,6 +182,9 @@ void dot_unpacked(const Unpacked& weights,
   }
   for (int64_t block = 0; block < num_blocks; ++block) {
     for (int group = 0; group < 2; ++group) {
+      for (int64_t line = 0; line < group_lines; ++line, ahead.next += 64) {
+        __builtin_prefetch(ahead.next, 0, 2);
+      }
       GroupSums<kPlanes, kTokens> sums;
 #pragma GCC unroll 8
       for (int quad = 0; quad < kGroupQuads; ++quad) {
@@ -184,6 +196,32 @@ void dot_unpacked(const Unpacked& weights,
     for (auto& record : records) ++record;
   }
   for (int token = 0; token < kTokens; ++token) store_rows(totals[token], total[token]);
+}
+
+// A part of the records that `tile` reads, one of four, the row blocks before it: pieces of rows
+// far apart, which no hardware foresees. Behind the last tile comes the first, further on.
+template <int kPlanes>
+void prefetch_records(const void* const* x,
+                      int32_t num_tokens,
+                      int32_t tile,
+                      int64_t first_block,
+                      int64_t num_blocks,
+                      int64_t part) {
+  int64_t token = int64_t{tile} * kTileTokens;
+  if (token >= num_tokens) {
+    token = 0;
+    first_block += num_blocks;
+  }
+  for (; part < kTileTokens * 2; part += 4) {
+    const int64_t tile_token = token + part / 2;
+    if (tile_token >= num_tokens) return;
+    const auto* records = static_cast<const Record<kPlanes>*>(x[tile_token]) + first_block;
+    const int64_t half_size_bytes = num_blocks * int64_t{sizeof(Record<kPlanes>)} / 2;
+    const auto* half = reinterpret_cast<const uint8_t*>(records) + part % 2 * half_size_bytes;
+    for (int64_t offset = 0; offset < half_size_bytes; offset += 64) {
+      __builtin_prefetch(half + offset);
+    }
+  }
 }
 
 // kTokens = 1 .. kTileTokens as a run-time choice.
@@ -203,14 +241,15 @@ void dot_unpacked_any(const Unpacked& weights,
                       int64_t num_blocks,
                       const void* const* x,
                       int num_tokens,
+                      Ahead ahead,
                       float (*totals)[kBlockRows]) {
   if constexpr (kTokens > 1) {
     if (num_tokens < kTokens) {
       return dot_unpacked_any<kPlanes, kTokens - 1>(weights, first_block, num_blocks, x, num_tokens,
-                                                    totals);
+                                                    ahead, totals);
     }
   }
-  dot_unpacked<kPlanes, kTokens>(weights, first_block, num_blocks, x, totals);
+  dot_unpacked<kPlanes, kTokens>(weights, first_block, num_blocks, x, ahead, totals);
 }
 
 // The core of moe-inl.h for planes.
@@ -262,15 +301,25 @@ struct PlaneCore {
     Unpacked unpacked[kRowBlocks];
     for (int64_t first_block = 0; first_block < num_col_blocks; first_block += kDepthBlocks) {
       const int64_t num_blocks = at_most<int64_t>(kDepthBlocks, num_col_blocks - first_block);
+      // What is unpacked next: these row blocks further on, or the row blocks behind them.
+      const int64_t next_block = first_block + num_blocks == num_col_blocks
+                                     ? num_row_blocks * num_col_blocks
+                                     : first_block + num_blocks;
+      const int32_t num_tiles = (num_tokens + kTileTokens - 1) / kTileTokens;
+      const int64_t tile_lines = (kDepthBlocks * kBlockSizeBytes / 64 + num_tiles - 1) / num_tiles;
       for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
         unpack(weights + row_block * row_block_size_bytes + first_block * kBlockSizeBytes,
                num_blocks, unpacked[row_block]);
       }
-      for (int32_t token = 0; token < num_tokens; token += kTileTokens) {
+      for (int32_t tile = 0; tile < num_tiles; ++tile) {
+        const int32_t token = tile * kTileTokens;
         const int num_tile = at_most(kTileTokens, num_tokens - token);
         for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
+          prefetch_records<kPlanes>(x, num_tokens, tile + 1, first_block, num_blocks, row_block);
+          const uint8_t* next = weights + row_block * row_block_size_bytes +
+                                next_block * kBlockSizeBytes + tile * tile_lines * 64;
           dot_unpacked_any<kPlanes>(unpacked[row_block], first_block, num_blocks, x + token,
-                                    num_tile, &totals[row_block][token]);
+                                    num_tile, {next, tile_lines}, &totals[row_block][token]);
         }
       }
     }

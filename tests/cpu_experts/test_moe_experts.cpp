@@ -165,14 +165,14 @@ TEST_CASE("a layer equals the naive sum of its experts at awkward sizes, for eve
                          .n_routed_experts = sizes.n_routed_experts,
                          .num_experts_per_tok = sizes.num_experts_per_tok,
                          .num_moe_layers = 1,
-                         .max_tokens = 70,
+                         .max_tokens = 33,
                          .activations = mode};
     const Layer layer(shape, 3);
     Machine machine(shape, 2);
     REQUIRE(machine.moe.isa_name() == isa_name(isa));
     layer.load(machine.moe);
     std::mt19937 random(4);
-    for (const int64_t num_tokens : {1, 2, 3, 8, 9, 17, 70}) {
+    for (const int64_t num_tokens : {1, 2, 3, 9, 33}) {
       // Without outliers: a layer of one group is nothing but its outlier.
       const Routing routing = random_routing(num_tokens, shape.hidden_size, shape.n_routed_experts,
                                              shape.num_experts_per_tok, random, 1.0f);
