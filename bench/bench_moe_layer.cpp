@@ -213,6 +213,7 @@ void bench_tokens(Report& report,
                   const Options& options) {
   const Limits before = measure_limits(pool, limiter);
   Step step(shape, num_tokens);
+  const WorkerPool::Step awake(pool);  // as inside a step of the model
   const Timing timing = time_runs(
       {.min_runs = options.min_runs, .min_total_s = options.min_seconds},
       [&](int64_t) { step.draw(); }, [&] { step.run(experts); });

@@ -106,7 +106,7 @@ TEST_CASE("a product keeps its accuracy with outliers of 10^4, tiny and zero act
   }
 }
 
-TEST_CASE("a product at K2's dimensions keeps its accuracy", "[cpu_experts]") {
+TEST_CASE("a product at K2's dimensions keeps its accuracy", "[cpu_experts][k2_size]") {
   const ActivationMode mode = GENERATE(ActivationMode::kBf16, ActivationMode::kInt8);
   const CpuIsa isa = any_isa();
   const ExpertKernels& kernels = kernels_under_test(isa, mode);

@@ -185,7 +185,7 @@ TEST_CASE("a layer equals the naive sum of its experts at awkward sizes, for eve
 }
 
 TEST_CASE("a layer at K2's dimensions is within 2e-3, with one plane within 8e-3",
-          "[cpu_experts]") {
+          "[cpu_experts][k2_size]") {
   const ActivationMode mode = GENERATE(ActivationMode::kBf16, ActivationMode::kInt8);
   const ForcedIsa forced(any_isa());
   const MoeShape shape{.hidden_size = 7168,
