@@ -5,6 +5,7 @@
 #include <boost/json/parse.hpp>
 #include <cmath>
 
+#include "server/chat/json_repair.h"
 #include "server/chat/json_text.h"
 
 namespace tandem::server {
@@ -28,6 +29,9 @@ Result<json::value, ApiError> parse_json_object(std::string_view body) {
   json::value value;
   try {
     value = json::parse(json::string_view(body.data(), body.size()), code, {}, options);
+    if (const auto repaired = code ? repair_json_text(body) : std::nullopt) {
+      value = json::parse(*repaired, code, {}, options);
+    }
   } catch (const std::exception& failure) {  // out of memory, a string beyond the library's limit
     ApiError error = invalid_value("body", "a JSON object", failure.what());
     error.code = "invalid_json";

@@ -14,7 +14,8 @@
 
 namespace tandem::server {
 
-// A body as a JSON object: valid UTF-8, at most 128 levels deep. 400 otherwise.
+// A body as a JSON object, at most 128 levels deep; 400 otherwise. Halves of characters (in UTF-8
+// or as escapes) are read as U+FFFD.
 Result<boost::json::value, ApiError> parse_json_object(std::string_view body);
 
 struct NumberRange {

@@ -365,9 +365,6 @@ TEST_CASE("hostile bodies are a 400, never a crash", "[server][request]") {
                                      "{}x",
                                      R"({"messages":)" + deep + "}",
                                      R"({"a":)" + deep,
-                                     with("\"x\":\"\xff\""),
-                                     with("\"x\":\"\xed\xa0\x80\""),
-                                     with(R"("x":"\ud800")"),
                                      with(R"("x":NaN)"),
                                      with(R"("x":01)"),
                                      std::string("{\"a\":1}\0", 8)};

@@ -6,6 +6,7 @@
 #include <random>
 #include <string>
 
+#include "server/chat/json_repair.h"
 #include "server/chat/json_text.h"
 #include "server/http/json_writer.h"
 
@@ -65,6 +66,21 @@ TEST_CASE("the writer places commas", "[server][json]") {
   writer.key("c").begin_object().end_object().key("d").begin_array().end_array();
   writer.key("e").number(std::numeric_limits<double>::infinity()).end_object();
   CHECK(out == R"({"a":-1,"b":[0.5,true,null,"x",{}],"c":{},"d":[],"e":null})");
+}
+
+TEST_CASE("halves of characters become U+FFFD, and nothing else changes", "[server][json]") {
+  const auto repaired = [](std::string_view text) {
+    return repair_json_text(text).value_or("(as it was)");
+  };
+  CHECK(repaired(R"({"a":"\\ud83d"})") == "(as it was)");  // a backslash and the text ud83d
+  CHECK(repaired(R"("\ud83d\ude00 \n \\ \u00e9 \")") == "(as it was)");
+  CHECK(repaired(R"("\ud83d")") == R"("\ufffd")");
+  CHECK(repaired(R"("\ude00\ud83d")") == R"("\ufffd\ufffd")");
+  CHECK(repaired(R"("\ud83d\ud83d\ude00")") == R"("\ufffd\ud83d\ude00")");
+  CHECK(repaired(R"("\\\ud83dx")") == R"("\\\ufffdx")");
+  CHECK(repaired("\"\xff\xe2\x82\"") == "\"\xef\xbf\xbd\xef\xbf\xbd\"");
+  CHECK(repaired(R"(\u12)") == "(as it was)");
+  CHECK(repaired("\\") == "(as it was)");
 }
 
 TEST_CASE("values are written as Python writes them", "[server][json]") {
