@@ -56,7 +56,7 @@ install_build_dependencies() {
   if ! installed cmake && ! apt-cache show libfmt-dev > /dev/null 2>&1; then as_root apt-get update -qq; fi
   # shellcheck disable=SC2046
   apt_install g++ cmake ninja-build ccache pkg-config $(boost_packages) libdnnl-dev libhwloc-dev libmimalloc-dev \
-    libpcre2-dev libcli11-dev libfmt-dev libspdlog-dev libssl-dev
+    libpcre2-dev libcli11-dev libfmt-dev libspdlog-dev libssl-dev prometheus-cpp-dev
 }
 
 # Sets xgrammar_prefix: TANDEM_XGRAMMAR_PREFIX where that names a copy, else a static library built once into the cache.

@@ -41,7 +41,10 @@ class EngineRequests {
       ids_.push_back(*submitted);
     }
   }
-  void abort(int32_t choice_idx) { engine_.abort(ids_[static_cast<size_t>(choice_idx)]); }
+  void end(int32_t choice_idx) {
+    channel_->answer_is_complete(choice_idx);
+    engine_.abort(ids_[static_cast<size_t>(choice_idx)]);
+  }
 
  private:
   Engine& engine_;
@@ -79,7 +82,7 @@ asio::awaitable<bool> relay(Session& session,
     channel.take(events);
     for (const ChoiceEvent& event : events) {
       if (exchange.finished()) break;
-      if (exchange.push(event.choice_idx, event.event, frames)) requests.abort(event.choice_idx);
+      if (exchange.push(event.choice_idx, event.event, frames)) requests.end(event.choice_idx);
     }
     if (!exchange.finished()) requests.submit_due(exchange);
     const auto now = std::chrono::steady_clock::now();
@@ -157,7 +160,8 @@ asio::awaitable<bool> serve_exchange(Session& session, const Dialect& dialect, s
   std::string().swap(body);
 
   auto channel = std::make_shared<TokenChannel>(
-      session.executor(), static_cast<size_t>(session.state().options.max_buffered_events),
+      session.executor(), session.state().metrics,
+      static_cast<size_t>(session.state().options.max_buffered_events),
       [weak = session.weak_from_this()] {
         if (const auto owner = weak.lock()) owner->cut();
       });

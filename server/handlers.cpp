@@ -62,6 +62,25 @@ HttpResponse health(const ServerState& state) {
   return response;
 }
 
+// What a balancer goes by: requests that the engine has.
+HttpResponse load(const ServerState& state) {
+  int64_t num_requests = 0;
+  if (state.phase() == ServerState::Phase::kReady) {
+    const EngineStats stats = state.engine().stats();
+    num_requests = stats.num_running + stats.num_waiting;
+  }
+  return json_response(fmt::format("{{\"server_load\":{}}}", num_requests));
+}
+
+HttpResponse metrics(const ServerState& state) {
+  std::optional<EngineStats> engine;
+  if (state.phase() == ServerState::Phase::kReady) engine = state.engine().stats();
+  HttpResponse response;
+  response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+  response.body = state.metrics->text(engine);
+  return response;
+}
+
 std::string root_json() {
   std::string out;
   JsonWriter json(out);
@@ -170,6 +189,10 @@ HttpResponse handle(Endpoint endpoint,
         return health(state);
       case Endpoint::kVersion:
         return json_response("{\"version\":\"" TANDEM_VERSION "\"}");
+      case Endpoint::kMetrics:
+        return metrics(state);
+      case Endpoint::kLoad:
+        return load(state);
       case Endpoint::kModels:
         return json_response(models_json(state.model()));
       case Endpoint::kModel:

@@ -2,21 +2,26 @@
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/basic_socket_acceptor.hpp>
+#include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/ssl/context.hpp>
 #include <boost/asio/thread_pool.hpp>
 
 #include "server/server_state.h"
 
 namespace tandem::server {
 
-// Resolves and binds options.host:port; throws ConfigError.
-boost::asio::ip::tcp::acceptor bind_listener(boost::asio::io_context& io,
-                                             const ServerOptions& options);
+using Acceptor = boost::asio::basic_socket_acceptor<boost::asio::generic::stream_protocol>;
 
-// Until the acceptor is closed. Runs on the acceptor's executor.
-boost::asio::awaitable<void> accept_connections(boost::asio::ip::tcp::acceptor& acceptor,
+// The Unix socket, or the first address of the host. Throws ConfigError.
+Acceptor bind_listener(boost::asio::io_context& io, const ServerOptions& options);
+uint16_t port_of(const Acceptor& acceptor);  // 0 for a Unix socket
+
+// Until the acceptor is closed. `tls` nullptr: plain.
+boost::asio::awaitable<void> accept_connections(Acceptor& acceptor,
                                                 boost::asio::io_context& io,
+                                                boost::asio::ssl::context* tls,
                                                 boost::asio::thread_pool& workers,
                                                 ServerState& state);
 

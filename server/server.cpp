@@ -1,6 +1,7 @@
 #include "server/server.h"
 
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
@@ -9,6 +10,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
+#include <filesystem>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -16,16 +18,40 @@
 
 #include "server/listener.h"
 #include "server/session.h"
+#include "server/tls.h"
 
 namespace tandem::server {
 
 namespace asio = boost::asio;
 
+namespace {
+
+// A connection is a descriptor, and the usual limit of 1024 is less than max_connections.
+void raise_descriptor_limit(int max_connections) {
+  constexpr rlim_t kOwnDescriptors = 256;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  const rlim_t wanted = static_cast<rlim_t>(max_connections) + kOwnDescriptors;
+  if (limit.rlim_cur >= wanted) return;
+  limit.rlim_cur = std::min(wanted, limit.rlim_max);
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+}  // namespace
+
 struct Server::Impl {
   explicit Impl(const ServerOptions& options)
       : state(options),
+        tls(options.tls_certificate_path.empty()
+                ? nullptr
+                : load_tls(options.tls_certificate_path, options.tls_private_key_path)),
         acceptor(bind_listener(io, options)),
-        port(acceptor.local_endpoint().port()) {}
+        port(port_of(acceptor)) {}
+  ~Impl() {
+    if (state.options.uds_path.empty()) return;
+    std::error_code ignored;
+    std::filesystem::remove(state.options.uds_path, ignored);
+  }
 
   void close_acceptor() {
     asio::post(acceptor.get_executor(), [this] {
@@ -36,9 +62,10 @@ struct Server::Impl {
 
   // Destroyed from below: first the io_context with all coroutines in it, then what they use.
   ServerState state;
+  std::unique_ptr<asio::ssl::context> tls;
   asio::thread_pool workers{2};
   asio::io_context io;
-  asio::ip::tcp::acceptor acceptor;
+  Acceptor acceptor;
   uint16_t port;
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work;
   std::vector<std::thread> threads;
@@ -53,9 +80,11 @@ Server::~Server() { stop(); }
 uint16_t Server::port() const { return impl_->port; }
 
 void Server::start() {
+  raise_descriptor_limit(impl_->state.options.max_connections);
   impl_->work.emplace(impl_->io.get_executor());
   asio::co_spawn(impl_->acceptor.get_executor(),
-                 accept_connections(impl_->acceptor, impl_->io, impl_->workers, impl_->state),
+                 accept_connections(impl_->acceptor, impl_->io, impl_->tls.get(), impl_->workers,
+                                    impl_->state),
                  asio::detached);
   const int num_threads = std::max(1, impl_->state.options.num_io_threads);
   for (int thread_idx = 0; thread_idx < num_threads; ++thread_idx) {

@@ -10,16 +10,21 @@
 
 #include "runtime/engine/engine.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "server/http/cors.h"
 
 namespace tandem::server {
 
 struct ServerOptions {
   std::string host = "127.0.0.1";
   uint16_t port = 8000;                         // 0: any free port, see Server::port()
+  std::string uds_path;                         // a Unix socket in place of host and port
+  std::string tls_certificate_path;             // PEM, with its chain; "": plain HTTP
+  std::string tls_private_key_path;             // PEM
   std::vector<std::string> api_keys;            // empty: no key is asked for
   std::vector<std::string> served_model_names;  // the first is the one reported
   int num_io_threads = 1;
   int64_t max_body_size_bytes = 64 << 20;
+  int64_t max_total_body_size_bytes = 1 << 30;  // of all requests under way; beyond: 503
   int max_connections = 4096;
   std::chrono::seconds keep_alive_timeout{75};
   std::chrono::seconds drain_timeout{30};
@@ -35,7 +40,7 @@ struct ServerOptions {
   int32_t max_header_size_bytes = 32 << 10;
   int32_t max_buffered_events = 16384;  // tokens that wait for one client; beyond, it is cut off
   std::chrono::milliseconds sse_keep_alive_interval{10'000};  // silence before an SSE comment
-  std::vector<std::string> cors_origins;  // allowed origins, "*" for any; empty: no CORS headers
+  CorsPolicy cors;
 };
 
 // What answers requests once loading is done; all outlive the server.
@@ -54,7 +59,7 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  [[nodiscard]] uint16_t port() const;
+  [[nodiscard]] uint16_t port() const;  // 0 for a Unix socket
 
   void start();                                  // io threads run from here on
   void set_loading_progress(double share_done);  // 0..1, shown by /health while loading

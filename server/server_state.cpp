@@ -1,6 +1,9 @@
 #include "server/server_state.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -8,6 +11,19 @@
 #include "server/session.h"
 
 namespace tandem::server {
+
+namespace {
+
+std::string name_of(const ServerOptions& options) {
+  return options.served_model_names.empty() ? "tandem" : options.served_model_names.front();
+}
+
+}  // namespace
+
+ServerState::ServerState(ServerOptions server_options)
+    : options(std::move(server_options)),
+      metrics(std::make_shared<Metrics>(name_of(options))),
+      request_id_base_(std::random_device()()) {}
 
 void ServerState::set_ready(const ServingModel& model) {
   TANDEM_CHECK(model.engine != nullptr && model.tokenizer != nullptr, "a model without its parts");
@@ -17,7 +33,7 @@ void ServerState::set_ready(const ServingModel& model) {
   model_.vocab_size = model.engine->model().vocab_size();
   model_.max_context_tokens = model.engine->max_context_tokens();
   model_.names = options.served_model_names;
-  if (model_.names.empty()) model_.names.emplace_back("tandem");
+  if (model_.names.empty()) model_.names.push_back(name_of(options));
   model_.stop_token_ids = model.stop_token_ids;
   model_.generation_prompt_opens_think = model.generation_prompt_opens_think;
   model_.created_unix_s = model.created_unix_s;
@@ -67,6 +83,22 @@ void ServerState::for_each_session(const std::function<void(Session&)>& visit) {
     }
   }
   for (const auto& session : alive) visit(*session);
+}
+
+bool ServerState::BodyMemory::grow_to(int64_t size_bytes) {
+  const int64_t growth_bytes = size_bytes - size_bytes_;
+  if (growth_bytes <= 0) return true;
+  const int64_t before_bytes = state_.body_size_bytes_.fetch_add(growth_bytes);
+  if (before_bytes + growth_bytes > state_.options.max_total_body_size_bytes) {
+    state_.body_size_bytes_ -= growth_bytes;
+    return false;
+  }
+  size_bytes_ = size_bytes;
+  return true;
+}
+
+std::string ServerState::next_request_id() {
+  return fmt::format("req-{:08x}-{}", request_id_base_, ++num_request_ids_);
 }
 
 void ServerState::begin_request() {

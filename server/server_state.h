@@ -12,6 +12,7 @@
 #include <unordered_map>
 
 #include "server/chat/served_model.h"
+#include "server/metrics/metrics.h"
 #include "server/server.h"
 
 namespace tandem::server {
@@ -20,11 +21,12 @@ class Session;
 
 class ServerState {
  public:
-  explicit ServerState(ServerOptions server_options) : options(std::move(server_options)) {}
+  explicit ServerState(ServerOptions server_options);
 
   enum class Phase { kLoading, kReady, kFailed };
 
   const ServerOptions options;
+  const std::shared_ptr<Metrics> metrics;
   std::atomic<double> loading_progress{0.0};
   std::atomic<bool> draining{false};
 
@@ -43,6 +45,22 @@ class ServerState {
   void remove_session(Session* session);
   void for_each_session(const std::function<void(Session&)>& visit);
 
+  // What the bodies of all requests under way take, bounded by max_total_body_size_bytes.
+  class BodyMemory {
+   public:
+    explicit BodyMemory(ServerState& state) : state_(state) {}
+    ~BodyMemory() { state_.body_size_bytes_ -= size_bytes_; }
+    BodyMemory(const BodyMemory&) = delete;
+    BodyMemory& operator=(const BodyMemory&) = delete;
+    bool grow_to(int64_t size_bytes);  // false: beyond the bound, nothing is taken
+
+   private:
+    ServerState& state_;
+    int64_t size_bytes_ = 0;
+  };
+
+  std::string next_request_id();  // for requests that come without one
+
   // Requests between their first header byte and the last byte of their answer.
   void begin_request();
   void end_request();
@@ -53,6 +71,9 @@ class ServerState {
 
  private:
   std::atomic<Phase> phase_{Phase::kLoading};
+  std::atomic<int64_t> body_size_bytes_{0};
+  std::atomic<uint64_t> num_request_ids_{0};
+  const uint32_t request_id_base_;
   Engine* engine_ = nullptr;
   std::unique_ptr<GrammarCompiler> grammars_;
   ServedModel model_;

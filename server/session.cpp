@@ -2,20 +2,18 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <array>
 #include <boost/asio/as_tuple.hpp>
-#include <boost/asio/bind_cancellation_slot.hpp>
-#include <boost/asio/bind_executor.hpp>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <boost/asio/write.hpp>
 #include <boost/beast/core/error.hpp>
 #include <boost/beast/http/error.hpp>
-#include <boost/beast/http/read.hpp>
 
 #include "server/exchange_handler.h"
 #include "server/handlers.h"
+#include "server/http/cors.h"
 #include "server/http/sse.h"
 #include "server/token_channel.h"
 
@@ -32,6 +30,7 @@ constexpr size_t kMaxBufferBytes = 256 << 10;    // bounds chunk extensions and 
 constexpr size_t kMaxPipelinedBytes = 64 << 10;  // beyond, a client that left is found on writing
 constexpr std::chrono::seconds kLingerTime{2};
 constexpr size_t kMaxLingerBytes = 16 << 20;
+constexpr int64_t kMinBodyBytesPerSecond = 4 << 10;  // on average, beside body_timeout
 
 Method to_method(http::verb verb) {
   switch (verb) {
@@ -68,6 +67,8 @@ HttpRequest to_request(const Head& head) {
   request.x_api_key = field("x-api-key");
   request.origin = field(http::field::origin);
   request.upgrade = field(http::field::upgrade);
+  request.requested_headers = field(http::field::access_control_request_headers);
+  request.request_id = field("x-request-id");
   return request;
 }
 
@@ -85,17 +86,20 @@ class ActiveRequest {
 
 }  // namespace
 
-Session::Session(asio::ip::tcp::socket socket, ServerState& state, asio::thread_pool& workers)
-    : stream_(std::move(socket)), state_(state), workers_(workers), buffer_(kMaxBufferBytes) {
-  boost::system::error_code ignored;
-  stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
-  stream_.socket().set_option(asio::socket_base::keep_alive(true), ignored);
-}
+Session::Session(Connection::Socket socket,
+                 asio::ssl::context* tls,
+                 ServerState& state,
+                 asio::thread_pool& workers)
+    : connection_(std::move(socket), tls),
+      state_(state),
+      workers_(workers),
+      buffer_(kMaxBufferBytes),
+      read_done_(connection_.executor()) {}
 
 Session::~Session() { state_.remove_session(this); }
 
 asio::awaitable<void> Session::run() {
-  bool keep_alive = true;
+  bool keep_alive = co_await connection_.handshake(state_.options.header_timeout);
   while (keep_alive) {
     keep_alive = co_await serve_one();
     idle_ = true;
@@ -104,15 +108,12 @@ asio::awaitable<void> Session::run() {
 }
 
 void Session::close_if_idle() {
-  asio::dispatch(stream_.get_executor(), [self = shared_from_this()] {
+  asio::dispatch(executor(), [self = shared_from_this()] {
     if (self->idle_) self->cut();
   });
 }
 
-void Session::cut() {
-  boost::system::error_code ignored;
-  stream_.socket().close(ignored);
-}
+void Session::cut() { connection_.close(); }
 
 // Reads one request and answers it; false when the connection should end.
 asio::awaitable<bool> Session::serve_one() {
@@ -128,22 +129,21 @@ asio::awaitable<bool> Session::serve_one() {
 
   const ActiveRequest active(state_);
   request_ = to_request(parser.get());
+  if (!is_request_id(request_.request_id)) request_.request_id = state_.next_request_id();
   head_options_.http_minor = parser.get().version() >= 11 ? 1 : 0;
   head_options_.keep_alive = parser.get().keep_alive() && !state_.draining;
   const RouteMatch route = match_route(request_.method, request_.path);
   std::optional<HttpResponse> refusal = refuse_early(request_, route, state_);
   if (refusal) {
-    if (!parser.is_done()) {  // nothing of a body that nobody wants is read
-      head_options_.keep_alive = false;
-      unread_input_ = true;
-    }
+    if (!parser.is_done()) co_return co_await refuse_body(std::move(*refusal));
     co_return co_await send(std::move(*refusal));
   }
   const auto expect = parser.get()[http::field::expect];
   if (!parser.is_done() && beast::iequals(expect, "100-continue")) {
     if (!co_await write_all("HTTP/1.1 100 Continue\r\n\r\n")) co_return false;
   }
-  if (!co_await read_body(parser)) co_return false;
+  ServerState::BodyMemory body_memory(state_);
+  if (!co_await read_body(parser, body_memory)) co_return false;
   co_return co_await dispatch(route, std::move(parser.get().body()));
 }
 
@@ -151,11 +151,7 @@ asio::awaitable<bool> Session::serve_one() {
 asio::awaitable<bool> Session::read_first_bytes() {
   if (buffer_.size() > 0) co_return true;  // pipelined
   if (state_.draining) co_return false;
-  stream_.expires_after(state_.options.keep_alive_timeout);
-  auto [code, num_read] = co_await stream_.async_read_some(buffer_.prepare(kReadSize), kTuple);
-  if (code) co_return false;
-  buffer_.commit(num_read);
-  co_return true;
+  co_return co_await read_more(Clock::now() + state_.options.keep_alive_timeout);
 }
 
 // Fed by hand, to count: the parser's own limit looks at one unfinished line at a time, and a flood
@@ -163,7 +159,7 @@ asio::awaitable<bool> Session::read_first_bytes() {
 asio::awaitable<bool> Session::read_head(Parser& parser) {
   const auto max_size_bytes = static_cast<size_t>(state_.options.max_header_size_bytes);
   parser.header_limit(static_cast<uint32_t>(max_size_bytes));
-  stream_.expires_after(state_.options.header_timeout);  // for the whole head
+  const auto deadline = Clock::now() + state_.options.header_timeout;  // for the whole head
   size_t parsed_size_bytes = 0;
   while (true) {
     boost::system::error_code code;
@@ -175,21 +171,46 @@ asio::awaitable<bool> Session::read_head(Parser& parser) {
     if (parsed_size_bytes + buffer_.size() > max_size_bytes) {
       co_return co_await answer_read_error(make_error_code(http::error::header_limit));
     }
-    auto [read_code, num_read] =
-        co_await stream_.async_read_some(buffer_.prepare(kReadSize), kTuple);
-    if (read_code) co_return false;
-    buffer_.commit(num_read);
+    if (!co_await read_more(deadline)) co_return false;
   }
 }
 
-asio::awaitable<bool> Session::read_body(Parser& parser) {
+// Bodies of all connections share one budget of memory; it is taken as the bytes come, so that a
+// mere announcement costs nothing.
+asio::awaitable<bool> Session::read_body(Parser& parser, ServerState::BodyMemory& memory) {
   parser.eager(true);
+  const auto begin = Clock::now();
   while (!parser.is_done()) {
-    stream_.expires_after(state_.options.body_timeout);
-    auto [code, num_read] = co_await http::async_read_some(stream_, buffer_, parser, kTuple);
-    if (code) co_return co_await answer_read_error(code);
+    boost::system::error_code code;
+    const size_t num_parsed = buffer_.size() == 0 ? 0 : parser.put(buffer_.data(), code);
+    buffer_.consume(num_parsed);
+    if (code && code != http::error::need_more) co_return co_await answer_read_error(code);
+    const auto size_bytes = static_cast<int64_t>(parser.get().body().size());
+    if (!memory.grow_to(size_bytes)) {
+      const RouteMatch route = match_route(request_.method, request_.path);
+      co_return co_await refuse_body(error_response(
+          server_error(503, "Too many bytes of requests are under way.", "overloaded"),
+          dialect_of(route.endpoint)));
+    }
+    if (parser.is_done()) break;
+    if (num_parsed > 0 && buffer_.size() > 0) continue;
+    if (buffer_.size() + kReadSize > buffer_.max_size()) {  // an endless chunk extension
+      co_return co_await answer_read_error(make_error_code(http::error::buffer_overflow));
+    }
+    const auto now = Clock::now();
+    const auto slowest = begin + state_.options.body_timeout +
+                         std::chrono::seconds(size_bytes / kMinBodyBytesPerSecond);
+    if (!co_await read_more(std::min(now + state_.options.body_timeout, slowest))) co_return false;
   }
   co_return true;
+}
+
+// Nothing of a body that nobody wants is read.
+asio::awaitable<bool> Session::refuse_body(HttpResponse response) {
+  head_options_.keep_alive = false;
+  unread_input_ = true;
+  co_await send(std::move(response));
+  co_return false;
 }
 
 // Malformed or oversized input is answered before the connection ends; a client gone is not.
@@ -268,72 +289,65 @@ asio::awaitable<bool> Session::write_all(std::string_view first,
   const std::array<asio::const_buffer, 3> buffers = {asio::buffer(first.data(), first.size()),
                                                      asio::buffer(second.data(), second.size()),
                                                      asio::buffer(third.data(), third.size())};
-  stream_.expires_after(state_.options.write_timeout);
-  auto [code, num_written] = co_await asio::async_write(stream_, buffers, kTuple);
-  co_return !code;
+  co_return co_await connection_.write(buffers, state_.options.write_timeout);
 }
 
 // A close with unread input resets the connection, and the reset may overtake the answer: first
 // say that no more comes, then read a while.
 asio::awaitable<void> Session::linger() {
-  boost::system::error_code ignored;
-  if (!stream_.socket().is_open()) co_return;
-  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
-  if (!unread_input_) co_return;
-  buffer_.clear();
-  stream_.expires_after(kLingerTime);
-  for (size_t num_dropped = 0; num_dropped < kMaxLingerBytes;) {
-    auto [code, num_read] = co_await stream_.async_read_some(buffer_.prepare(kReadSize), kTuple);
-    if (code) break;
-    num_dropped += num_read;
+  if (!connection_.is_open()) co_return;
+  co_await connection_.shutdown_send(kLingerTime);
+  const auto deadline = Clock::now() + kLingerTime;
+  for (size_t num_dropped = 0; unread_input_ && num_dropped < kMaxLingerBytes;) {
+    if (!read_pending_) buffer_.clear();
+    if (!co_await read_more(deadline)) break;
+    num_dropped += buffer_.size();
   }
+  cut();
+}
+
+void Session::start_read() {
+  read_pending_ = true;
+  connection_.start_read(
+      buffer_.prepare(kReadSize),
+      [self = shared_from_this()](boost::system::error_code code, size_t num_read) {
+        self->read_pending_ = false;
+        self->read_error_ = code;
+        self->buffer_.commit(num_read);
+        self->read_done_.cancel();
+        if (!self->watcher_) return;
+        if (code) return self->watcher_->client_gone();  // also one that only stops sending
+        if (self->buffer_.size() < kMaxPipelinedBytes) self->start_read();
+      });
+}
+
+// False when nothing came until `deadline` or the client has gone; the connection is closed then.
+asio::awaitable<bool> Session::read_more(Clock::time_point deadline) {
+  if (read_error_) co_return false;
+  if (!read_pending_) start_read();
+  while (read_pending_ && Clock::now() < deadline) {
+    read_done_.expires_at(deadline);
+    co_await read_done_.async_wait(kTuple);
+  }
+  if (read_pending_) cut();
+  co_return !read_pending_ && !read_error_;
 }
 
 void Session::watch_client(const std::shared_ptr<TokenChannel>& channel) {
-  ++watch_generation_;
-  auto on_ready = [self = shared_from_this(), channel,
-                   generation = watch_generation_](boost::system::error_code code) {
-    if (!code && generation == self->watch_generation_) self->on_readable(channel);
-  };
-  stream_.socket().async_wait(
-      asio::ip::tcp::socket::wait_read,
-      asio::bind_cancellation_slot(watch_signal_.slot(),
-                                   asio::bind_executor(executor(), std::move(on_ready))));
+  if (read_error_) return channel->client_gone();
+  watcher_ = channel;
+  if (!read_pending_ && buffer_.size() < kMaxPipelinedBytes) start_read();
 }
 
-void Session::on_readable(const std::shared_ptr<TokenChannel>& channel) {
-  boost::system::error_code code;
-  asio::ip::tcp::socket& socket = stream_.socket();
-  socket.non_blocking(true, code);
-  const size_t num_read = socket.read_some(buffer_.prepare(kReadSize), code);
-  if (code == asio::error::would_block || code == asio::error::try_again) {
-    return watch_client(channel);
-  }
-  if (code) return channel->client_gone();  // a client that only shuts down its side counts as gone
-  buffer_.commit(num_read);
-  if (buffer_.size() < kMaxPipelinedBytes) watch_client(channel);
-}
-
-void Session::unwatch_client() {
-  ++watch_generation_;
-  watch_signal_.emit(asio::cancellation_type::terminal);
-}
+void Session::unwatch_client() { watcher_.reset(); }
 
 void Session::add_common_headers(HttpResponse& response) const {
-  if (request_.origin.empty()) return;
-  for (const std::string& allowed : state_.options.cors_origins) {
-    if (allowed != "*" && allowed != request_.origin) continue;
-    response.headers.emplace_back("Access-Control-Allow-Origin",
-                                  allowed == "*" ? allowed : request_.origin);
-    response.headers.emplace_back("Vary", "Origin");
-    if (request_.method == Method::kOptions) {
-      response.headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
-      response.headers.emplace_back("Access-Control-Allow-Headers",
-                                    "Authorization, Content-Type, X-Api-Key");
-      response.headers.emplace_back("Access-Control-Max-Age", "600");
-    }
-    return;
+  const RouteMatch route = match_route(request_.method, request_.path);
+  state_.metrics->count_response(route.path.empty() ? "other" : route.path, response.status);
+  if (!request_.request_id.empty()) {
+    response.headers.emplace_back("X-Request-Id", request_.request_id);
   }
+  append_cors_headers(state_.options.cors, request_, response);
 }
 
 }  // namespace tandem::server

@@ -3,18 +3,18 @@
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
-#include <boost/asio/cancellation_signal.hpp>
-#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 
+#include "server/connection.h"
 #include "server/http/message.h"
 #include "server/http/router.h"
 #include "server/server_state.h"
@@ -26,7 +26,9 @@ class TokenChannel;
 class Session : public std::enable_shared_from_this<Session> {
  public:
   // `workers` runs what would hold up the other connections: parsing and tokenising large bodies.
-  Session(boost::asio::ip::tcp::socket socket,
+  // `tls` nullptr: plain.
+  Session(Connection::Socket socket,
+          boost::asio::ssl::context* tls,
           ServerState& state,
           boost::asio::thread_pool& workers);
   ~Session();
@@ -46,37 +48,44 @@ class Session : public std::enable_shared_from_this<Session> {
   void unwatch_client();
   void cut();  // closes the socket: pending operations end
 
-  boost::asio::any_io_executor executor() { return stream_.get_executor(); }
+  boost::asio::any_io_executor executor() { return connection_.executor(); }
   [[nodiscard]] ServerState& state() { return state_; }
   [[nodiscard]] boost::asio::thread_pool& workers() { return workers_; }
 
  private:
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
+  using Clock = std::chrono::steady_clock;
 
   boost::asio::awaitable<bool> serve_one();
   boost::asio::awaitable<bool> read_first_bytes();
   boost::asio::awaitable<bool> read_head(Parser& parser);
-  boost::asio::awaitable<bool> read_body(Parser& parser);
+  boost::asio::awaitable<bool> read_body(Parser& parser, ServerState::BodyMemory& memory);
   boost::asio::awaitable<bool> answer_read_error(boost::system::error_code code);
+  boost::asio::awaitable<bool> refuse_body(HttpResponse response);
   boost::asio::awaitable<bool> dispatch(const RouteMatch& route, std::string body);
   boost::asio::awaitable<void> linger();
   boost::asio::awaitable<bool> write_all(std::string_view first,
                                          std::string_view second = {},
                                          std::string_view third = {});
-  void on_readable(const std::shared_ptr<TokenChannel>& channel);
+  // One read is under way at most. It may begin as a watch during an answer and go on as the wait
+  // for the next request: nothing is ever cancelled but by closing the connection.
+  void start_read();
+  boost::asio::awaitable<bool> read_more(Clock::time_point deadline);
   void add_common_headers(HttpResponse& response) const;
 
-  boost::beast::tcp_stream stream_;
+  Connection connection_;
   ServerState& state_;
   boost::asio::thread_pool& workers_;
   boost::beast::flat_buffer buffer_;
+  bool read_pending_ = false;
+  boost::system::error_code read_error_;
+  boost::asio::steady_timer read_done_;
+  std::shared_ptr<TokenChannel> watcher_;
   HttpRequest request_;
   HeadOptions head_options_;
   bool idle_ = true;
   bool events_begun_ = false;
   bool unread_input_ = false;  // we close before having read what the client sends
-  boost::asio::cancellation_signal watch_signal_;
-  uint64_t watch_generation_ = 0;  // tells a late wake-up of an earlier watch from this one's
 };
 
 }  // namespace tandem::server

@@ -12,30 +12,45 @@ namespace asio = boost::asio;
 class TokenChannel::Sink : public TokenSink {
  public:
   Sink(std::shared_ptr<TokenChannel> channel, int32_t choice_idx)
-      : channel_(std::move(channel)), choice_idx_(choice_idx) {}
+      : channel_(std::move(channel)), choice_idx_(choice_idx), metrics_(channel_->metrics_) {}
 
   bool push(TokenEvent event) noexcept override {
     try {
+      metrics_.on_event(event);
       return channel_->push(choice_idx_, std::move(event));
     } catch (...) {  // no memory for one more event: this request goes, not the engine
       return false;
     }
   }
 
+  void answer_is_complete() { metrics_.answer_is_complete(); }
+
  private:
   std::shared_ptr<TokenChannel> channel_;
   int32_t choice_idx_;
+  RequestMetrics metrics_;
 };
 
 TokenChannel::TokenChannel(const asio::any_io_executor& strand,
+                           std::shared_ptr<Metrics> metrics,
                            size_t capacity_events,
                            std::function<void()> on_overflow)
-    : capacity_events_(capacity_events),
+    : metrics_(std::move(metrics)),
+      capacity_events_(capacity_events),
       timer_(std::make_shared<asio::steady_timer>(strand)),
       on_overflow_(std::move(on_overflow)) {}
 
 std::shared_ptr<TokenSink> TokenChannel::make_sink(int32_t choice_idx) {
-  return std::make_shared<Sink>(shared_from_this(), choice_idx);
+  auto sink = std::make_shared<Sink>(shared_from_this(), choice_idx);
+  if (static_cast<size_t>(choice_idx) >= sinks_.size()) {
+    sinks_.resize(static_cast<size_t>(choice_idx) + 1);
+  }
+  sinks_[static_cast<size_t>(choice_idx)] = sink;
+  return sink;
+}
+
+void TokenChannel::answer_is_complete(int32_t choice_idx) {
+  sinks_[static_cast<size_t>(choice_idx)]->answer_is_complete();
 }
 
 bool TokenChannel::push(int32_t choice_idx, TokenEvent event) {
@@ -93,6 +108,7 @@ void TokenChannel::client_gone() {
 }
 
 void TokenChannel::close() {
+  sinks_.clear();  // they hold the channel
   std::shared_ptr<asio::steady_timer> timer;
   std::function<void()> on_overflow;
   const std::lock_guard lock(mutex_);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "runtime/engine/token_sink.h"
+#include "server/metrics/metrics.h"
 
 namespace tandem::server {
 
@@ -26,6 +27,7 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
 
   // `on_overflow` runs on the strand when the queue was full once.
   TokenChannel(const boost::asio::any_io_executor& strand,
+               std::shared_ptr<Metrics> metrics,
                size_t capacity_events,
                std::function<void()> on_overflow);
 
@@ -36,6 +38,8 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
   boost::asio::awaitable<Wake> wait(std::chrono::milliseconds timeout);
   // Moves out all events that wait; `out` gives its memory in exchange.
   void take(std::vector<ChoiceEvent>& out);
+  // The server is about to abort this choice since its answer is complete: counts as a stop.
+  void answer_is_complete(int32_t choice_idx);
   void client_gone();  // on the strand
   void close();        // from here on the sinks refuse
 
@@ -43,7 +47,9 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
   class Sink;
   bool push(int32_t choice_idx, TokenEvent event);
 
+  const std::shared_ptr<Metrics> metrics_;
   const size_t capacity_events_;
+  std::vector<std::shared_ptr<Sink>> sinks_;  // by choice, until close()
   std::mutex mutex_;
   // Shared with handlers in flight; null after close(), so that a late sink touches no io_context.
   std::shared_ptr<boost::asio::steady_timer> timer_;

@@ -1,6 +1,7 @@
 // A request inside the engine, from submit() to its last event.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -34,6 +35,7 @@ struct ActiveRequest {
 
   int32_t num_new_tokens = 0;  // the stop token counts
   bool was_admitted = false;
+  std::chrono::steady_clock::time_point submit_time = std::chrono::steady_clock::now();
   TokenEvent last_event;  // kFinished, filled when finished
 };
 

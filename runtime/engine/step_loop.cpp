@@ -1,6 +1,7 @@
 #include "runtime/engine/step_loop.h"
 
 #include <algorithm>
+#include <chrono>
 #include <random>
 #include <utility>
 
@@ -188,6 +189,7 @@ void StepLoop::finish(ActiveRequest& request, FinishReason reason, std::string e
 
 void StepLoop::leave_queue(ActiveRequest& request) {
   request.was_admitted = true;
+  request.last_event.queue_wait = std::chrono::steady_clock::now() - request.submit_time;
   ++num_left_queue_;
 }
 

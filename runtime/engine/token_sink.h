@@ -1,6 +1,7 @@
 // Where the engine's tokens go: implemented by the server with a channel, by tests with a vector.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -27,9 +28,10 @@ struct TokenEvent {
   FinishReason finish_reason = FinishReason::kStop;
   int32_t stop_token_id = -1;  // the token that ended it (not sent as kToken), or -1
   int32_t prompt_tokens = 0;
-  int32_t cached_tokens = 0;      // prompt tokens whose KV was found
-  int32_t completion_tokens = 0;  // the stop token counts
-  std::string error;              // kError: what happened
+  int32_t cached_tokens = 0;               // prompt tokens whose KV was found
+  int32_t completion_tokens = 0;           // the stop token counts
+  std::chrono::nanoseconds queue_wait{0};  // from submit() to the first step, or to the end
+  std::string error;                       // kError: what happened
 };
 
 class TokenSink {

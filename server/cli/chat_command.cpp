@@ -240,7 +240,7 @@ int run_repl(Conversation& conversation) {
 std::unique_ptr<Serving> start_server(const ChatOptions& options, const ModelFactory& factory) {
   ServeOptions serve;
   serve.model = options.model;
-  serve.port = 0;
+  serve.server.port = 0;
   serve.max_sequences = 4;
   auto serving = std::make_unique<Serving>(serve);
   if (serving->is_demo())

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -110,34 +111,75 @@ CLI::Option* add_number(CLI::App* command,
       ->group(group);
 }
 
-void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
-  ServeOptions& options = commands.serve;
-  CLI::App* command =
-      add_command(app, "serve", "Serve a model over HTTP with the OpenAI API",
-                  "  tandem serve                                   the tiny demo model\n"
-                  "  tandem serve --model /models/Kimi-K2-Thinking\n"
-                  "  tandem serve --host 0.0.0.0 --port 9000 --api-key secret\n");
-  add_model_option(command, options.model.model_dir, "Checkpoint folder (default: the demo model)");
-  command->add_option("--served-model-name", options.served_model_names, "Name(s) in the API")
-      ->type_name("NAME")
-      ->group("Model");
-  command->add_option("--host", options.host, "Address to listen on (default: 127.0.0.1)")
-      ->type_name("ADDRESS")
-      ->group("Network");
-  command->add_option("--port", options.port, "Port, 0 for any free one (default: 8000)")
-      ->check(CLI::Range(0, 65535).description(""))
-      ->type_name("PORT")
-      ->group("Network");
+// A whole number of seconds.
+template <typename Duration>
+void add_seconds(CLI::App* command,
+                 const std::string& name,
+                 Duration& value,
+                 int64_t smallest,
+                 int64_t largest,
+                 const std::string& description,
+                 const std::string& group) {
   command
-      ->add_option("--api-key", options.api_keys,
+      ->add_option_function<int64_t>(
+          name, [&value](int64_t seconds) { value = std::chrono::seconds(seconds); }, description)
+      ->check(CLI::Range(smallest, largest).description(""))
+      ->type_name("SECONDS")
+      ->group(group);
+}
+
+CLI::Option* add_text(CLI::App* command,
+                      const std::string& name,
+                      std::string& value,
+                      const std::string& type_name,
+                      const std::string& description,
+                      const std::string& group) {
+  return command->add_option(name, value, description)->type_name(type_name)->group(group);
+}
+
+void add_serve_network(CLI::App* command, ServeOptions& options) {
+  server::ServerOptions& server = options.server;
+  CLI::Option* host = add_text(command, "--host", server.host, "ADDRESS",
+                               "Address to listen on (default: 127.0.0.1)", "Network");
+  CLI::Option* port =
+      command->add_option("--port", server.port, "Port, 0 for any free one (default: 8000)")
+          ->check(CLI::Range(0, 65535).description(""))
+          ->type_name("PORT")
+          ->group("Network");
+  add_text(command, "--uds", server.uds_path, "PATH", "A Unix socket in place of host and port",
+           "Network")
+      ->excludes(host)
+      ->excludes(port);
+  CLI::Option* certificate = add_text(command, "--tls-cert", server.tls_certificate_path, "FILE",
+                                      "Speak HTTPS: PEM certificate with its chain", "Network");
+  CLI::Option* key = add_text(command, "--tls-key", server.tls_private_key_path, "FILE",
+                              "PEM private key of the certificate", "Network");
+  certificate->needs(key);
+  key->needs(certificate);
+  command
+      ->add_option("--api-key", server.api_keys,
                    "Key clients must send; may be repeated (or TANDEM_API_KEY)")
       ->type_name("KEY")
       ->envname("TANDEM_API_KEY")
       ->group("Network");
-  add_number(command, "--io-threads", options.num_io_threads, 1, 256,
+  add_text(command, "--api-key-file", options.api_key_path, "FILE",
+           "More keys, one a line; # begins a comment", "Network");
+  command
+      ->add_option("--cors-origin", server.cors.origins,
+                   "Origin whose pages may ask, * for any (default: this machine's)")
+      ->type_name("ORIGIN")
+      ->group("Network");
+  add_seconds(command, "--sse-keep-alive", server.sse_keep_alive_interval, 1, 3600,
+              "Silence of a stream before a comment keeps it alive (default: 10)", "Network");
+  add_seconds(command, "--keep-alive-timeout", server.keep_alive_timeout, 1, 86400,
+              "How long an idle connection is kept (default: 75)", "Network");
+  add_number(command, "--io-threads", server.num_io_threads, 1, 256,
              "Threads for connections (default: 1)", "Network");
-  add_number(command, "--drain-timeout", options.drain_timeout_s, 0, 86400,
-             "Seconds for running answers at the end (default: 30)", "Network");
+  add_seconds(command, "--drain-timeout", server.drain_timeout, 0, 86400,
+              "For running answers at the end (default: 30)", "Network");
+}
+
+void add_serve_limits(CLI::App* command, ServeOptions& options) {
   add_number<int64_t>(command, "--kv-cache-tokens", options.kv_cache_tokens, 64, int64_t{1} << 40,
                       "Tokens of all sequences kept in the KV cache", "Limits");
   add_number(command, "--max-context", options.max_context_tokens, 1, kMaxTokens,
@@ -146,10 +188,37 @@ void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
              "Answers running at once (default: 64)", "Limits");
   add_number(command, "--max-queue", options.max_queued_requests, 1, 1 << 20,
              "Requests waiting; more get status 429 (default: 256)", "Limits");
+  add_number(command, "--max-connections", options.server.max_connections, 1, 1 << 20,
+             "Connections open; more get status 503 (default: 4096)", "Limits");
+  command
+      ->add_option_function<int64_t>(
+          "--max-body-mib",
+          [&options](int64_t mib) { options.server.max_body_size_bytes = mib << 20; },
+          "Size of one request; more gets status 413 (default: 64)")
+      ->check(CLI::Range(1, 4096).description(""))
+      ->type_name("MIB")
+      ->group("Limits");
   add_number(command, "--prefill-chunk", options.prefill_chunk_tokens, 1, 1 << 20,
              "Prompt tokens of one step (default: 512)", "Limits");
   add_number(command, "--max-batch-tokens", options.max_batch_tokens, 1, 1 << 20,
              "All tokens of one step (default: chunk + sequences)", "Limits");
+}
+
+void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
+  ServeOptions& options = commands.serve;
+  CLI::App* command =
+      add_command(app, "serve", "Serve a model over HTTP with the OpenAI API",
+                  "  tandem serve                                   the tiny demo model\n"
+                  "  tandem serve --model /models/Kimi-K2-Thinking\n"
+                  "  tandem serve --host 0.0.0.0 --port 9000 --api-key secret\n"
+                  "  tandem serve --tls-cert chain.pem --tls-key key.pem --api-key-file keys\n");
+  add_model_option(command, options.model.model_dir, "Checkpoint folder (default: the demo model)");
+  command
+      ->add_option("--served-model-name", options.server.served_model_names, "Name(s) in the API")
+      ->type_name("NAME")
+      ->group("Model");
+  add_serve_network(command, options);
+  add_serve_limits(command, options);
   add_threads_option(command, options.model.num_threads);
   add_attention_option(command, options.model.attention);
   command

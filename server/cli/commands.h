@@ -9,6 +9,7 @@
 
 #include "runtime/model/model_config.h"
 #include "server/cli/model_factory.h"
+#include "server/server.h"
 
 namespace tandem::cli {
 
@@ -20,10 +21,8 @@ struct ModelOptions {
 
 struct ServeOptions {
   ModelOptions model;
-  std::string host = "127.0.0.1";
-  uint16_t port = 8000;
-  std::vector<std::string> api_keys;
-  std::vector<std::string> served_model_names;
+  server::ServerOptions server;
+  std::string api_key_path;  // one key a line; "": none but those in `server`
   int64_t kv_cache_tokens = 0;
   int32_t max_context_tokens = 0;
   bool preserve_thinking = false;
@@ -31,8 +30,6 @@ struct ServeOptions {
   int32_t max_batch_tokens = 0;  // 0: prefill_chunk_tokens + max_sequences
   int32_t max_sequences = 64;
   int32_t max_queued_requests = 256;
-  int num_io_threads = 1;
-  int drain_timeout_s = 30;
 };
 
 struct ChatOptions {

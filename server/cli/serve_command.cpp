@@ -14,22 +14,20 @@
 namespace tandem::cli {
 namespace {
 
-void print_how_to_ask(const Serving& serving, bool needs_key) {
+void print_how_to_ask(const Serving& serving, const ServeOptions& options, bool needs_key) {
+  const std::string& uds_path = options.server.uds_path;
+  const std::string socket = uds_path.empty() ? "" : " --unix-socket " + uds_path;
   const std::string auth =
       needs_key ? " \\\n    -H \"Authorization: Bearer $TANDEM_API_KEY\"" : std::string();
   fmt::print(
       "\nReady at {}, model \"{}\". Try:\n\n"
-      "  curl -N {}/v1/chat/completions -H 'Content-Type: application/json'{} \\\n"
+      "  curl -N{} {}/v1/chat/completions -H 'Content-Type: application/json'{} \\\n"
       "    -d '{{\"model\": \"{}\", \"stream\": true, \"messages\": [{{\"role\": \"user\", "
-      "\"content\": \"Hello!\"}}]}}'\n\n"
-      "or: tandem chat --url {}\n",
-      serving.url(), serving.model_name(), serving.url(), auth, serving.model_name(),
-      serving.url());
+      "\"content\": \"Hello!\"}}]}}'\n",
+      serving.url(), serving.model_name(), socket, serving.url(), auth, serving.model_name());
+  const bool plain_tcp = uds_path.empty() && options.server.tls_certificate_path.empty();
+  if (plain_tcp) fmt::print("\nor: tandem chat --url {}\n", serving.url());  // it speaks no other
   std::fflush(stdout);
-}
-
-bool is_loopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
 }
 
 }  // namespace
@@ -39,10 +37,13 @@ int run_serve(const ServeOptions& options, const ModelFactory& factory) {
   std::signal(SIGPIPE, SIG_IGN);
   Serving serving(options);
   if (serving.is_demo()) fmt::print("No --model given: serving {}.\n", kDemoModelNote);
-  fmt::print("Listening on {} (while it loads, /health says 503)\n", serving.url());
+  const server::ServerOptions& network = options.server;
+  const bool needs_key = !network.api_keys.empty() || !options.api_key_path.empty();
+  fmt::print("Listening on {} (while it loads, /health says 503)\n",
+             network.uds_path.empty() ? serving.url() : network.uds_path);
   fmt::print("Loading {}\n", serving.model_dir().string());
-  if (!is_loopback(options.host) && options.api_keys.empty())
-    fmt::print("Note: {} is open to others and no --api-key is asked for.\n", options.host);
+  if (network.uds_path.empty() && !is_loopback(network.host) && !needs_key)
+    fmt::print("Note: {} is open to others and no --api-key is asked for.\n", network.host);
   std::fflush(stdout);
 
   {
@@ -54,7 +55,7 @@ int run_serve(const ServeOptions& options, const ModelFactory& factory) {
   std::string memory_map = serving.description();
   while (memory_map.ends_with('\n')) memory_map.pop_back();
   if (!memory_map.empty()) fmt::print("{}\n", memory_map);
-  print_how_to_ask(serving, !options.api_keys.empty());
+  print_how_to_ask(serving, options, needs_key);
 
   while (!signals.wait(std::chrono::milliseconds(500))) {
     if (!serving.failed()) continue;
@@ -63,7 +64,7 @@ int run_serve(const ServeOptions& options, const ModelFactory& factory) {
     return 1;
   }
   fmt::print("Stopping: running answers finish first (at most {} s; again to stop at once)\n",
-             options.drain_timeout_s);
+             network.drain_timeout.count());
   std::fflush(stdout);
   serving.drain();
   fmt::print("Stopped.\n");

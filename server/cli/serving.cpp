@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <fstream>
+#include <utility>
 #include <vector>
 
 #include "runtime/base/errors.h"
@@ -16,15 +18,32 @@
 namespace tandem::cli {
 namespace {
 
+// One key a line; empty lines and those that begin with # are left out.
+std::vector<std::string> read_api_keys(const std::string& path) {
+  std::ifstream stream(path);
+  if (!stream) throw ConfigError("--api-key-file " + path + ": cannot read it");
+  std::vector<std::string> keys;
+  for (std::string line; std::getline(stream, line);) {
+    line.erase(line.find_last_not_of(" \t\r") + 1);
+    line.erase(0, line.find_first_not_of(" \t"));
+    if (!line.empty() && line.front() != '#') keys.push_back(std::move(line));
+  }
+  if (keys.empty()) throw ConfigError("--api-key-file " + path + ": expected a key on a line");
+  return keys;
+}
+
 server::ServerOptions server_options(const ServeOptions& options, const std::string& model_name) {
-  server::ServerOptions result;
-  result.host = options.host;
-  result.port = options.port;
-  result.api_keys = options.api_keys;
-  result.served_model_names = options.served_model_names;
+  server::ServerOptions result = options.server;
   if (result.served_model_names.empty()) result.served_model_names = {model_name};
-  result.num_io_threads = options.num_io_threads;
-  result.drain_timeout = std::chrono::seconds(options.drain_timeout_s);
+  if (!options.api_key_path.empty()) {
+    const std::vector<std::string> keys = read_api_keys(options.api_key_path);
+    result.api_keys.insert(result.api_keys.end(), keys.begin(), keys.end());
+  }
+  for (const std::string& key : result.api_keys) {
+    if (key.empty()) throw ConfigError("--api-key: expected a key, got an empty one");
+  }
+  // Pages of this machine may use a server that only this machine can reach.
+  result.cors.loopback_origins = !result.uds_path.empty() || is_loopback(result.host);
   return result;
 }
 
@@ -106,6 +125,10 @@ void Serving::Impl::load(const ModelFactory& factory, const ProgressFn& progress
   server->set_ready(server::make_serving_model(*engine, *tokenizer, config));
 }
 
+bool is_loopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host == "[::1]" || host.rfind("127.", 0) == 0;
+}
+
 void Serving::drain() { impl_->server->drain(); }
 void Serving::stop() { impl_->server->stop(); }
 bool Serving::failed() const { return impl_->engine && impl_->engine->stats().failed; }
@@ -114,13 +137,16 @@ std::string Serving::model_name() const { return impl_->model_name; }
 std::filesystem::path Serving::model_dir() const { return impl_->model_dir; }
 
 std::string Serving::url() const {
-  const std::string& host = impl_->options.host;
+  const server::ServerOptions& options = impl_->options.server;
+  const std::string scheme = options.tls_certificate_path.empty() ? "http://" : "https://";
+  if (!options.uds_path.empty()) return scheme + "localhost";
+  const std::string& host = options.host;
   // An address that means "every interface" is no place to connect to.
   std::string shown = host;
   if (host == "0.0.0.0") shown = "127.0.0.1";
   if (host == "::" || host == "[::]") shown = "[::1]";
   if (shown.find(':') != std::string::npos && shown.front() != '[') shown = "[" + shown + "]";
-  return "http://" + shown + ":" + std::to_string(impl_->server->port());
+  return scheme + shown + ":" + std::to_string(impl_->server->port());
 }
 
 std::string Serving::description() const {

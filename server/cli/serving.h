@@ -10,6 +10,9 @@
 
 namespace tandem::cli {
 
+// Whether an address to listen on is for this machine alone.
+bool is_loopback(const std::string& host);
+
 class Serving {
  public:
   // Finds the model folder and binds the port; from here on /health answers 503. Throws
@@ -26,9 +29,10 @@ class Serving {
   void drain();  // lets running answers finish, then stops
   void stop();   // at once
 
-  [[nodiscard]] bool failed() const;      // a step failed; the engine stays failed
-  [[nodiscard]] bool is_demo() const;     // no model was named
-  [[nodiscard]] std::string url() const;  // "http://127.0.0.1:8000"
+  [[nodiscard]] bool failed() const;   // a step failed; the engine stays failed
+  [[nodiscard]] bool is_demo() const;  // no model was named
+  // What a client connects to: "http://127.0.0.1:8000"; behind a Unix socket "http://localhost".
+  [[nodiscard]] std::string url() const;
   [[nodiscard]] std::string model_name() const;
   [[nodiscard]] std::filesystem::path model_dir() const;
   [[nodiscard]] std::string description() const;  // memory map of the loaded model

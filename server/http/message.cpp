@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace tandem::server {
 namespace {
 
@@ -91,6 +93,11 @@ std::string percent_decode(std::string_view text) {
     decoded.push_back(text[pos]);
   }
   return decoded;
+}
+
+bool is_request_id(std::string_view text) {
+  return !text.empty() && text.size() <= 128 &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 0x7f; });
 }
 
 bool is_json_content_type(std::string_view content_type) {

@@ -21,6 +21,8 @@ struct HttpRequest {
   std::string x_api_key;
   std::string origin;
   std::string upgrade;  // another protocol that is wanted: "websocket"
+  std::string requested_headers;  // Access-Control-Request-Headers of a preflight
+  std::string request_id;         // X-Request-Id, goes back with the answer
 };
 
 struct HttpResponse {
@@ -43,6 +45,9 @@ std::string_view reason_phrase(int status);
 
 // %XX decoded; a malformed escape stays as it is.
 std::string percent_decode(std::string_view text);
+
+// What is taken over from a client: 1 to 128 visible ASCII characters.
+bool is_request_id(std::string_view text);
 
 // True for no type at all, application/json and application/*+json, whatever the parameters.
 // Others are refused, form types among them: a foreign web page can send those without preflight.

@@ -15,6 +15,8 @@ constexpr std::array kRoutes = {
     Route{"/", Method::kGet, Endpoint::kRoot},
     Route{"/health", Method::kGet, Endpoint::kHealth},
     Route{"/version", Method::kGet, Endpoint::kVersion},
+    Route{"/metrics", Method::kGet, Endpoint::kMetrics},
+    Route{"/load", Method::kGet, Endpoint::kLoad},
     Route{"/v1/models", Method::kGet, Endpoint::kModels},
     Route{"/v1/models/", Method::kGet, Endpoint::kModel},
     Route{"/v1/chat/completions", Method::kPost, Endpoint::kChatCompletions},
@@ -47,6 +49,7 @@ RouteMatch match_route(Method method, std::string_view path) {
     match.allow += route.method == Method::kGet ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
     if (route.method != method && !(route.method == Method::kGet && method == Method::kHead)) break;
     match.endpoint = route.endpoint;
+    match.path = route.path;
     if (route.path.size() > 1 && route.path.ends_with('/')) {
       match.parameter = percent_decode(path.substr(route.path.size()));
     }
@@ -59,7 +62,8 @@ bool is_open_endpoint(Endpoint endpoint) { return endpoint == Endpoint::kHealth;
 
 bool needs_model(Endpoint endpoint) {
   return endpoint != Endpoint::kRoot && endpoint != Endpoint::kHealth &&
-         endpoint != Endpoint::kVersion;
+         endpoint != Endpoint::kVersion && endpoint != Endpoint::kMetrics &&
+         endpoint != Endpoint::kLoad;
 }
 
 }  // namespace tandem::server

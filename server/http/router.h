@@ -13,6 +13,8 @@ enum class Endpoint {
   kRoot,
   kHealth,
   kVersion,
+  kMetrics,
+  kLoad,
   kModels,
   kModel,  // parameter: the id, which may contain '/'
   kChatCompletions,
@@ -28,6 +30,7 @@ enum class Endpoint {
 
 struct RouteMatch {
   std::optional<Endpoint> endpoint;  // absent: 404, or 405 when `allow` is not empty
+  std::string_view path;             // of the route, as the router has it; "" for none
   std::string parameter;             // percent-decoded
   std::string allow;                 // "GET, HEAD, OPTIONS": methods of a known path
 };

@@ -43,7 +43,7 @@ const std::map<std::string, std::vector<std::string_view>>& allowed_arrows() {
       {"offload", {"cpu_experts", "gpu", "runtime"}},
       {"server", {"runtime"}},
       {"tests", {"bench", "cpu_experts", "gpu", "offload", "runtime", "server"}},
-      {"bench", {"cpu_experts", "gpu", "offload", "runtime", "server"}},
+      {"bench", {"cpu_experts", "gpu", "offload", "runtime", "server", "tests/support"}},
   };
   return kAllowed;
 }
@@ -95,6 +95,8 @@ TEST_CASE("a library's headers stay in the folders that own it", "[tidy]") {
       {"omp.h", {"cpu_experts", "gpu/host"}},
       {"catch2/", {"tests"}},
       {"benchmark/", {"bench"}},
+      {"prometheus/", {"server/metrics"}},
+      {"openssl/", {"server", "tests/server"}},
   };
   for (const SourceFile& file : read_source_files()) {
     for (const Include& include : includes_of(file)) {
