@@ -30,6 +30,7 @@ struct Options {
   DialogueLimits limits = {.num_kv_pages = 8192, .max_context_tokens = 262'144};
   int64_t step_us = 0;
   double sse_keep_alive_s = 10.0;
+  double header_timeout_s = 20.0;
   bool verbose = false;
 };
 
@@ -65,7 +66,13 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--max-context", options.limits.max_context_tokens, "Tokens of one sequence");
   app.add_option("--sse-keep-alive", options.sse_keep_alive_s,
                  "Seconds of silence before a comment (default: 10)");
+  app.add_option("--header-timeout", options.header_timeout_s,
+                 "Seconds for the head of a request (default: 20)");
   app.add_flag("--verbose", options.verbose, "One line a request on stderr");
+}
+
+std::chrono::milliseconds milliseconds_of(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000.0));
 }
 
 int run(Options options) {
@@ -85,8 +92,8 @@ int run(Options options) {
   DialogueModel model(tokenizer, load_script(options.script_path, tokenizer), options.limits);
   model.set_step_time(std::chrono::microseconds(options.step_us));
   if (options.server.served_model_names.empty()) options.server.served_model_names = {"scripted"};
-  options.server.sse_keep_alive_interval =
-      std::chrono::milliseconds(static_cast<int64_t>(options.sse_keep_alive_s * 1000.0));
+  options.server.sse_keep_alive_interval = milliseconds_of(options.sse_keep_alive_s);
+  options.server.header_timeout = milliseconds_of(options.header_timeout_s);
 
   Engine engine(model, options.engine);
   server::Server server(options.server);
