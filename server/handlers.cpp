@@ -10,6 +10,7 @@
 #include "server/http/json_writer.h"
 #include "server/openai/models.h"
 #include "server/openai/tokenize.h"
+#include "server/openapi.h"
 
 namespace tandem::server {
 namespace {
@@ -86,12 +87,8 @@ std::string root_json() {
   JsonWriter json(out);
   json.begin_object().key("name").string("tandem").key("version").string(TANDEM_VERSION);
   json.key("endpoints").begin_array();
-  for (const std::string_view endpoint :
-       {"POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses",
-        "POST /v1/messages", "POST /v1/messages/count_tokens", "GET /v1/models", "GET /health",
-        "GET /version", "POST /tokenize", "POST /detokenize", "POST /apply-template",
-        "GET /tokenizer_info"}) {
-    json.string(endpoint);
+  for (const Route& route : routes()) {
+    json.string((route.method == Method::kGet ? "GET " : "POST ") + std::string(route.path));
   }
   json.end_array().end_object();
   return out;
@@ -193,6 +190,8 @@ HttpResponse handle(Endpoint endpoint,
         return metrics(state);
       case Endpoint::kLoad:
         return load(state);
+      case Endpoint::kOpenApi:
+        return json_response(openapi_json(state));
       case Endpoint::kModels:
         return json_response(models_json(state.model()));
       case Endpoint::kModel:

@@ -5,6 +5,7 @@
 #include <boost/json/parse.hpp>
 #include <cmath>
 
+#include "server/chat/field_recorder.h"
 #include "server/chat/json_repair.h"
 #include "server/chat/json_text.h"
 
@@ -48,12 +49,22 @@ Result<json::value, ApiError> parse_json_object(std::string_view body) {
   return value;
 }
 
+void FieldReader::note(std::string_view key,
+                       std::string_view type,
+                       std::optional<double> min,
+                       std::optional<double> max) const {
+  FieldRecorder* recorder = FieldRecorder::current();
+  if (recorder != nullptr && prefix_.empty()) recorder->note({std::string(key), type, min, max});
+}
+
 const json::value* FieldReader::find(std::string_view key) const {
+  note(key, "");
   const json::value* value = object_.if_contains(json::string_view(key.data(), key.size()));
   return value == nullptr || value->is_null() ? nullptr : value;
 }
 
 std::optional<int64_t> FieldReader::integer(std::string_view key, int64_t min, int64_t max) {
+  note(key, "integer", static_cast<double>(min), static_cast<double>(max));
   const json::value* value = find(key);
   if (value == nullptr) return std::nullopt;
   const std::optional<int64_t> number = as_integer(*value, min, max);
@@ -62,6 +73,7 @@ std::optional<int64_t> FieldReader::integer(std::string_view key, int64_t min, i
 }
 
 std::optional<double> FieldReader::number(std::string_view key, const NumberRange& range) {
+  note(key, "number", range.min, range.max);
   const json::value* value = find(key);
   if (value == nullptr) return std::nullopt;
   double number = std::nan("");
@@ -73,6 +85,7 @@ std::optional<double> FieldReader::number(std::string_view key, const NumberRang
 }
 
 std::optional<bool> FieldReader::boolean(std::string_view key) {
+  note(key, "boolean");
   const json::value* value = find(key);
   if (value == nullptr) return std::nullopt;
   if (value->is_bool()) return value->get_bool();
@@ -81,6 +94,7 @@ std::optional<bool> FieldReader::boolean(std::string_view key) {
 }
 
 std::optional<std::string_view> FieldReader::string(std::string_view key) {
+  note(key, "string");
   const json::value* value = find(key);
   if (value == nullptr) return std::nullopt;
   if (value->is_string()) return as_view(value->get_string());
@@ -89,6 +103,7 @@ std::optional<std::string_view> FieldReader::string(std::string_view key) {
 }
 
 const json::array* FieldReader::array(std::string_view key) {
+  note(key, "array");
   const json::value* value = find(key);
   if (value == nullptr) return nullptr;
   if (value->is_array()) return &value->get_array();
@@ -97,6 +112,7 @@ const json::array* FieldReader::array(std::string_view key) {
 }
 
 const json::object* FieldReader::object(std::string_view key) {
+  note(key, "object");
   const json::value* value = find(key);
   if (value == nullptr) return nullptr;
   if (value->is_object()) return &value->get_object();

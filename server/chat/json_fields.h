@@ -53,6 +53,12 @@ class FieldReader {
   [[nodiscard]] std::string path(std::string_view key) const { return prefix_ + std::string(key); }
 
  private:
+  // For the OpenAPI document.
+  void note(std::string_view key,
+            std::string_view type,
+            std::optional<double> min = std::nullopt,
+            std::optional<double> max = std::nullopt) const;
+
   const boost::json::object& object_;
   std::string prefix_;
   std::optional<ApiError> error_;

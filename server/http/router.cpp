@@ -5,18 +5,13 @@
 namespace tandem::server {
 namespace {
 
-struct Route {
-  std::string_view path;  // ends with '/': a prefix, the rest is the parameter
-  Method method;
-  Endpoint endpoint;
-};
-
 constexpr std::array kRoutes = {
     Route{"/", Method::kGet, Endpoint::kRoot},
     Route{"/health", Method::kGet, Endpoint::kHealth},
     Route{"/version", Method::kGet, Endpoint::kVersion},
     Route{"/metrics", Method::kGet, Endpoint::kMetrics},
     Route{"/load", Method::kGet, Endpoint::kLoad},
+    Route{"/openapi.json", Method::kGet, Endpoint::kOpenApi},
     Route{"/v1/models", Method::kGet, Endpoint::kModels},
     Route{"/v1/models/", Method::kGet, Endpoint::kModel},
     Route{"/v1/chat/completions", Method::kPost, Endpoint::kChatCompletions},
@@ -40,6 +35,8 @@ bool matches(const Route& route, std::string_view path) {
 }
 
 }  // namespace
+
+std::span<const Route> routes() { return kRoutes; }
 
 RouteMatch match_route(Method method, std::string_view path) {
   RouteMatch match;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -15,6 +16,7 @@ enum class Endpoint {
   kVersion,
   kMetrics,
   kLoad,
+  kOpenApi,
   kModels,
   kModel,  // parameter: the id, which may contain '/'
   kChatCompletions,
@@ -27,6 +29,14 @@ enum class Endpoint {
   kApplyTemplate,
   kTokenizerInfo,
 };
+
+struct Route {
+  std::string_view path;  // ends with '/': a prefix, the rest is the parameter
+  Method method = Method::kGet;
+  Endpoint endpoint = Endpoint::kRoot;
+};
+
+std::span<const Route> routes();  // all of them
 
 struct RouteMatch {
   std::optional<Endpoint> endpoint;  // absent: 404, or 405 when `allow` is not empty
