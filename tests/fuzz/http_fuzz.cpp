@@ -7,6 +7,7 @@
 
 #include "runtime/base/check.h"
 #include "server/http/api_keys.h"
+#include "server/http/cors.h"
 #include "server/http/json_writer.h"
 #include "server/http/message.h"
 #include "server/http/router.h"
@@ -21,6 +22,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     TANDEM_CHECK(match.parameter.size() <= text.size(), "a parameter longer than its path");
   }
   static_cast<void>(is_json_content_type(text));
+  TANDEM_CHECK(!is_request_id(text) || text.find_first_of("\r\n") == std::string::npos,
+               "a request id that would end its header");
+
+  HttpRequest preflight;
+  preflight.method = Method::kOptions;
+  preflight.origin = "http://localhost:" + text;
+  preflight.requested_headers = text;
+  HttpResponse response;
+  append_cors_headers({.origins = {}, .loopback_origins = true}, preflight, response);
+  for (const auto& [name, value] : response.headers) {
+    TANDEM_CHECK(value.find_first_of("\r\n") == std::string::npos, "a header in a header");
+  }
 
   const std::vector<std::string> keys = {"sk-key"};
   HttpRequest request;
