@@ -15,7 +15,7 @@ const Dialect& dialect_of(std::optional<Endpoint> endpoint) {
   static constexpr Dialect kTextCompletion{open_text_completion, error_json};
   static constexpr Dialect kResponse{open_response, error_json};
   static constexpr Dialect kAnthropic{nullptr, anthropic_error_json};
-  static constexpr Dialect kMessages{open_messages, anthropic_error_json};
+  static constexpr Dialect kMessages{open_messages, anthropic_error_json, kSsePing};
   if (!endpoint) return kOpenAi;
   switch (*endpoint) {
     case Endpoint::kChatCompletions:

@@ -9,7 +9,6 @@
 #include <optional>
 #include <vector>
 
-#include "server/http/sse.h"
 #include "server/session.h"
 #include "server/token_channel.h"
 
@@ -70,6 +69,7 @@ class ClientWatch {
 asio::awaitable<bool> relay(Session& session,
                             TokenChannel& channel,
                             EngineRequests& requests,
+                            const Dialect& dialect,
                             Exchange& exchange) {
   const auto interval = session.state().options.sse_keep_alive_interval;
   auto last_write = std::chrono::steady_clock::now();
@@ -87,7 +87,7 @@ asio::awaitable<bool> relay(Session& session,
     if (!exchange.finished()) requests.submit_due(exchange);
     const auto now = std::chrono::steady_clock::now();
     const bool is_silent = exchange.streams() && now - last_write >= interval;
-    if (frames.empty() && is_silent) frames = kSseKeepAlive;
+    if (frames.empty() && is_silent) frames = dialect.keep_alive;
     if (frames.empty()) continue;
     last_write = now;
     if (!co_await session.write_events(frames)) co_return false;
@@ -170,7 +170,7 @@ asio::awaitable<bool> serve_exchange(Session& session, const Dialect& dialect, s
   bool complete = false;
   {
     const ClientWatch watch(session, channel);
-    complete = co_await relay(session, *channel, requests, *exchange);
+    complete = co_await relay(session, *channel, requests, dialect, *exchange);
   }
   const auto elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin);
   const TokenUsage usage = exchange->usage();

@@ -93,6 +93,26 @@ TEST_CASE("comments keep a silent stream alive", "[server][connections]") {
   CHECK(rest.find("\"finish_reason\":\"stop\"") != std::string::npos);
 }
 
+TEST_CASE("pings keep a silent stream of Anthropic's alive", "[server][connections]") {
+  ServerSetup setup;
+  setup.options.sse_keep_alive_interval = milliseconds(20);
+  ServerFixture fixture(setup);
+  fixture.model.hold();
+  Client client(fixture);
+  client.send_request("POST", "/v1/messages", chat_body("hi", R"("stream":true,"max_tokens":9)"));
+  std::string text;
+  const auto read_until = [&](std::string_view part) {
+    while (text.find(part) == std::string::npos) {
+      const std::string piece = client.read_some();
+      REQUIRE_FALSE(piece.empty());
+      text += piece;
+    }
+  };
+  read_until("event: ping\ndata: {\"type\":\"ping\"}\n\n");
+  fixture.model.release();
+  read_until("event: message_stop\n");
+}
+
 TEST_CASE("pipelined requests are answered in order", "[server][connections]") {
   ServerFixture fixture({.scripts = {{"one", "first"}, {"two", "second"}, {"", "other"}}});
   fixture.model.hold();
