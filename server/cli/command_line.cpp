@@ -217,6 +217,10 @@ void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
       ->add_option("--served-model-name", options.server.served_model_names, "Name(s) in the API")
       ->type_name("NAME")
       ->group("Model");
+  command
+      ->add_flag("--preserve-thinking", options.server.preserve_thinking,
+                 "Keep the reasoning of finished turns in the prompt")
+      ->group("Model");
   add_serve_network(command, options);
   add_serve_limits(command, options);
   add_threads_option(command, options.model.num_threads);
