@@ -219,16 +219,12 @@ void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
       ->group("Model");
   command
       ->add_flag("--preserve-thinking", options.server.preserve_thinking,
-                 "Keep the reasoning of finished turns in the prompt")
+                 "Prompts keep the thinking of every turn, not of the open tool loop alone")
       ->group("Model");
   add_serve_network(command, options);
   add_serve_limits(command, options);
   add_threads_option(command, options.model.num_threads);
   add_attention_option(command, options.model.attention);
-  command
-      ->add_flag("--preserve-thinking", options.preserve_thinking,
-                 "Prompts keep the thinking of every turn, not of the open tool loop alone")
-      ->group("Model");
   command->add_option("--gpus", commands.gpus, "none: this build computes on the CPU only")
       ->type_name("LIST")
       ->group("Computing");

@@ -25,7 +25,6 @@ struct ServeOptions {
   std::string api_key_path;  // one key a line; "": none but those in `server`
   int64_t kv_cache_tokens = 0;
   int32_t max_context_tokens = 0;
-  bool preserve_thinking = false;
   int32_t prefill_chunk_tokens = 512;
   int32_t max_batch_tokens = 0;  // 0: prefill_chunk_tokens + max_sequences
   int32_t max_sequences = 64;

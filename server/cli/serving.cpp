@@ -77,8 +77,7 @@ Serving::Serving(const ServeOptions& options) : impl_(std::make_unique<Impl>()) 
   impl_->demo = options.model.model_dir.empty();
   impl_->model_dir = resolve_model_dir(options.model.model_dir);
   const std::string default_name = impl_->demo ? kDemoModelName : name_of(impl_->model_dir);
-  server::ServerOptions for_server = server_options(options, default_name);
-  for_server.preserve_thinking = options.preserve_thinking;
+  const server::ServerOptions for_server = server_options(options, default_name);
   impl_->model_name = for_server.served_model_names.front();
   impl_->server = std::make_unique<server::Server>(for_server);
   impl_->server->start();

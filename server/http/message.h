@@ -20,7 +20,7 @@ struct HttpRequest {
   std::string authorization;
   std::string x_api_key;
   std::string origin;
-  std::string upgrade;  // another protocol that is wanted: "websocket"
+  std::string upgrade;            // another protocol that is wanted: "websocket"
   std::string requested_headers;  // Access-Control-Request-Headers of a preflight
   std::string request_id;         // X-Request-Id, goes back with the answer
 };
