@@ -166,11 +166,11 @@ void add_serve_network(CLI::App* command, ServeOptions& options) {
            "More keys, one a line; # begins a comment", "Network");
   command
       ->add_option("--cors-origin", server.cors.origins,
-                   "Origin whose pages may ask, * for any (default: this machine's)")
+                   "Origin of pages that may ask, * for any (default: loopback)")
       ->type_name("ORIGIN")
       ->group("Network");
   add_seconds(command, "--sse-keep-alive", server.sse_keep_alive_interval, 1, 3600,
-              "Silence of a stream before a comment keeps it alive (default: 10)", "Network");
+              "Silence before a comment keeps a stream alive (default: 10)", "Network");
   add_seconds(command, "--keep-alive-timeout", server.keep_alive_timeout, 1, 86400,
               "How long an idle connection is kept (default: 75)", "Network");
   add_number(command, "--io-threads", server.num_io_threads, 1, 256,
@@ -207,7 +207,7 @@ void add_serve_limits(CLI::App* command, ServeOptions& options) {
 void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
   ServeOptions& options = commands.serve;
   CLI::App* command =
-      add_command(app, "serve", "Serve a model over HTTP with the OpenAI API",
+      add_command(app, "serve", "Serve a model over HTTP: the APIs of OpenAI and Anthropic",
                   "  tandem serve                                   the tiny demo model\n"
                   "  tandem serve --model /models/Kimi-K2-Thinking\n"
                   "  tandem serve --host 0.0.0.0 --port 9000 --api-key secret\n"
@@ -219,7 +219,7 @@ void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
       ->group("Model");
   command
       ->add_flag("--preserve-thinking", options.server.preserve_thinking,
-                 "Prompts keep the thinking of every turn, not of the open tool loop alone")
+                 "Keep all thinking in prompts, not only an open tool loop's")
       ->group("Model");
   add_serve_network(command, options);
   add_serve_limits(command, options);
