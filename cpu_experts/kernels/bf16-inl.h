@@ -55,7 +55,7 @@ inline __m512bh broadcast_pair(const uint16_t* pair) {
 }
 
 // How far ahead of its use memory is asked for.
-constexpr int64_t kPrefetchSizeBytes = 8 * kBlockSizeBytes;
+constexpr int64_t kPrefetchSizeBytes = 16 * kBlockSizeBytes;
 
 // total[token] = W[16 rows, :] x[token]
 template <int kTokens>

@@ -128,7 +128,7 @@ inline void unpack(const uint8_t* weights, int64_t num_blocks, Unpacked& out) {
 }
 
 // How far ahead of its use memory is asked for.
-constexpr int64_t kPrefetchSizeBytes = 8 * kBlockSizeBytes;
+constexpr int64_t kPrefetchSizeBytes = 16 * kBlockSizeBytes;
 
 // total[token] = W[16 rows, :] x[token], straight from the packed form
 template <int kPlanes, int kTokens>
