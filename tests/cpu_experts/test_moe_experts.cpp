@@ -178,8 +178,10 @@ TEST_CASE("a layer equals the naive sum of its experts at awkward sizes, for eve
                                              shape.num_experts_per_tok, random, 1.0f);
       const double relative_error = check_against_naive(
           layer, routing, num_tokens, run(machine.moe, shape, routing, num_tokens), isa);
-      // Few and wild groups leave one plane's error to chance: it is judged at true dimensions.
-      if (mode == ActivationMode::kBf16) CHECK(relative_error <= 2e-3);
+      // Few and wild groups leave to chance what one plane, or rounding the input of down to BF16
+      // (2^-8 of terms that half cancel), comes to: they are judged at true dimensions.
+      if (mode == ActivationMode::kInt8) continue;
+      CHECK(relative_error <= (isa >= CpuIsa::kAvx512Bf16 ? std::ldexp(1.0, -8) : 2e-3));
     }
   }
 }
