@@ -261,7 +261,8 @@ void print_table(const BenchReport& report) {
   }
   if (cached)
     fmt::print(
-        "(more than the limit: the weights of a step lie in the caches, the limit is memory's)\n");
+        "(more than the limit: prefetching beats the plain loads that measure it, or the weights "
+        "lie in the caches)\n");
   fmt::print("\npeak memory  {} (VmHWM)\n", format_size(report.peak_memory_bytes));
 }
 
