@@ -1,12 +1,11 @@
 #include "bench/host_peak.h"
 
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
+
+#include "runtime/topology/amx.h"
 
 namespace tandem::bench {
 namespace {
@@ -120,14 +119,6 @@ struct alignas(64) Tile {
 void amx_bf16(int64_t num_rounds) { TANDEM_TILE_LOOP("tdpbf16ps", kBf16Pairs); }
 void amx_int8(int64_t num_rounds) { TANDEM_TILE_LOOP("tdpbusd", kBytes); }
 
-// Linux gives a process the tiles only when it asks for them.
-bool has_amx_tiles() {
-  constexpr long kArchReqXcompPerm = 0x1023;
-  constexpr long kXfeatureXtiledata = 18;
-  return __builtin_cpu_supports("amx-tile") != 0 &&
-         syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) == 0;
-}
-
 struct Loop {
   std::string_view name;
   bool supported = false;
@@ -155,10 +146,10 @@ Loop loop_of(MultiplyAdd instruction) {
       return {"AVX-512 VNNI u8 x s8", __builtin_cpu_supports("avx512vnni") != 0, avx512_vnni_int8,
               kChains * 64};
     case MultiplyAdd::kAmxBf16:
-      return {"AMX BF16", __builtin_cpu_supports("amx-bf16") && has_amx_tiles(), amx_bf16,
+      return {"AMX BF16", __builtin_cpu_supports("amx-bf16") && amx_works(), amx_bf16,
               int64_t{4} * 16 * 16 * 32};
     case MultiplyAdd::kAmxInt8:
-      return {"AMX INT8", __builtin_cpu_supports("amx-int8") && has_amx_tiles(), amx_int8,
+      return {"AMX INT8", __builtin_cpu_supports("amx-int8") && amx_works(), amx_int8,
               int64_t{4} * 16 * 16 * 64};
   }
   return {};

@@ -99,7 +99,7 @@ struct MoeExperts::Impl {
   std::vector<int32_t> expert_begin;  // counting sort, [n_routed_experts + 1]
   std::vector<int32_t> pair_token;    // token of every pair, sorted by expert
   std::vector<float> pair_weight;
-  struct WorkerScratch {  // pointer lists of one job, max_tokens long
+  struct WorkerScratch {  // pointer lists of one job, as long as all pairs
     std::vector<const void*> input;
     std::vector<void*> activated;
     std::vector<float*> out;

@@ -30,8 +30,8 @@ struct Record {
   int32_t correction[2];                   // -8 * sum of v: codes are stored as code + 8
 };
 
-// v of 32 values; returns s. NaN or infinity among them makes s NaN, and the row's result with it.
-inline float integers_of(const float* values, int32_t* v, float inverse, float scale, float limit) {
+// v of 32 values: times `inverse`, rounded, within +-limit.
+inline void integers_of(const float* values, int32_t* v, float inverse, float limit) {
   for (int col = 0; col < 32; ++col) {
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     float scaled = values[col] * inverse;
@@ -39,9 +39,9 @@ inline float integers_of(const float* values, int32_t* v, float inverse, float s
     scaled = scaled < -limit ? -limit : scaled;
     v[col] = static_cast<int32_t>((scaled + magic) - magic);
   }
-  return scale;
 }
 
+// v of 32 values; returns s. NaN or infinity among them makes s NaN, and the row's result with it.
 template <int kPlanes>
 float quantise(const float* values, int32_t* v) {
   int32_t largest = 0;  // of the magnitudes' bits, which order like the magnitudes
@@ -64,12 +64,14 @@ float quantise(const float* values, int32_t* v) {
     float scale_value, inverse;
     std::memcpy(&scale_value, &scale_bits, sizeof(scale_value));
     std::memcpy(&inverse, &inverse_bits, sizeof(inverse));
-    return integers_of(values, v, inverse, scale_value, 32639.0f);
+    integers_of(values, v, inverse, 32639.0f);
+    return scale_value;
   } else {
     float magnitude;
     std::memcpy(&magnitude, &largest, sizeof(magnitude));
     const float inverse = magnitude > 1e-36f ? 127.0f / magnitude : 0.0f;
-    return integers_of(values, v, inverse, magnitude / 127.0f, 127.0f);
+    integers_of(values, v, inverse, 127.0f);
+    return magnitude / 127.0f;
   }
 }
 
