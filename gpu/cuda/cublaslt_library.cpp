@@ -3,7 +3,7 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
-#include "gpu/cuda/library_search.h"
+#include "gpu/cuda/core/library_search.h"
 #include "runtime/base/errors.h"
 
 namespace tandem::gpu::cuda {

@@ -1,4 +1,4 @@
-#include "gpu/cuda/library_search.h"
+#include "gpu/cuda/core/library_search.h"
 
 #include <dlfcn.h>
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-#include "gpu/cuda/library_search.h"
+#include "gpu/cuda/core/library_search.h"
 
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
@@ -28,7 +28,7 @@ struct ScratchDir {
 
 TEST_CASE(
     "cuBLAS is looked for on the loader's path, then in toolkits, then in Python environments",
-    "[cuda]") {
+    "[gpu_core]") {
   unsetenv("TANDEM_CUBLAS_DIR");
   const ScratchDir scratch;
   const fs::path packages = scratch.path / "lib/python3.12/site-packages";
@@ -46,20 +46,21 @@ TEST_CASE(
         expected);
 }
 
-TEST_CASE("TANDEM_CUBLAS_DIR is the only place that is tried", "[cuda]") {
+TEST_CASE("TANDEM_CUBLAS_DIR is the only place that is tried", "[gpu_core]") {
   setenv("TANDEM_CUBLAS_DIR", "/opt/mine", 1);
   CHECK(library_candidates("libx.so.13", {.toolkit_dirs = {"/toolkit"}, .python_dirs = {"/usr"}}) ==
         std::vector<std::string>{"/opt/mine/libx.so.13"});
   unsetenv("TANDEM_CUBLAS_DIR");
 }
 
-TEST_CASE("the first candidate that opens is taken", "[cuda]") {
+TEST_CASE("the first candidate that opens is taken", "[gpu_core]") {
   const LoadedLibrary library = load_library("libm.so.6", {"/no/such/libm.so.6", "libm.so.6"});
   CHECK(library.path == "libm.so.6");
   CHECK(library.handle != nullptr);
 }
 
-TEST_CASE("a library that is nowhere, or broken, is an error that names every place", "[cuda]") {
+TEST_CASE("a library that is nowhere, or broken, is an error that names every place",
+          "[gpu_core]") {
   const ScratchDir scratch;
   const std::string broken = scratch.path / "libx.so.13";
   std::ofstream(broken)
