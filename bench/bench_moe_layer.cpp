@@ -167,7 +167,7 @@ class Step {
 };
 
 // The instruction that limits a mode on this CPU, whichever the kernels use, and how many of its
-// operations a multiply-add takes: two planes are two products of bytes.
+// operations a multiply-add takes: a word is two bytes.
 struct Limiter {
   MultiplyAdd instruction = MultiplyAdd::kAvx2Fma;
   std::string_view name;

@@ -7,7 +7,7 @@
 namespace tandem::cpu_experts {
 namespace {
 
-const PlaneKernels& plane_kernels_of(CpuIsa isa) {
+const IntegerKernels& integer_kernels_of(CpuIsa isa) {
   switch (isa) {
     case CpuIsa::kScalar:
       break;
@@ -32,10 +32,10 @@ std::string_view mode_name(ActivationMode mode) {
 }
 
 const ExpertKernels& kernels_of(CpuIsa isa, ActivationMode mode) {
-  if (mode == ActivationMode::kInt8) return plane_kernels_of(isa).one_plane;
+  if (mode == ActivationMode::kInt8) return integer_kernels_of(isa).bytes;
   if (isa == CpuIsa::kAvx512Bf16) return *avx512_bf16_kernels();
   if (isa == CpuIsa::kAmxBf16) return *amx_bf16_kernels();
-  return plane_kernels_of(isa).two_planes;
+  return integer_kernels_of(isa).words;
 }
 
 std::string KernelChoice::name() const {

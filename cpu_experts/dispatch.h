@@ -31,8 +31,8 @@ struct KernelChoice {
 };
 
 // The set that TANDEM_CPU_ISA names, for any number of tokens; else the best for this purpose,
-// which is not the last of the list: two planes of bytes through VNNI need half the decoding of
-// BF16 products at the same peak, and tiles pay from a tile of tokens on. A token's bits then
+// which is not the last of the list: words through VNNI decode by shifts, without the permutations
+// of BF16 products, at the same peak, and tiles pay from a tile of tokens on. A token's bits then
 // depend on its batch where AMX is used; forcing a set restores that they do not.
 KernelChoice choose_kernels(ActivationMode mode);
 

@@ -44,18 +44,18 @@ struct ExpertKernels {
   void (*input_product)(const DownCall&) = nullptr;
 };
 
-// Tables of the compile units (kernels/moe_<isa>.cpp). Two planes keep BF16's accuracy. One plane
-// is lossy; the input of down keeps two even then, since the errors of both would exceed 1 % of a
-// layer. See kernels/planes-inl.h.
-struct PlaneKernels {
-  ExpertKernels two_planes;
-  ExpertKernels one_plane;
+// Tables of the compile units (kernels/moe_<isa>.cpp). Activations as 16-bit words
+// keep BF16's accuracy. Bytes are lossy; the input of down is words even then, since the errors of
+// both would exceed 1 % of a layer. See kernels/integers-inl.h.
+struct IntegerKernels {
+  ExpertKernels words;
+  ExpertKernels bytes;
 };
-const PlaneKernels* scalar_kernels();
-const PlaneKernels* avx2_kernels();
-const PlaneKernels* avx_vnni_kernels();
-const PlaneKernels* avx512_kernels();
-const PlaneKernels* avx512_vnni_kernels();
+const IntegerKernels* scalar_kernels();
+const IntegerKernels* avx2_kernels();
+const IntegerKernels* avx_vnni_kernels();
+const IntegerKernels* avx512_kernels();
+const IntegerKernels* avx512_vnni_kernels();
 const ExpertKernels* avx512_bf16_kernels();
 const ExpertKernels* amx_bf16_kernels();
 

@@ -1,12 +1,12 @@
 // The inner loops of the expert kernels between marks for llvm-mca: one group of 32 columns of 16
-// rows for the tokens of a tile, codes already unpacked. `run` compiles this once for each
+// rows for the tokens of a tile, decoding included. `run` compiles this once for each
 // instruction set and prints cycles a group beside the ports' limit.
 #include "cpu_experts/kernels/moe-inl.h"
 // The core follows what it is built on.
 #if defined(TANDEM_MCA_BF16)
 #include "cpu_experts/kernels/bf16-inl.h"
 #else
-#include "cpu_experts/kernels/planes-inl.h"
+#include "cpu_experts/kernels/integers-inl.h"
 #endif
 
 namespace tandem::cpu_experts {
@@ -38,35 +38,29 @@ void bf16(const uint8_t* vector, const void* const* x, __m512* sum) {
 
 #else
 
-template <int kPlanes>
-void group(const Unpacked& weights, const void* const* x, float (*totals)[kBlockRows]) {
-  const Record<kPlanes>* records[kTileTokens];
+template <typename Value>
+void group(const uint8_t* block, const void* const* x, float (*totals)[kBlockRows]) {
+  const Record<Value>* records[kTileTokens];
   Rows total[kTileTokens];
   for (int token = 0; token < kTileTokens; ++token) {
-    records[token] = static_cast<const Record<kPlanes>*>(x[token]);
+    records[token] = static_cast<const Record<Value>*>(x[token]);
     total[token] = load_rows(totals[token]);
   }
-  if constexpr (kPlanes == 2) {
-    asm volatile("# LLVM-MCA-BEGIN two_planes" ::: "memory");
+  if constexpr (sizeof(Value) == 2) {
+    asm volatile("# LLVM-MCA-BEGIN words" ::: "memory");
   } else {
-    asm volatile("# LLVM-MCA-BEGIN one_plane" ::: "memory");
+    asm volatile("# LLVM-MCA-BEGIN bytes" ::: "memory");
   }
-  GroupSums<kPlanes, kTileTokens> sums;
-#pragma GCC unroll 8
-  for (int quad = 0; quad < kGroupQuads; ++quad) {
-    sums.add(load_quads(weights.quads[0][quad]), records, quad);
-  }
-  sums.finish(load_rows(weights.scales[0][0]), records, 0, total);
+  add_group<Value, kTileTokens>(block, 0, records, total);
   asm volatile("# LLVM-MCA-END" ::: "memory");
   for (int token = 0; token < kTileTokens; ++token) store_rows(totals[token], total[token]);
 }
 
-// Unpacked is of this compile unit: a reference to it would hide the functions.
-void two_planes(const void* unpacked, const void* const* x, float (*totals)[kBlockRows]) {
-  group<2>(*static_cast<const Unpacked*>(unpacked), x, totals);
+void words(const uint8_t* block, const void* const* x, float (*totals)[kBlockRows]) {
+  group<int16_t>(block, x, totals);
 }
-void one_plane(const void* unpacked, const void* const* x, float (*totals)[kBlockRows]) {
-  group<1>(*static_cast<const Unpacked*>(unpacked), x, totals);
+void bytes(const uint8_t* block, const void* const* x, float (*totals)[kBlockRows]) {
+  group<int8_t>(block, x, totals);
 }
 
 #endif

@@ -1,9 +1,9 @@
 #include "cpu_experts/kernels/moe-inl.h"
 // The core follows what it is built on.
-#include "cpu_experts/kernels/planes-inl.h"
+#include "cpu_experts/kernels/integers-inl.h"
 
 namespace tandem::cpu_experts {
 
-const PlaneKernels* avx2_kernels() { return &kKernels; }
+const IntegerKernels* avx2_kernels() { return &kKernels; }
 
 }  // namespace tandem::cpu_experts

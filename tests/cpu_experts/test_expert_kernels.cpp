@@ -118,7 +118,7 @@ TEST_CASE("a product at K2's dimensions keeps its accuracy", "[cpu_experts][k2_s
   CHECK(relative_error(weights, x.data(), 11, product.run(x.data(), 11)) <= tolerance(mode));
 }
 
-TEST_CASE("planes give the same bits on every CPU", "[cpu_experts]") {
+TEST_CASE("integers give the same bits on every CPU", "[cpu_experts]") {
   const ActivationMode mode = GENERATE(ActivationMode::kBf16, ActivationMode::kInt8);
   const CpuIsa isa =
       GENERATE(CpuIsa::kAvx2, CpuIsa::kAvxVnni, CpuIsa::kAvx512, CpuIsa::kAvx512Vnni);

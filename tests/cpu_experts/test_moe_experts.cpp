@@ -93,8 +93,8 @@ std::vector<float> run(MoeExperts& moe,
   return out;
 }
 
-// What an activation may be off by: BF16 products round the input of down to BF16 (2^-9 of it). Two
-// planes are within one unit, 2^-14 of the group's largest; one plane, for the layer's input alone,
+// What an activation may be off by: BF16 products round the input of down to BF16 (2^-9 of it).
+// Words are within one unit, 2^-14 of the group's largest; bytes, for the layer's input alone,
 // within half of 1/127 of it.
 struct ActivationError {
   double of_value = 0.0, of_group = 0.0;
@@ -106,7 +106,7 @@ ActivationError activation_error(CpuIsa isa, ActivationMode mode) {
 }
 
 // Error bound of an output: its terms' magnitudes times the errors that they pass. Every FP32 sum
-// of n terms adds at most n * 2^-24. Of the layer as a whole 2e-3, for one plane 8e-3.
+// of n terms adds at most n * 2^-24. Of the layer as a whole 2e-3, in bytes 8e-3.
 double check_against_naive(const Layer& layer,
                            const Routing& routing,
                            int64_t num_tokens,
@@ -178,7 +178,7 @@ TEST_CASE("a layer equals the naive sum of its experts at awkward sizes, for eve
                                              shape.num_experts_per_tok, random, 1.0f);
       const double relative_error = check_against_naive(
           layer, routing, num_tokens, run(machine.moe, shape, routing, num_tokens), isa);
-      // Few and wild groups leave to chance what one plane, or rounding the input of down to BF16
+      // Few and wild groups leave to chance what bytes, or rounding the input of down to BF16
       // (2^-8 of terms that half cancel), comes to: they are judged at true dimensions.
       if (mode == ActivationMode::kInt8) continue;
       CHECK(relative_error <= (isa >= CpuIsa::kAvx512Bf16 ? std::ldexp(1.0, -8) : 2e-3));
@@ -186,7 +186,7 @@ TEST_CASE("a layer equals the naive sum of its experts at awkward sizes, for eve
   }
 }
 
-TEST_CASE("a layer at K2's dimensions is within 2e-3, with one plane within 8e-3",
+TEST_CASE("a layer at K2's dimensions is within 2e-3, in bytes within 8e-3",
           "[cpu_experts][k2_size]") {
   const ActivationMode mode = GENERATE(ActivationMode::kBf16, ActivationMode::kInt8);
   const ForcedIsa forced(any_isa());

@@ -1,0 +1,215 @@
+// Dot products of packed rows with activations as integers, included once per instruction set.
+//
+// A group of 32 activations is x = s * v with integers v. As 16-bit words (Value int16_t): s is a
+// power of two with |x| / s < 2^15: a BF16 value within seven binades of the group's largest is
+// exact (but for one unit where its mantissa is 255), a smaller one is off by at most s / 2. As
+// bytes (int8_t): s = max|x| / 127, lossy.
+//
+// A group's sum of (code - 8) * v is an exact integer below 2^24, so it does not matter in which
+// order, width or instruction set it is formed; it is converted, multiplied by s, and added to the
+// row's total times the weights' scale by one fused multiply-add, groups ascending. Hence the same
+// bits for any number of tokens and on any CPU.
+#pragma once
+
+#include "cpu_experts/expert_kernels.h"
+#include "cpu_experts/expert_layout.h"
+#include "cpu_experts/simd/rows.h"
+
+namespace tandem::cpu_experts {
+namespace {
+
+// One column block of one token. Words stand in the order in which the layout gives their pairs,
+// columns 0 2 4 6 1 3 5 7 of every eight, bytes in that of the columns.
+template <typename Value>
+struct Record {
+  Value values[kBlockCols];
+  float scale[2];    // s of columns 0-31, 32-63
+  int32_t start[2];  // of the groups' sums
+};
+
+inline int64_t value_idx(int64_t col, int8_t /*bytes*/) { return col; }
+inline int64_t value_idx(int64_t col, int16_t /*words*/) {
+  constexpr int64_t kPlace[kVectorCols] = {0, 4, 1, 5, 2, 6, 3, 7};
+  return col / kVectorCols * kVectorCols + kPlace[col % kVectorCols];
+}
+
+// v of 32 values: times `inverse`, rounded, within +-limit.
+inline void integers_of(const float* values, int32_t* v, float inverse, float limit) {
+  for (int col = 0; col < 32; ++col) {
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    float scaled = values[col] * inverse;
+    scaled = scaled > limit ? limit : scaled;
+    scaled = scaled < -limit ? -limit : scaled;
+    v[col] = static_cast<int32_t>((scaled + magic) - magic);
+  }
+}
+
+// v of 32 values; returns s. NaN or infinity among them makes s NaN, and the row's result with it.
+template <typename Value>
+float quantise(const float* values, int32_t* v) {
+  int32_t largest = 0;  // of the magnitudes' bits, which order like the magnitudes
+  for (int col = 0; col < 32; ++col) {
+    const int32_t bits = word_at(&values[col]) & 0x7fffffff;
+    largest = bits > largest ? bits : largest;
+  }
+  if (largest >= 0x7f800000) {
+    for (int col = 0; col < 32; ++col) v[col] = 0;
+    return __builtin_nanf("");
+  }
+  if constexpr (sizeof(Value) == 2) {
+    // The least normal scale serves the tiny and zero.
+    int32_t exponent = (largest >> 23) - 14;
+    exponent = exponent > 1 ? exponent : 1;
+    const int32_t scale_bits = exponent << 23;
+    const int32_t inverse_bits = (254 - exponent) << 23;
+    float scale, inverse;
+    std::memcpy(&scale, &scale_bits, sizeof(scale));
+    std::memcpy(&inverse, &inverse_bits, sizeof(inverse));
+    integers_of(values, v, inverse, 32639.0f);
+    return scale;
+  } else {
+    float magnitude;
+    std::memcpy(&magnitude, &largest, sizeof(magnitude));
+    const float inverse = magnitude > 1e-36f ? 127.0f / magnitude : 0.0f;
+    integers_of(values, v, inverse, 127.0f);
+    return magnitude / 127.0f;
+  }
+}
+
+// How far ahead of its use memory is asked for.
+constexpr int64_t kPrefetchSizeBytes = 16 * kBlockSizeBytes;
+
+// The products of the columns that part kPart of a vector holds.
+template <int kPart, typename Value, int kTokens>
+inline void add_part(const Codes& vector,
+                     int64_t vector_idx,
+                     const Record<Value>* const* records,
+                     Sum* sum) {
+  constexpr int64_t kPartCols = 4 / int64_t{sizeof(Value)};
+  const Codes codes = part_of<kPart>(vector, Value{});
+  const int64_t idx = vector_idx * kVectorCols + kPart * kPartCols;
+  for (int token = 0; token < kTokens; ++token) {
+    sum[token] = add_products(sum[token], codes, broadcast(&records[token]->values[idx]), Value{});
+  }
+}
+
+// total[token] += W[16 rows, a group of one block] x[token]
+template <typename Value, int kTokens>
+inline void add_group(const uint8_t* block,
+                      int group,
+                      const Record<Value>* const* records,
+                      Rows* total) {
+  Sum sum[kTokens];
+  for (int token = 0; token < kTokens; ++token) {
+    sum[token] = start_sum(&records[token]->start[group]);
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; ++v) {
+    const int64_t vector_idx = 4 * group + v;
+    const Codes vector = load_codes(block + kScalesSizeBytes + vector_idx * kVectorSizeBytes);
+    add_part<0, Value, kTokens>(vector, vector_idx, records, sum);
+    add_part<1, Value, kTokens>(vector, vector_idx, records, sum);
+    if constexpr (sizeof(Value) == 2) {
+      add_part<2, Value, kTokens>(vector, vector_idx, records, sum);
+      add_part<3, Value, kTokens>(vector, vector_idx, records, sum);
+    }
+  }
+  const Rows scales = load_scales(block + group * 32);
+  for (int token = 0; token < kTokens; ++token) {
+    total[token] = add_scaled(to_rows(sum[token], Value{}), records[token]->scale[group], scales,
+                              total[token]);
+  }
+}
+
+// total[token] += W[16 rows, num_blocks column blocks] x[token]
+template <typename Value, int kTokens>
+void add_dot(const uint8_t* weights,
+             int64_t num_blocks,
+             const Record<Value>* const* x,
+             int64_t first_block,
+             Rows* total) {
+  const Record<Value>* records[kTokens];
+  for (int token = 0; token < kTokens; ++token) records[token] = x[token] + first_block;
+  for (int64_t block = 0; block < num_blocks; ++block, weights += kBlockSizeBytes) {
+    for (int64_t line = 0; line < kBlockSizeBytes; line += 64) {
+      __builtin_prefetch(weights + kPrefetchSizeBytes + line);
+    }
+    for (int group = 0; group < 2; ++group) {
+      add_group<Value, kTokens>(weights, group, records, total);
+    }
+    for (auto& record : records) ++record;
+  }
+}
+
+// kTokens = 1 .. kTileTokens as a run-time choice; totals[token] += ...
+template <typename Value, int kTokens = kTileTokens>
+void add_dot_any(const uint8_t* weights,
+                 int64_t num_blocks,
+                 const Record<Value>* const* x,
+                 int64_t first_block,
+                 int num_tokens,
+                 float (*totals)[kBlockRows]) {
+  if constexpr (kTokens > 1) {
+    if (num_tokens < kTokens) {
+      return add_dot_any<Value, kTokens - 1>(weights, num_blocks, x, first_block, num_tokens,
+                                             totals);
+    }
+  }
+  Rows total[kTokens];
+  for (int token = 0; token < kTokens; ++token) total[token] = load_rows(totals[token]);
+  add_dot<Value, kTokens>(weights, num_blocks, x, first_block, total);
+  for (int token = 0; token < kTokens; ++token) store_rows(totals[token], total[token]);
+}
+
+// The core of moe-inl.h for integers.
+template <typename Value>
+struct IntegerCore {
+  static constexpr int64_t kRecordSizeBytes = sizeof(Record<Value>);
+  static constexpr int64_t kRowBlocks = 4;
+  // Column blocks at a time for more than a tile of tokens: those of all row blocks stay in L1.
+  static constexpr int64_t kDepthBlocks = 8;
+
+  // 32 values as group `group_idx` of a row of records.
+  static void store_group(const float* values, void* row, int64_t group_idx) {
+    int32_t v[kGroupCols];
+    Record<Value>& record = static_cast<Record<Value>*>(row)[group_idx / 2];
+    const int64_t group = group_idx % 2;
+    record.scale[group] = quantise<Value>(values, v);
+    record.start[group] = start_of_sum(v, Value{});
+    for (int64_t col = 0; col < kGroupCols; ++col) {
+      record.values[value_idx(group * kGroupCols + col, Value{})] = static_cast<Value>(v[col]);
+    }
+  }
+
+  static void dot(const uint8_t* weights,
+                  int64_t num_row_blocks,
+                  int64_t num_col_blocks,
+                  const void* const* x,
+                  int32_t num_tokens,
+                  RowBlockTotals* totals) {
+    const auto* records = reinterpret_cast<const Record<Value>* const*>(x);
+    const int64_t row_block_size_bytes = num_col_blocks * kBlockSizeBytes;
+    const int64_t depth = num_tokens <= kTileTokens ? num_col_blocks : kDepthBlocks;
+    for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
+      std::memset(totals[row_block], 0, sizeof(totals[0][0]) * static_cast<size_t>(num_tokens));
+    }
+    for (int64_t first_block = 0; first_block < num_col_blocks; first_block += depth) {
+      const int64_t num_blocks = at_most<int64_t>(depth, num_col_blocks - first_block);
+      for (int32_t token = 0; token < num_tokens; token += kTileTokens) {
+        for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
+          add_dot_any<Value>(
+              weights + row_block * row_block_size_bytes + first_block * kBlockSizeBytes,
+              num_blocks, records + token, first_block, at_most(kTileTokens, num_tokens - token),
+              &totals[row_block][token]);
+        }
+      }
+    }
+  }
+};
+
+constexpr IntegerKernels kKernels = {
+    .words = kernels_of_cores<IntegerCore<int16_t>, IntegerCore<int16_t>>(),
+    .bytes = kernels_of_cores<IntegerCore<int8_t>, IntegerCore<int16_t>>()};
+
+}  // namespace
+}  // namespace tandem::cpu_experts

@@ -1,0 +1,276 @@
+// The vector vocabulary of the integer kernels: sixteen rows side by side, in the registers that
+// the compile unit's flags allow. All of it in an anonymous namespace: no symbol of one instruction
+// set is ever linked into another.
+//   Codes   codes (0..15) of each row: four neighbouring ones as bytes, or two as 16-bit words
+//   Sum     exact sums of code times integer over a part of one group of 32 columns, of each row
+//   Rows    16 floats, one a row
+// A Sum of bytes' products has two 16-bit lanes a row where there is no VNNI. A lane begins at
+// -8 times its 16 values' sum and ends within 8 * 127 * 16 = 16,256.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace tandem::cpu_experts {
+namespace {
+
+inline int32_t word_at(const void* from) {
+  int32_t word;
+  std::memcpy(&word, from, sizeof(word));
+  return word;
+}
+
+// What a Sum over `v`, 32 values in the order of the columns, begins with in every row: codes are
+// stored as code + 8.
+inline int32_t start_of_sum(const int32_t* v, int16_t /*words*/) {
+  int32_t sum = 0;
+  for (int col = 0; col < 32; ++col) sum += v[col];
+  return -8 * sum;
+}
+inline int32_t start_of_sum(const int32_t* v, int8_t /*bytes*/) {
+#if !defined(__AVX2__) || defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+  return start_of_sum(v, int16_t{});
+#else
+  int32_t lane[2] = {};  // columns 0, 1 and 2, 3 of every four
+  for (int col = 0; col < 32; ++col) lane[col / 2 % 2] += v[col];
+  return static_cast<int32_t>((static_cast<uint32_t>(-8 * lane[0]) & 0xffffu) |
+                              static_cast<uint32_t>(-8 * lane[1]) << 16);
+#endif
+}
+
+#if defined(__AVX512BW__)
+
+constexpr int kTileTokens = 8;
+using Codes = __m512i;
+using Sum = __m512i;
+using Rows = __m512;
+
+inline Rows zero_rows() { return _mm512_setzero_ps(); }
+inline Rows load_rows(const float* from) { return _mm512_loadu_ps(from); }
+inline void store_rows(float* to, Rows rows) { _mm512_storeu_ps(to, rows); }
+inline Rows load_scales(const uint8_t* from) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+// (sum * s) * scales + total, the last two rounded once
+inline Rows add_scaled(Rows sum, float s, Rows scales, Rows total) {
+  return _mm512_fmadd_ps(_mm512_mul_ps(sum, _mm512_set1_ps(s)), scales, total);
+}
+
+inline Codes load_codes(const uint8_t* from) { return _mm512_loadu_si512(from); }
+// Four neighbouring columns: the low nibbles of a vector, or the high ones.
+template <int kPart>
+Codes part_of(Codes vector, int8_t /*bytes*/) {
+  return _mm512_and_si512(kPart == 0 ? vector : _mm512_srli_epi16(vector, 4), _mm512_set1_epi8(15));
+}
+// Two columns: nibbles kPart and kPart + 4 of every 32 bits.
+template <int kPart>
+Codes part_of(Codes vector, int16_t /*words*/) {
+  if constexpr (kPart == 3) return _mm512_srli_epi16(vector, 12);
+  return _mm512_and_si512(_mm512_srli_epi16(vector, 4 * kPart), _mm512_set1_epi16(15));
+}
+inline Sum start_sum(const int32_t* start) { return _mm512_set1_epi32(*start); }
+inline Codes broadcast(const void* from) { return _mm512_set1_epi32(word_at(from)); }
+#if defined(__AVX512VNNI__)
+inline Sum add_products(Sum sum, Codes codes, Codes x, int8_t) {
+  return _mm512_dpbusd_epi32(sum, codes, x);
+}
+inline Sum add_products(Sum sum, Codes codes, Codes x, int16_t) {
+  return _mm512_dpwssd_epi32(sum, codes, x);
+}
+inline Rows to_rows(Sum sum, int8_t) { return _mm512_cvtepi32_ps(sum); }
+#else
+inline Sum add_products(Sum sum, Codes codes, Codes x, int8_t) {
+  return _mm512_add_epi16(sum, _mm512_maddubs_epi16(codes, x));
+}
+inline Sum add_products(Sum sum, Codes codes, Codes x, int16_t) {
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(codes, x));
+}
+inline Rows to_rows(Sum sum, int8_t) {
+  return _mm512_cvtepi32_ps(_mm512_madd_epi16(sum, _mm512_set1_epi16(1)));
+}
+#endif
+inline Rows to_rows(Sum sum, int16_t) { return _mm512_cvtepi32_ps(sum); }
+
+#elif defined(__AVX2__)
+
+constexpr int kTileTokens = 4;
+struct Codes {
+  __m256i low, high;  // rows 0..7, 8..15
+};
+using Sum = Codes;
+struct Rows {
+  __m256 low, high;
+};
+
+inline Rows zero_rows() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline Rows load_rows(const float* from) {
+  return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)};
+}
+inline void store_rows(float* to, const Rows& rows) {
+  _mm256_storeu_ps(to, rows.low);
+  _mm256_storeu_ps(to + 8, rows.high);
+}
+inline __m256 widen_scales(const uint8_t* from) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline Rows load_scales(const uint8_t* from) {
+  return {widen_scales(from), widen_scales(from + 16)};
+}
+// (sum * s) * scales + total, the last two rounded once
+inline Rows add_scaled(const Rows& sum, float s, const Rows& scales, const Rows& total) {
+  const __m256 all = _mm256_set1_ps(s);
+  return {_mm256_fmadd_ps(_mm256_mul_ps(sum.low, all), scales.low, total.low),
+          _mm256_fmadd_ps(_mm256_mul_ps(sum.high, all), scales.high, total.high)};
+}
+
+inline Codes load_codes(const uint8_t* from) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 32))};
+}
+// Four neighbouring columns: the low nibbles of a vector, or the high ones.
+template <int kPart>
+__m256i part_of_half(__m256i half, int8_t /*bytes*/) {
+  return _mm256_and_si256(kPart == 0 ? half : _mm256_srli_epi16(half, 4), _mm256_set1_epi8(15));
+}
+// Two columns: nibbles kPart and kPart + 4 of every 32 bits.
+template <int kPart>
+__m256i part_of_half(__m256i half, int16_t /*words*/) {
+  if constexpr (kPart == 3) return _mm256_srli_epi16(half, 12);
+  return _mm256_and_si256(kPart == 0 ? half : _mm256_srli_epi16(half, 4 * kPart),
+                          _mm256_set1_epi16(15));
+}
+template <int kPart, typename Value>
+Codes part_of(const Codes& vector, Value value) {
+  return {part_of_half<kPart>(vector.low, value), part_of_half<kPart>(vector.high, value)};
+}
+inline Sum start_sum(const int32_t* start) {
+  const __m256i all = _mm256_set1_epi32(*start);
+  return {all, all};
+}
+inline __m256i broadcast(const void* from) { return _mm256_set1_epi32(word_at(from)); }
+#if defined(__AVXVNNI__)
+inline __m256i add_half(__m256i sum, __m256i codes, __m256i x, int8_t) {
+  return _mm256_dpbusd_avx_epi32(sum, codes, x);
+}
+inline __m256i add_half(__m256i sum, __m256i codes, __m256i x, int16_t) {
+  return _mm256_dpwssd_avx_epi32(sum, codes, x);
+}
+inline Rows to_rows(const Sum& sum, int8_t) {
+  return {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
+}
+#else
+inline __m256i add_half(__m256i sum, __m256i codes, __m256i x, int8_t) {
+  return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x));
+}
+inline __m256i add_half(__m256i sum, __m256i codes, __m256i x, int16_t) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(codes, x));
+}
+inline Rows to_rows(const Sum& sum, int8_t) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_cvtepi32_ps(_mm256_madd_epi16(sum.low, ones)),
+          _mm256_cvtepi32_ps(_mm256_madd_epi16(sum.high, ones))};
+}
+#endif
+template <typename Value>
+Sum add_products(const Sum& sum, const Codes& codes, __m256i x, Value value) {
+  return {add_half(sum.low, codes.low, x, value), add_half(sum.high, codes.high, x, value)};
+}
+inline Rows to_rows(const Sum& sum, int16_t) {
+  return {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
+}
+
+#else
+
+constexpr int kTileTokens = 1;
+struct Codes {
+  uint32_t row[16];
+};
+struct Sum {
+  int32_t row[16];
+};
+struct Rows {
+  float row[16];
+};
+
+inline Rows zero_rows() { return {}; }
+inline Rows load_rows(const float* from) {
+  Rows rows;
+  std::memcpy(rows.row, from, sizeof(rows.row));
+  return rows;
+}
+inline void store_rows(float* to, const Rows& rows) { std::memcpy(to, rows.row, sizeof(rows.row)); }
+inline Rows load_scales(const uint8_t* from) {
+  uint16_t bits[16];
+  std::memcpy(bits, from, sizeof(bits));
+  Rows rows;
+  for (int row = 0; row < 16; ++row) {
+    const uint32_t word = static_cast<uint32_t>(bits[row]) << 16;
+    std::memcpy(&rows.row[row], &word, sizeof(word));
+  }
+  return rows;
+}
+// (sum * s) * scales + total, the last two rounded once
+inline Rows add_scaled(const Rows& sum, float s, const Rows& scales, const Rows& total) {
+  Rows next;
+  for (int row = 0; row < 16; ++row) {
+    next.row[row] = __builtin_fmaf(sum.row[row] * s, scales.row[row], total.row[row]);
+  }
+  return next;
+}
+
+inline Codes load_codes(const uint8_t* from) {
+  Codes codes;
+  std::memcpy(codes.row, from, sizeof(codes.row));
+  return codes;
+}
+// Four neighbouring columns: the low nibbles of a vector, or the high ones.
+template <int kPart>
+Codes part_of(const Codes& vector, int8_t /*bytes*/) {
+  Codes codes;
+  for (int row = 0; row < 16; ++row) codes.row[row] = vector.row[row] >> 4 * kPart & 0x0f0f0f0fu;
+  return codes;
+}
+// Two columns: nibbles kPart and kPart + 4 of every 32 bits.
+template <int kPart>
+Codes part_of(const Codes& vector, int16_t /*words*/) {
+  Codes codes;
+  for (int row = 0; row < 16; ++row) codes.row[row] = vector.row[row] >> 4 * kPart & 0x000f000fu;
+  return codes;
+}
+inline Sum start_sum(const int32_t* start) {
+  Sum sum;
+  for (int32_t& row : sum.row) row = *start;
+  return sum;
+}
+inline const void* broadcast(const void* from) { return from; }
+template <typename Value>
+Sum add_products(const Sum& sum, const Codes& codes, const void* from, Value) {
+  constexpr int kColumns = 4 / static_cast<int>(sizeof(Value));
+  constexpr int kBits = 8 * static_cast<int>(sizeof(Value));
+  Value x[kColumns];
+  std::memcpy(x, from, sizeof(x));
+  Sum next = sum;
+  for (int row = 0; row < 16; ++row) {
+    for (int col = 0; col < kColumns; ++col) {
+      next.row[row] += static_cast<int32_t>(codes.row[row] >> kBits * col & 15u) * x[col];
+    }
+  }
+  return next;
+}
+template <typename Value>
+Rows to_rows(const Sum& sum, Value) {
+  Rows rows;
+  for (int row = 0; row < 16; ++row) rows.row[row] = static_cast<float>(sum.row[row]);
+  return rows;
+}
+
+#endif
+
+}  // namespace
+}  // namespace tandem::cpu_experts
