@@ -1,6 +1,7 @@
 // The dense operations of a layer: one interface, implemented by gpu/host (CPU) and gpu/cuda
 // (NVIDIA). An Ops object is one logical device with one in-order stream: calls enqueue,
-// synchronize() waits. Views point into memory of that device (Ops::allocate, Ops::upload).
+// synchronize() waits. Views point into memory of that device (Ops::allocate, Ops::upload) unless
+// a comment says host. A step is begin_step() and the operations on its batch behind it.
 // Equation numbers: model/spec.md §3.
 #pragma once
 
@@ -82,6 +83,8 @@ class Ops {
   virtual ~Ops() = default;
 
   [[nodiscard]] virtual std::string description() const = 0;  // "host, AVX-512 BF16, 2 threads"
+  // The host reads and writes the device's memory directly: nothing needs a copy there.
+  [[nodiscard]] virtual bool memory_is_host() const = 0;
 
   // Memory, at start-up only.
 
@@ -98,12 +101,18 @@ class Ops {
   // Workspaces for everything below, once, before the first step.
   virtual void reserve(const OpsLimits& limits, const MlaShape& shape) = 0;
 
+  // Memory of the host that the device copies from and to at full speed, zeroed: for copy_to_host
+  // and add_from_host.
+  virtual std::unique_ptr<DeviceBuffer> allocate_host(size_t size_bytes) = 0;
+
   // One step.
 
-  // residual[t, :] = table[token_ids[t], :] (1)
-  virtual void embed(std::span<const int32_t> token_ids,
-                     MatrixView<const bf16> table,
-                     MatrixView<float> residual) = 0;
+  // Takes what the operations below need of the batch (ids, positions, pages, rows of logits) to
+  // the device, once. What `batch` points to stays as it is until the step is over.
+  virtual void begin_step(const Batch& batch) = 0;
+
+  // residual[t, :] = table[token_ids[t], :] (1), for every token of the batch
+  virtual void embed(MatrixView<const bf16> table, MatrixView<float> residual) = 0;
 
   // out[t, :] = weight * x[t, :] / sqrt(mean(x^2) + eps), rounded to BF16 once (2)
   virtual void rms_norm(MatrixView<const float> x,
@@ -123,7 +132,7 @@ class Ops {
                           const LinearWeight& weight,
                           MatrixView<float> out) = 0;
 
-  // For every token at its position (batch.items): c = rms_norm(kv_a[:, 0:kv_lora_rank];
+  // For every token of the batch at its position: c = rms_norm(kv_a[:, 0:kv_lora_rank];
   // kv_a_layernorm, eps), k_rope = rope(kv_a[:, kv_lora_rank:]), both appended to the token's page
   // slot; the rope part of every head of q is rotated in place, interleaved pairs (4, 5).
   //   q [num_tokens, heads * qk_head_dim] bf16    kv_a [num_tokens, kv_dim] fp32    frequencies
@@ -134,17 +143,16 @@ class Ops {
     std::span<const float> frequencies;  // host memory, kept by the caller for the life of the Ops
     float magnitude = 1.0f;              // multiplies cos and sin
   };
-  virtual void rope_and_append_kv(const Batch& batch,
-                                  const MlaShape& shape,
+  virtual void rope_and_append_kv(const MlaShape& shape,
                                   const RopeKvParams& params,
                                   MatrixView<bf16> q,
                                   MatrixView<const float> kv_a,
                                   const KvCacheLayer& cache) = 0;
 
-  // Causal attention of every item over its pages, itself included (8 or 9); softmax in FP32.
+  // Causal attention of every item of the batch over its pages, itself included (8 or 9); softmax
+  // in FP32.
   //   q [num_tokens, heads * qk_head_dim]    out [num_tokens, heads * v_head_dim]
-  virtual void mla_attention(const Batch& batch,
-                             const MlaShape& shape,
+  virtual void mla_attention(const MlaShape& shape,
                              MlaForm form,
                              MatrixView<const bf16> q,
                              const KvBWeight& kv_b,
@@ -165,15 +173,21 @@ class Ops {
                            MatrixView<int32_t> expert_ids,
                            MatrixView<float> expert_weights) = 0;
 
-  // residual += addend (15)
-  virtual void add(MatrixView<const float> addend, MatrixView<float> residual) = 0;
+  // residual += addend (15); the addend lies in host memory: what the CPU's experts have summed.
+  virtual void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) = 0;
 
-  // out[i, :] = x[row_idx[i], :]
-  virtual void gather_rows(MatrixView<const float> x,
-                           std::span<const int32_t> row_idx,
-                           MatrixView<float> out) = 0;
+  // out[i, :] = x[batch.logit_token_idx[i], :]
+  virtual void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) = 0;
 
+  // Onto itself, where both are the same memory, it does nothing.
   virtual void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) = 0;
+
+  // to = from, which lies in the memory of `source`, a device of the same kind: after everything
+  // that `source` has been asked for so far. Layers on another device go on from here.
+  virtual void receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) = 0;
+
+  // Waits until all of the above is done. Before it, copy_to_host has not delivered, and what
+  // add_from_host and begin_step were given may not change.
   virtual void synchronize() = 0;
 };
 

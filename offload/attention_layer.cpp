@@ -6,9 +6,8 @@ void run_attention(gpu::Ops& ops,
                    const AttentionContext& context,
                    const AttentionWeights& weights,
                    const gpu::KvCacheLayer& cache,
-                   const Batch& batch,
+                   int64_t num_tokens,
                    Workspace& workspace) {
-  const auto num_tokens = static_cast<int64_t>(batch.token_ids.size());
   const MatrixView residual = workspace.residual.first_rows(num_tokens);
   const MatrixView normed = workspace.normed.first_rows(num_tokens);
   const MatrixView qkv_a = workspace.qkv_a.first_rows(num_tokens);
@@ -30,9 +29,9 @@ void run_attention(gpu::Ops& ops,
                                     .eps = context.lora_rms_norm_eps,
                                     .frequencies = context.frequencies,
                                     .magnitude = context.magnitude};
-  ops.rope_and_append_kv(batch, context.shape, rope, q,
+  ops.rope_and_append_kv(context.shape, rope, q,
                          qkv_a.columns(context.q_lora_rank, context.shape.kv_dim()), cache);
-  ops.mla_attention(batch, context.shape, context.form, q, *weights.kv_b, cache, attention_out);
+  ops.mla_attention(context.shape, context.form, q, *weights.kv_b, cache, attention_out);
   ops.linear_add(attention_out, *weights.o_proj, residual);
 }
 

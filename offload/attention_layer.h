@@ -25,7 +25,7 @@ void run_attention(gpu::Ops& ops,
                    const AttentionContext& context,
                    const AttentionWeights& weights,
                    const gpu::KvCacheLayer& cache,
-                   const Batch& batch,
+                   int64_t num_tokens,  // of the step
                    Workspace& workspace);
 
 }  // namespace tandem::offload

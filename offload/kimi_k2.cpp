@@ -95,10 +95,11 @@ void KimiK2::forward(const Batch& batch, MatrixView<float> logits) {
 
   const MatrixView<const bf16> table(reinterpret_cast<const bf16*>(model.head.embed_tokens->data()),
                                      config.vocab_size, config.hidden_size);
-  ops.embed(batch.token_ids, table, workspace.residual.first_rows(num_tokens));
+  ops.begin_step(batch);
+  ops.embed(table, workspace.residual.first_rows(num_tokens));
   for (int32_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
     const LayerWeights& layer = model.layers[layer_idx];
-    run_attention(ops, model.attention, layer.attention, model.cache_of(layer_idx), batch,
+    run_attention(ops, model.attention, layer.attention, model.cache_of(layer_idx), num_tokens,
                   workspace);
     if (config.is_dense(layer_idx)) {
       run_dense_mlp(ops, layer, config.rms_norm_eps, num_tokens, workspace);
@@ -111,8 +112,8 @@ void KimiK2::forward(const Batch& batch, MatrixView<float> logits) {
   const auto num_rows = static_cast<int64_t>(batch.logit_token_idx.size());
   if (num_rows > 0) {
     const MatrixView device_logits = workspace.logits.first_rows(num_rows);
-    ops.gather_rows(workspace.residual.first_rows(num_tokens), batch.logit_token_idx,
-                    workspace.logit_residual.first_rows(num_rows));
+    ops.gather_logit_rows(workspace.residual.first_rows(num_tokens),
+                          workspace.logit_residual.first_rows(num_rows));
     ops.rms_norm(workspace.logit_residual.first_rows(num_rows), model.head.norm.view(),
                  config.rms_norm_eps, workspace.logit_normed.first_rows(num_rows));
     ops.linear(workspace.logit_normed.first_rows(num_rows), *model.head.lm_head, device_logits);

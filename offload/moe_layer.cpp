@@ -1,17 +1,41 @@
 #include "offload/moe_layer.h"
 
+#include <span>
+
+#include "runtime/base/check.h"
+
 namespace tandem::offload {
 namespace {
 
-// residual += MLP(normed), for the dense MLP and the shared experts alike.
-void add_mlp(gpu::Ops& ops, const MlpWeights& weights, int64_t num_tokens, Workspace& workspace) {
+// The MLP in two halves, so that the device can begin while the CPU sums the routed experts; for
+// the dense MLP and the shared experts alike.
+
+// activated = silu(W_gate normed) * (W_up normed)
+void activate_mlp(gpu::Ops& ops,
+                  const MlpWeights& weights,
+                  int64_t num_tokens,
+                  Workspace& workspace) {
   const MatrixView gate_up =
       workspace.gate_up.first_rows(num_tokens).columns(0, weights.gate_up->out_features);
-  const MatrixView activated =
-      workspace.activated.first_rows(num_tokens).columns(0, weights.down->in_features);
   ops.linear(workspace.normed.first_rows(num_tokens), *weights.gate_up, gate_up);
-  ops.swiglu(gate_up, activated);
-  ops.linear_add(activated, *weights.down, workspace.residual.first_rows(num_tokens));
+  ops.swiglu(gate_up,
+             workspace.activated.first_rows(num_tokens).columns(0, weights.down->in_features));
+}
+
+// residual += W_down activated
+void add_mlp(gpu::Ops& ops, const MlpWeights& weights, int64_t num_tokens, Workspace& workspace) {
+  ops.linear_add(workspace.activated.first_rows(num_tokens).columns(0, weights.down->in_features),
+                 *weights.down, workspace.residual.first_rows(num_tokens));
+}
+
+template <typename T>
+void copy_to_host(gpu::Ops& ops, MatrixView<const T> device, MatrixView<T> host) {
+  for (const MatrixView<const T> view : {device, MatrixView<const T>(host)}) {
+    TANDEM_CHECK(view.row_stride == view.cols, "copy_to_host: rows with gaps");
+  }
+  const auto num_values = static_cast<size_t>(device.rows * device.cols);
+  ops.copy_to_host(std::as_bytes(std::span(device.data, num_values)),
+                   std::as_writable_bytes(std::span(host.data, num_values)));
 }
 
 }  // namespace
@@ -23,6 +47,7 @@ void run_dense_mlp(gpu::Ops& ops,
                    Workspace& workspace) {
   ops.rms_norm(workspace.residual.first_rows(num_tokens), weights.post_attention_layernorm.view(),
                rms_norm_eps, workspace.normed.first_rows(num_tokens));
+  activate_mlp(ops, weights.mlp, num_tokens, workspace);
   add_mlp(ops, weights.mlp, num_tokens, workspace);
 }
 
@@ -38,18 +63,26 @@ void run_moe(gpu::Ops& ops,
   const MatrixView normed = workspace.normed.first_rows(num_tokens);
   const MatrixView expert_ids = workspace.expert_ids.first_rows(num_tokens);
   const MatrixView expert_weights = workspace.expert_weights.first_rows(num_tokens);
-  const MatrixView routed_sum = workspace.routed_sum.first_rows(num_tokens);
+  const MatrixView host_normed = workspace.host_normed.first_rows(num_tokens);
+  const MatrixView host_expert_ids = workspace.host_expert_ids.first_rows(num_tokens);
+  const MatrixView host_expert_weights = workspace.host_expert_weights.first_rows(num_tokens);
+  const MatrixView host_routed_sum = workspace.host_routed_sum.first_rows(num_tokens);
+  const bool has_shared_experts = weights.mlp.gate_up != nullptr;
 
   ops.rms_norm(residual, weights.post_attention_layernorm.view(), rms_norm_eps, normed);
   ops.router_topk(normed, *weights.gate, weights.e_score_correction_bias.view(), router, expert_ids,
                   expert_weights);
-  // The host device's memory is host memory: the experts read the activations where they lie.
+  copy_to_host<bf16>(ops, normed, host_normed);
+  copy_to_host<int32_t>(ops, expert_ids, host_expert_ids);
+  copy_to_host<float>(ops, expert_weights, host_expert_weights);
   ops.synchronize();
-  experts.forward(moe_layer_idx,
-                  {.hidden = normed, .expert_ids = expert_ids, .expert_weights = expert_weights},
-                  routed_sum);
-  ops.add(routed_sum, residual);
-  if (weights.mlp.gate_up != nullptr) add_mlp(ops, weights.mlp, num_tokens, workspace);
+  if (has_shared_experts) activate_mlp(ops, weights.mlp, num_tokens, workspace);
+  experts.forward(
+      moe_layer_idx,
+      {.hidden = host_normed, .expert_ids = host_expert_ids, .expert_weights = host_expert_weights},
+      host_routed_sum);
+  ops.add_from_host(host_routed_sum, residual);
+  if (has_shared_experts) add_mlp(ops, weights.mlp, num_tokens, workspace);
 }
 
 }  // namespace tandem::offload

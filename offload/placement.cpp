@@ -56,9 +56,11 @@ Placement plan_placement(const Checkpoint& checkpoint,
   placement.available_size_bytes = available_size_bytes;
   placement.dense_size_bytes = checkpoint.dense_size_bytes();
   placement.experts_size_bytes = checkpoint.resident_expert_size_bytes();
-  placement.workspace_size_bytes = Workspace::planned_size_bytes(
-      config,
-      {.max_batch_tokens = request.max_batch_tokens, .max_logit_rows = request.max_logit_rows});
+  const WorkspaceLimits limits{.max_batch_tokens = request.max_batch_tokens,
+                               .max_logit_rows = request.max_logit_rows};
+  placement.workspace_size_bytes =
+      Workspace::planned_size_bytes(config, limits) +
+      Workspace::planned_host_size_bytes(config, limits, /*memory_is_host=*/true);
 
   const int64_t wanted_context =
       request.max_context_tokens > 0

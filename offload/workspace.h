@@ -28,22 +28,37 @@ class Workspace {
   MatrixView<bf16> activated;        // [max_batch_tokens, widest intermediate]
   MatrixView<int32_t> expert_ids;    // [max_batch_tokens, num_experts_per_tok]
   MatrixView<float> expert_weights;  // [max_batch_tokens, num_experts_per_tok]
-  MatrixView<float> routed_sum;      // [max_batch_tokens, hidden_size]
   MatrixView<float> logit_residual;  // [max_logit_rows, hidden_size]
   MatrixView<bf16> logit_normed;     // [max_logit_rows, hidden_size]
   MatrixView<float> logits;          // [max_logit_rows, vocab_size]
 
+  // What the routed experts on the CPU read and write, in host memory. The first three are the
+  // device's own matrices where its memory is the host's, else copies.
+  MatrixView<bf16> host_normed;           // [max_batch_tokens, hidden_size]
+  MatrixView<int32_t> host_expert_ids;    // [max_batch_tokens, num_experts_per_tok]
+  MatrixView<float> host_expert_weights;  // [max_batch_tokens, num_experts_per_tok]
+  MatrixView<float> host_routed_sum;      // [max_batch_tokens, hidden_size]
+
   [[nodiscard]] int64_t size_bytes() const { return size_bytes_; }
+  // On the device, and on the host beside it.
   static int64_t planned_size_bytes(const ModelConfig& config, const WorkspaceLimits& limits);
+  static int64_t planned_host_size_bytes(const ModelConfig& config,
+                                         const WorkspaceLimits& limits,
+                                         bool memory_is_host);
 
  private:
   // Walks all matrices in order; with a null base it only counts, so that plan and allocation
   // cannot differ.
   int64_t lay_out(std::byte* base, const ModelConfig& config, const WorkspaceLimits& limits);
+  int64_t lay_out_host(std::byte* base,
+                       const ModelConfig& config,
+                       const WorkspaceLimits& limits,
+                       bool memory_is_host);
   Workspace() = default;
 
   int64_t size_bytes_ = 0;
   std::unique_ptr<gpu::DeviceBuffer> buffer_;
+  std::unique_ptr<gpu::DeviceBuffer> host_buffer_;
 };
 
 }  // namespace tandem::offload

@@ -116,17 +116,32 @@ std::unique_ptr<KvBWeight> HostOps::load_kv_b(MatrixView<const bf16> kv_b_proj,
 
 void HostOps::reserve(const OpsLimits&, const MlaShape& shape) { attention_.reserve(shape); }
 
+std::unique_ptr<DeviceBuffer> HostOps::allocate_host(size_t size_bytes) {
+  return allocate(size_bytes);
+}
+
 void HostOps::copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) {
   TANDEM_CHECK(device.size() == host.size(), "copy_to_host: sizes differ");
-  if (!device.empty()) std::memcpy(host.data(), device.data(), device.size());
+  if (device.empty() || device.data() == host.data()) return;
+  std::memcpy(host.data(), device.data(), device.size());
+}
+
+void HostOps::receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) {
+  TANDEM_CHECK(source.memory_is_host() && from.rows == to.rows && from.cols == to.cols,
+               "receive: shapes");
+  for_each_row(to.rows, to.cols, [&](int64_t row, int64_t begin, int64_t end) {
+    std::memcpy(&to(row, begin), &from(row, begin),
+                static_cast<size_t>(end - begin) * sizeof(float));
+  });
 }
 
 // --- rows
 
-void HostOps::embed(std::span<const int32_t> token_ids,
-                    MatrixView<const bf16> table,
-                    MatrixView<float> residual) {
-  TANDEM_CHECK(residual.cols == table.cols, "embed: columns");
+void HostOps::embed(MatrixView<const bf16> table, MatrixView<float> residual) {
+  const std::span<const int32_t> token_ids = batch_.token_ids;
+  TANDEM_CHECK(
+      residual.cols == table.cols && residual.rows == static_cast<int64_t>(token_ids.size()),
+      "embed: shapes");
   for_each_row(static_cast<int64_t>(token_ids.size()), table.cols,
                [&](int64_t row, int64_t begin, int64_t end) {
                  const int32_t token_id = token_ids[static_cast<size_t>(row)];
@@ -156,21 +171,21 @@ void HostOps::swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out) {
   });
 }
 
-void HostOps::add(MatrixView<const float> addend, MatrixView<float> residual) {
-  TANDEM_CHECK(addend.rows == residual.rows && addend.cols == residual.cols, "add: shapes");
+void HostOps::add_from_host(MatrixView<const float> addend, MatrixView<float> residual) {
+  TANDEM_CHECK(addend.rows == residual.rows && addend.cols == residual.cols,
+               "add_from_host: shapes");
   for_each_row(addend.rows, addend.cols, [&](int64_t row, int64_t begin, int64_t end) {
     kernels_.add(&addend(row, begin), end - begin, &residual(row, begin));
   });
 }
 
-void HostOps::gather_rows(MatrixView<const float> x,
-                          std::span<const int32_t> row_idx,
-                          MatrixView<float> out) {
+void HostOps::gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) {
+  const std::span<const int32_t> row_idx = batch_.logit_token_idx;
   TANDEM_CHECK(out.cols == x.cols && out.rows == static_cast<int64_t>(row_idx.size()),
-               "gather_rows: shapes");
+               "gather_logit_rows: shapes");
   for_each_row(out.rows, out.cols, [&](int64_t row, int64_t begin, int64_t end) {
     const int32_t source = row_idx[static_cast<size_t>(row)];
-    TANDEM_CHECK(source >= 0 && source < x.rows, "gather_rows: row index");
+    TANDEM_CHECK(source >= 0 && source < x.rows, "gather_logit_rows: row index");
     std::memcpy(&out(row, begin), &x(source, begin),
                 static_cast<size_t>(end - begin) * sizeof(float));
   });
@@ -225,8 +240,7 @@ void HostOps::router_topk(MatrixView<const bf16> hidden,
 
 // --- attention
 
-void HostOps::rope_and_append_kv(const Batch& batch,
-                                 const MlaShape& shape,
+void HostOps::rope_and_append_kv(const MlaShape& shape,
                                  const RopeKvParams& params,
                                  MatrixView<bf16> q,
                                  MatrixView<const float> kv_a,
@@ -237,7 +251,7 @@ void HostOps::rope_and_append_kv(const Batch& batch,
   const int32_t num_pairs = shape.qk_rope_head_dim / 2;
   TANDEM_CHECK(static_cast<int32_t>(params.frequencies.size()) == num_pairs,
                "rope_and_append_kv: frequencies");
-  for (const BatchItem& item : batch.items) {
+  for (const BatchItem& item : batch_.items) {
     for_each_whole_row(item.num_tokens, q.cols, [&](int64_t token) {
       const int64_t row = item.token_begin + token;
       const int32_t position = item.context_size_tokens + static_cast<int32_t>(token);
@@ -267,8 +281,7 @@ void HostOps::rope_and_append_kv(const Batch& batch,
   }
 }
 
-void HostOps::mla_attention(const Batch& batch,
-                            const MlaShape& shape,
+void HostOps::mla_attention(const MlaShape& shape,
                             MlaForm form,
                             MatrixView<const bf16> q,
                             const KvBWeight& kv_b,
@@ -277,7 +290,7 @@ void HostOps::mla_attention(const Batch& batch,
   TANDEM_CHECK(q.cols == int64_t{shape.num_attention_heads} * shape.qk_head_dim() &&
                    out.cols == int64_t{shape.num_attention_heads} * shape.v_head_dim,
                "mla_attention: columns");
-  attention_.run({.batch = batch,
+  attention_.run({.batch = batch_,
                   .form = form,
                   .q = q,
                   .kv_b = static_cast<const HostKvB&>(kv_b),

@@ -20,6 +20,7 @@ class HostOps : public Ops {
   HostOps(WorkerPool& pool, const Kernels& kernels);
 
   [[nodiscard]] std::string description() const override;
+  [[nodiscard]] bool memory_is_host() const override { return true; }
 
   std::unique_ptr<DeviceBuffer> allocate(size_t size_bytes) override;
   std::unique_ptr<DeviceBuffer> upload(std::span<const std::byte> host_bytes) override;
@@ -29,10 +30,10 @@ class HostOps : public Ops {
   std::unique_ptr<KvBWeight> load_kv_b(MatrixView<const bf16> kv_b_proj,
                                        const MlaShape& shape) override;
   void reserve(const OpsLimits& limits, const MlaShape& shape) override;
+  std::unique_ptr<DeviceBuffer> allocate_host(size_t size_bytes) override;
 
-  void embed(std::span<const int32_t> token_ids,
-             MatrixView<const bf16> table,
-             MatrixView<float> residual) override;
+  void begin_step(const Batch& batch) override { batch_ = batch; }
+  void embed(MatrixView<const bf16> table, MatrixView<float> residual) override;
   void rms_norm(MatrixView<const float> x,
                 std::span<const bf16> weight,
                 float eps,
@@ -42,14 +43,12 @@ class HostOps : public Ops {
   void linear_add(MatrixView<const bf16> x,
                   const LinearWeight& weight,
                   MatrixView<float> out) override;
-  void rope_and_append_kv(const Batch& batch,
-                          const MlaShape& shape,
+  void rope_and_append_kv(const MlaShape& shape,
                           const RopeKvParams& params,
                           MatrixView<bf16> q,
                           MatrixView<const float> kv_a,
                           const KvCacheLayer& cache) override;
-  void mla_attention(const Batch& batch,
-                     const MlaShape& shape,
+  void mla_attention(const MlaShape& shape,
                      MlaForm form,
                      MatrixView<const bf16> q,
                      const KvBWeight& kv_b,
@@ -62,11 +61,10 @@ class HostOps : public Ops {
                    const RouterParams& params,
                    MatrixView<int32_t> expert_ids,
                    MatrixView<float> expert_weights) override;
-  void add(MatrixView<const float> addend, MatrixView<float> residual) override;
-  void gather_rows(MatrixView<const float> x,
-                   std::span<const int32_t> row_idx,
-                   MatrixView<float> out) override;
+  void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) override;
+  void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) override;
   void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) override;
+  void receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) override;
   void synchronize() override {}
 
  private:
@@ -83,6 +81,7 @@ class HostOps : public Ops {
   LinearProduct linear_;
   MlaAttention attention_;
   HostMemory router_scores_;
+  Batch batch_;  // of the step
 };
 
 }  // namespace tandem::gpu::host

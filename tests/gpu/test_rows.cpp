@@ -109,20 +109,22 @@ TEST_CASE("narrowing rounds to nearest even and keeps NaN, as bf16 itself",
   CHECK(num_different == 0);
 }
 
-TEST_CASE("embed, gather_rows and add move the rows that they name", "[gpu][host][per_isa]") {
+TEST_CASE("embed, gather_logit_rows and add_from_host move the rows of the batch",
+          "[gpu][host][per_isa]") {
   HostDevice device(2, kernels_under_test());
   Values values(15);
   for (const int64_t width : kWidths) {
     const TestMatrix<bf16> table = values.matrix<bf16>(9, width);
     const std::vector<int32_t> ids{8, 0, 3, 3};
+    const std::vector<int32_t> rows{0, 3};
+    device.ops->begin_step({.token_ids = ids, .items = {}, .logit_token_idx = rows});
     TestMatrix<float> residual(4, width);
-    device.ops->embed(ids, table.view(), residual.view());
+    device.ops->embed(table.view(), residual.view());
     const TestMatrix<float> addend = values.matrix<float>(4, width);
     TestMatrix<float> sum = residual;
-    device.ops->add(addend.view(), sum.view());
-    const std::vector<int32_t> rows{3, 0};
+    device.ops->add_from_host(addend.view(), sum.view());
     TestMatrix<float> gathered(2, width);
-    device.ops->gather_rows(sum.view(), rows, gathered.view());
+    device.ops->gather_logit_rows(sum.view(), gathered.view());
     int64_t num_wrong = 0;
     for (int64_t col = 0; col < width; ++col) {
       for (int64_t row = 0; row < 4; ++row) {
@@ -130,8 +132,8 @@ TEST_CASE("embed, gather_rows and add move the rows that they name", "[gpu][host
         num_wrong += residual.view()(row, col) != expected;
         num_wrong += sum.view()(row, col) != expected + addend.view()(row, col);
       }
-      num_wrong += gathered.view()(0, col) != sum.view()(3, col);
-      num_wrong += gathered.view()(1, col) != sum.view()(0, col);
+      num_wrong += gathered.view()(0, col) != sum.view()(0, col);
+      num_wrong += gathered.view()(1, col) != sum.view()(3, col);
     }
     CHECK(num_wrong == 0);
     CHECK(residual.padding_is_untouched());
@@ -147,13 +149,27 @@ TEST_CASE("wide rows are cut by columns over the threads without a seam", "[gpu]
   const TestMatrix<float> addend = values.matrix<float>(1, kWidth);
   TestMatrix<float> sum = values.matrix<float>(1, kWidth);
   const TestMatrix<float> before = sum;
-  device.ops->add(addend.view(), sum.view());
+  device.ops->add_from_host(addend.view(), sum.view());
   int64_t num_wrong = 0;
   for (int64_t col = 0; col < kWidth; ++col) {
     num_wrong += sum.view()(0, col) != before.view()(0, col) + addend.view()(0, col);
   }
   CHECK(num_wrong == 0);
   CHECK(sum.padding_is_untouched());
+}
+
+TEST_CASE("a device receives another's rows and leaves its own gaps alone", "[gpu][host]") {
+  const host::Kernels& kernels = *host::supported_kernels().back();
+  HostDevice source(1, kernels);
+  HostDevice device(2, kernels);
+  Values values(17);
+  for (const int64_t width : {1, 33, 7168}) {
+    const TestMatrix<float> from = values.matrix<float>(5, width);
+    TestMatrix<float> to(5, width);
+    device.ops->receive(*source.ops, from.view(), to.view());
+    device.ops->synchronize();
+    CHECK(same_bits(std::span(std::as_const(to).values), std::span(from.values)));
+  }
 }
 
 TEST_CASE("device memory is zeroed, aligned and holds what was uploaded", "[gpu][host]") {
@@ -174,6 +190,11 @@ TEST_CASE("device memory is zeroed, aligned and holds what was uploaded", "[gpu]
     device.ops->copy_to_host({copy->data(), size_bytes}, back);
     device.ops->synchronize();
     CHECK(back == bytes);
+    const auto host_memory = device.ops->allocate_host(size_bytes);
+    REQUIRE(host_memory->size_bytes() == size_bytes);
+    device.ops->copy_to_host({copy->data(), size_bytes}, {host_memory->data(), size_bytes});
+    device.ops->synchronize();
+    CHECK(std::equal(bytes.begin(), bytes.end(), host_memory->data()));
   }
 }
 
