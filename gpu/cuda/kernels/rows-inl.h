@@ -1,0 +1,82 @@
+// Bodies of rows.h: a thread a column, grid (rows, columns / kRowThreads).
+#pragma once
+
+#include "gpu/cuda/kernels/rows.h"
+#include "gpu/cuda/simt/host_device.h"
+
+namespace tandem::gpu::cuda {
+
+inline constexpr int kRowThreads = 256;
+
+inline simt::LaunchShape shape_by_columns(int64_t num_rows, int64_t num_cols) {
+  return {.grid_x = num_rows,
+          .grid_y = static_cast<int32_t>(simt::ceil_div(num_cols, kRowThreads)),
+          .num_threads = kRowThreads};
+}
+
+template <typename Cta>
+TANDEM_DEVICE int64_t column_of(const Cta& cta) {
+  return int64_t{cta.block_y()} * kRowThreads + cta.thread_idx();
+}
+
+struct Embed {
+  using Params = EmbedParams;
+  static constexpr int kMaxThreads = kRowThreads, kMinBlocks = 1;
+  static simt::LaunchShape launch_shape(const Params& p) {
+    return shape_by_columns(p.residual.rows, p.residual.cols);
+  }
+  template <typename Cta>
+  static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
+    const int64_t col = column_of(cta);
+    if (col >= p.residual.cols) return;
+    const int32_t token_id = p.token_ids[cta.block_x()];
+    simt::row_of(p.residual, cta.block_x())[col] =
+        simt::widen(simt::row_of(p.table, token_id)[col]);
+  }
+};
+
+struct GatherRows {
+  using Params = GatherRowsParams;
+  static constexpr int kMaxThreads = kRowThreads, kMinBlocks = 1;
+  static simt::LaunchShape launch_shape(const Params& p) {
+    return shape_by_columns(p.out.rows, p.out.cols);
+  }
+  template <typename Cta>
+  static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
+    const int64_t col = column_of(cta);
+    if (col >= p.out.cols) return;
+    simt::row_of(p.out, cta.block_x())[col] = simt::row_of(p.x, p.row_idx[cta.block_x()])[col];
+  }
+};
+
+struct Add {
+  using Params = AddParams;
+  static constexpr int kMaxThreads = kRowThreads, kMinBlocks = 1;
+  static simt::LaunchShape launch_shape(const Params& p) {
+    return shape_by_columns(p.residual.rows, p.residual.cols);
+  }
+  template <typename Cta>
+  static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
+    const int64_t col = column_of(cta);
+    if (col >= p.residual.cols) return;
+    simt::row_of(p.residual, cta.block_x())[col] += simt::row_of(p.addend, cta.block_x())[col];
+  }
+};
+
+struct Swiglu {
+  using Params = SwigluParams;
+  static constexpr int kMaxThreads = kRowThreads, kMinBlocks = 1;
+  static simt::LaunchShape launch_shape(const Params& p) {
+    return shape_by_columns(p.out.rows, p.out.cols);
+  }
+  template <typename Cta>
+  static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
+    const int64_t col = column_of(cta);
+    if (col >= p.out.cols) return;
+    const float* row = simt::row_of(p.gate_up, cta.block_x());
+    simt::row_of(p.out, cta.block_x())[col] =
+        simt::narrow(simt::silu(row[col]) * row[p.out.cols + col]);
+  }
+};
+
+}  // namespace tandem::gpu::cuda

@@ -1,0 +1,88 @@
+// What a kernel body may use besides its Cta: annotations, BF16 as numbers, arithmetic of one
+// meaning on the device and in the emulator. Plain C++ for g++, device code for nvcc.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "gpu/cuda/simt/launch_shape.h"
+#include "runtime/base/bf16.h"
+#include "runtime/base/matrix_view.h"
+
+#if defined(__CUDACC__)
+#define TANDEM_HOST_DEVICE __host__ __device__
+#define TANDEM_DEVICE __device__
+#define TANDEM_UNROLL _Pragma("unroll")
+#else
+#define TANDEM_HOST_DEVICE
+#define TANDEM_DEVICE
+#define TANDEM_UNROLL
+#endif
+
+namespace tandem::gpu::simt {
+
+// The unit of a vector load or store; its address is a multiple of 16.
+struct alignas(16) Words4 {
+  uint32_t w[4];
+};
+
+TANDEM_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+TANDEM_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+TANDEM_HOST_DEVICE constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <typename T>
+TANDEM_HOST_DEVICE T* row_of(const MatrixView<T>& matrix, int64_t row_idx) {
+  return matrix.data + row_idx * matrix.row_stride;
+}
+
+TANDEM_HOST_DEVICE inline float float_of_bits(uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(bits);
+#else
+  return std::bit_cast<float>(bits);
+#endif
+}
+
+TANDEM_HOST_DEVICE inline uint32_t bits_of_float(float value) {
+#if defined(__CUDA_ARCH__)
+  return __float_as_uint(value);
+#else
+  return std::bit_cast<uint32_t>(value);
+#endif
+}
+
+TANDEM_HOST_DEVICE inline float widen(bf16 value) {
+  return float_of_bits(uint32_t{value.bits} << 16);
+}
+
+// To nearest, ties to even.
+TANDEM_HOST_DEVICE inline bf16 narrow(float value) {
+#if defined(__CUDA_ARCH__)
+  bf16 result;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+  return result;
+#else
+  return bf16(value);
+#endif
+}
+
+// A register of two BF16: the lower half is the element of the lower index.
+TANDEM_HOST_DEVICE inline float low_of(uint32_t pair) { return float_of_bits(pair << 16); }
+TANDEM_HOST_DEVICE inline float high_of(uint32_t pair) { return float_of_bits(pair & 0xffff0000u); }
+TANDEM_HOST_DEVICE inline uint32_t narrow_pair(float low, float high) {
+  return uint32_t{narrow(low).bits} | uint32_t{narrow(high).bits} << 16;
+}
+
+// One rounding on both sides, whatever the compiler would contract.
+TANDEM_HOST_DEVICE inline float multiply_add(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+
+TANDEM_HOST_DEVICE inline float silu(float z) { return z / (1.0f + expf(-z)); }
+
+}  // namespace tandem::gpu::simt
