@@ -37,11 +37,16 @@ EmulatedBlock::EmulatedBlock(const LaunchShape& shape, ThreadOrder order)
   if (order == ThreadOrder::kShuffled) std::shuffle(turn_.begin(), turn_.end(), std::mt19937(1));
 }
 
+// An error unwinds the fiber that found it; what the others hold needs no destructor.
 void EmulatedBlock::thread_main(void* argument) {
   Thread& thread = *static_cast<Thread*>(argument);
-  (*thread.block->body_)(*thread.block, thread.thread_idx);
-  if (!thread.uncommitted.empty() || !thread.committed.empty())
-    thread.block->fail(thread.thread_idx, "ends with copies that it did not wait for");
+  try {
+    (*thread.block->body_)(*thread.block, thread.thread_idx);
+    if (!thread.uncommitted.empty() || !thread.committed.empty())
+      thread.block->fail(thread.thread_idx, "ends with copies that it did not wait for");
+  } catch (const EmulationError& error) {
+    thread.block->error_ = error.what();
+  }
   thread.state = State::kDone;
 }
 
@@ -78,11 +83,10 @@ std::string EmulatedBlock::place_of(int thread_idx) const {
   return text + " is at " + thread.what + ", line " + std::to_string(thread.line);
 }
 
-// Leaves the fiber for good: a kernel's locals have no destructors that matter.
-void EmulatedBlock::fail(int thread_idx, const std::string& what) {
-  error_ = "CTA (" + std::to_string(block_x_) + ", " + std::to_string(block_y_) + ", " +
-           std::to_string(block_z_) + "), thread " + std::to_string(thread_idx) + ": " + what;
-  for (;;) threads_[static_cast<size_t>(thread_idx)].fiber.suspend();
+void EmulatedBlock::fail(int thread_idx, const std::string& what) const {
+  throw EmulationError("CTA (" + std::to_string(block_x_) + ", " + std::to_string(block_y_) + ", " +
+                       std::to_string(block_z_) + "), thread " + std::to_string(thread_idx) + ": " +
+                       what);
 }
 
 void EmulatedBlock::report_stuck() {

@@ -53,7 +53,7 @@ class EmulatedBlock {
   // Offers `words`, waits for the other 31 lanes; what they offered, valid until the thread's next
   // collective.
   const WarpWords& sync_warp(int thread_idx, const LaneWords& words, const char* what, int line);
-  [[noreturn]] void fail(int thread_idx, const std::string& what);
+  [[noreturn]] void fail(int thread_idx, const std::string& what) const;
 
   // Address of `size_bytes` (2, 4 or 16) of shared memory, checked for an access of that kind.
   enum class AccessKind { kRead, kWrite, kAtomicAdd };
