@@ -193,17 +193,6 @@ Limiter limiter_of(ActivationMode mode, WorkerPool& pool) {
   return best;
 }
 
-struct Limits {
-  double read_gb_per_s = 0.0;
-  double gflop_per_s = 0.0;
-};
-
-// Before and after the row it limits: on a shared machine a limit from another minute is no limit.
-Limits measure_limits(WorkerPool& pool, const Limiter& limiter) {
-  return {.read_gb_per_s = measure_read_bandwidth_gb_per_s(pool, int64_t{512} << 20, 7),
-          .gflop_per_s = limiter.share * measure_peak_gflop_per_s(pool, limiter.instruction)};
-}
-
 void bench_tokens(Report& report,
                   MoeExperts& experts,
                   WorkerPool& pool,
@@ -211,15 +200,25 @@ void bench_tokens(Report& report,
                   int32_t num_tokens,
                   const Limiter& limiter,
                   const Options& options) {
-  const Limits before = measure_limits(pool, limiter);
+  const auto peak = [&] {
+    return limiter.share * measure_peak_gflop_per_s(pool, limiter.instruction);
+  };
+  const double peak_before = peak();
   Step step(shape, num_tokens);
+  // On a shared machine a limit from another minute is no limit: memory is read before every run.
+  ReadProbe probe(pool, int64_t{512} << 20);
+  std::vector<double> reads;
   const WorkerPool::Step awake(pool);  // as inside a step of the model
   const Timing timing = time_runs(
       {.min_runs = options.min_runs, .min_total_s = options.min_seconds},
-      [&](int64_t) { step.draw(); }, [&] { step.run(experts); });
-  const Limits after = measure_limits(pool, limiter);
-  const double read_limit = 0.5 * (before.read_gb_per_s + after.read_gb_per_s);
-  const double flop_limit = std::max(before.gflop_per_s, after.gflop_per_s);
+      [&](int64_t) {
+        step.draw();
+        reads.push_back(probe.read_gb_per_s());
+      },
+      [&] { step.run(experts); });
+  std::sort(reads.begin(), reads.end());
+  const double read_limit = reads[reads.size() / 2];
+  const double flop_limit = std::max(peak_before, peak());
 
   const double distinct = step.mean_distinct_experts();
   const double gb = 1e-9 * distinct * static_cast<double>(MoeExperts::layer_read_bytes(shape, 1));

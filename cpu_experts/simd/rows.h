@@ -73,6 +73,21 @@ Codes part_of(Codes vector, int16_t /*words*/) {
   if constexpr (kPart == 3) return _mm512_srli_epi16(vector, 12);
   return _mm512_and_si512(_mm512_srli_epi16(vector, 4 * kPart), _mm512_set1_epi16(15));
 }
+// The same words times 1, 16, 256 and 1: masked where they stand.
+template <int kPart>
+Codes part_in_place(Codes vector) {
+  if constexpr (kPart == 3) {
+    return _mm512_srli_epi16(vector, 12);
+  } else {
+    return _mm512_and_si512(vector, _mm512_set1_epi16(15 << 4 * kPart));
+  }
+}
+// sum + sum16 / 16 + sum256 / 256
+inline Sum join(Sum sum, Sum sum16, Sum sum256) {
+  const __m512i joined = _mm512_add_epi32(sum16, _mm512_srai_epi32(sum256, 4));
+  return _mm512_add_epi32(sum, _mm512_srai_epi32(joined, 4));
+}
+inline Sum zero_sum() { return _mm512_setzero_si512(); }
 inline Sum start_sum(const int32_t* start) { return _mm512_set1_epi32(*start); }
 inline Codes broadcast(const void* from) { return _mm512_set1_epi32(word_at(from)); }
 #if defined(__AVX512VNNI__)
@@ -149,6 +164,25 @@ template <int kPart, typename Value>
 Codes part_of(const Codes& vector, Value value) {
   return {part_of_half<kPart>(vector.low, value), part_of_half<kPart>(vector.high, value)};
 }
+// The same words times 1, 16, 256 and 1: masked where they stand.
+template <int kPart>
+Codes part_in_place(const Codes& vector) {
+  if constexpr (kPart == 3) {
+    return part_of<3>(vector, int16_t{});
+  } else {
+    const __m256i mask = _mm256_set1_epi16(15 << 4 * kPart);
+    return {_mm256_and_si256(vector.low, mask), _mm256_and_si256(vector.high, mask)};
+  }
+}
+inline __m256i join_half(__m256i sum, __m256i sum16, __m256i sum256) {
+  const __m256i joined = _mm256_add_epi32(sum16, _mm256_srai_epi32(sum256, 4));
+  return _mm256_add_epi32(sum, _mm256_srai_epi32(joined, 4));
+}
+// sum + sum16 / 16 + sum256 / 256
+inline Sum join(const Sum& sum, const Sum& sum16, const Sum& sum256) {
+  return {join_half(sum.low, sum16.low, sum256.low), join_half(sum.high, sum16.high, sum256.high)};
+}
+inline Sum zero_sum() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline Sum start_sum(const int32_t* start) {
   const __m256i all = _mm256_set1_epi32(*start);
   return {all, all};
@@ -243,6 +277,23 @@ Codes part_of(const Codes& vector, int16_t /*words*/) {
   for (int row = 0; row < 16; ++row) codes.row[row] = vector.row[row] >> 4 * kPart & 0x000f000fu;
   return codes;
 }
+// The same words times 1, 16, 256 and 1: masked where they stand.
+template <int kPart>
+Codes part_in_place(const Codes& vector) {
+  if constexpr (kPart == 3) return part_of<3>(vector, int16_t{});
+  Codes codes;
+  for (int row = 0; row < 16; ++row) codes.row[row] = vector.row[row] & 0x000f000fu << 4 * kPart;
+  return codes;
+}
+// sum + sum16 / 16 + sum256 / 256
+inline Sum join(const Sum& sum, const Sum& sum16, const Sum& sum256) {
+  Sum joined;
+  for (int row = 0; row < 16; ++row) {
+    joined.row[row] = sum.row[row] + sum16.row[row] / 16 + sum256.row[row] / 256;
+  }
+  return joined;
+}
+inline Sum zero_sum() { return {}; }
 inline Sum start_sum(const int32_t* start) {
   Sum sum;
   for (int32_t& row : sum.row) row = *start;
@@ -253,12 +304,13 @@ template <typename Value>
 Sum add_products(const Sum& sum, const Codes& codes, const void* from, Value) {
   constexpr int kColumns = 4 / static_cast<int>(sizeof(Value));
   constexpr int kBits = 8 * static_cast<int>(sizeof(Value));
+  constexpr uint32_t kMask = (1u << kBits) - 1;
   Value x[kColumns];
   std::memcpy(x, from, sizeof(x));
   Sum next = sum;
   for (int row = 0; row < 16; ++row) {
     for (int col = 0; col < kColumns; ++col) {
-      next.row[row] += static_cast<int32_t>(codes.row[row] >> kBits * col & 15u) * x[col];
+      next.row[row] += static_cast<int32_t>(codes.row[row] >> kBits * col & kMask) * x[col];
     }
   }
   return next;

@@ -93,35 +93,54 @@ std::pair<int64_t, int64_t> part_of(int64_t size_bytes, int worker_idx, int num_
 }
 
 template <typename Work>
-double median_seconds(WorkerPool& pool, int repeats, const Work& work) {
+double seconds_of(WorkerPool& pool, const Work& work) {
   const WorkerPool::Step step(pool);
-  std::vector<double> seconds;
-  for (int repeat = 0; repeat < std::max(repeats, 1); ++repeat) {
-    const auto begin = std::chrono::steady_clock::now();
-    pool.run(work);
-    seconds.push_back(
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  }
-  std::nth_element(seconds.begin(), seconds.begin() + static_cast<int64_t>(seconds.size() / 2),
-                   seconds.end());
-  return seconds[seconds.size() / 2];
+  const auto begin = std::chrono::steady_clock::now();
+  pool.run(work);
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+template <typename Measure>
+double median_of(int repeats, const Measure& measure) {
+  std::vector<double> values(std::max(repeats, 1));
+  for (double& value : values) value = measure();
+  const auto middle = values.begin() + static_cast<int64_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
 }
 
 }  // namespace
 
-double measure_read_bandwidth_gb_per_s(WorkerPool& pool, int64_t size_bytes, int repeats) {
-  const Arena arena(size_bytes);
-  const auto sum = best_sum();
+struct ReadProbe::Impl {
+  WorkerPool& pool;
+  int64_t size_bytes;
+  Arena arena;
   std::atomic<uint64_t> kept{0};  // what is summed is used, so that no load can be left out
+};
+
+ReadProbe::ReadProbe(WorkerPool& pool, int64_t size_bytes)
+    : impl_(new Impl{.pool = pool, .size_bytes = size_bytes, .arena = Arena(size_bytes)}) {
   pool.run([&](const WorkerPool::Worker& worker) {
     const auto [begin, end] = part_of(size_bytes, worker.worker_idx, pool.num_workers());
-    std::memset(arena.data() + begin, 1, static_cast<size_t>(end - begin));
+    std::memset(impl_->arena.data() + begin, 1, static_cast<size_t>(end - begin));
   });
-  const double seconds = median_seconds(pool, repeats, [&](const WorkerPool::Worker& worker) {
-    const auto [begin, end] = part_of(size_bytes, worker.worker_idx, pool.num_workers());
-    kept.fetch_add(sum(arena.data() + begin, end - begin), std::memory_order_relaxed);
+}
+ReadProbe::~ReadProbe() = default;
+
+double ReadProbe::read_gb_per_s() {
+  Impl& probe = *impl_;
+  const auto sum = best_sum();
+  const double seconds = seconds_of(probe.pool, [&](const WorkerPool::Worker& worker) {
+    const auto [begin, end] =
+        part_of(probe.size_bytes, worker.worker_idx, probe.pool.num_workers());
+    probe.kept.fetch_add(sum(probe.arena.data() + begin, end - begin), std::memory_order_relaxed);
   });
-  return kept.load() == 0 ? 0.0 : static_cast<double>(size_bytes) / seconds * 1e-9;
+  return probe.kept.load() == 0 ? 0.0 : static_cast<double>(probe.size_bytes) / seconds * 1e-9;
+}
+
+double measure_read_bandwidth_gb_per_s(WorkerPool& pool, int64_t size_bytes, int repeats) {
+  ReadProbe probe(pool, size_bytes);
+  return median_of(repeats, [&] { return probe.read_gb_per_s(); });
 }
 
 double measure_copy_bandwidth_gb_per_s(WorkerPool& pool, int64_t size_bytes, int repeats) {
@@ -132,11 +151,13 @@ double measure_copy_bandwidth_gb_per_s(WorkerPool& pool, int64_t size_bytes, int
     std::memset(source.data() + begin, 1, static_cast<size_t>(end - begin));
     std::memset(target.data() + begin, 2, static_cast<size_t>(end - begin));
   });
-  const double seconds = median_seconds(pool, repeats, [&](const WorkerPool::Worker& worker) {
-    const auto [begin, end] = part_of(size_bytes, worker.worker_idx, pool.num_workers());
-    stream_copy(target.data() + begin, source.data() + begin, end - begin);
+  return median_of(repeats, [&] {
+    const double seconds = seconds_of(pool, [&](const WorkerPool::Worker& worker) {
+      const auto [begin, end] = part_of(size_bytes, worker.worker_idx, pool.num_workers());
+      stream_copy(target.data() + begin, source.data() + begin, end - begin);
+    });
+    return 2.0 * static_cast<double>(size_bytes) / seconds * 1e-9;
   });
-  return 2.0 * static_cast<double>(size_bytes) / seconds * 1e-9;
 }
 
 std::vector<StreamBandwidth> measure_stream_bandwidths(const Topology& topology,

@@ -2,11 +2,26 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "runtime/topology/worker_pool.h"
 
 namespace tandem {
+
+// Reads memory of its own with all workers, to be repeated beside the work that is compared with
+// it.
+class ReadProbe {
+ public:
+  // size_bytes beyond every cache: >= 512 MiB is sensible. `pool` outlives the probe.
+  ReadProbe(WorkerPool& pool, int64_t size_bytes);
+  ~ReadProbe();
+  [[nodiscard]] double read_gb_per_s();  // one pass, GB/s (10^9)
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 // Median read bandwidth of `size_bytes` (beyond every cache: >= 512 MiB is sensible) on all
 // workers, GB/s (10^9).
