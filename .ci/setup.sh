@@ -194,8 +194,8 @@ configure_cuda() {
   if [ -z "${TANDEM_FLASHINFER_PREFIX-}" ]; then
     # The other 9 tenths are sources and tables of kernels for PyTorch.
     fetch_wheels "$TANDEM_ROOT/.ci/flashinfer_wheels.txt" "$flashinfer" "FlashInfer's headers (62 MB)" \
-      'name.startswith(tuple("flashinfer/data/" + folder for folder in ("include/", "cutlass/include/", "cccl/libcudacxx/include/",
-        "cccl/cub/cub/", "cccl/thrust/thrust/"))) or "licenses/" in name'
+      'name.startswith(tuple("flashinfer/data/" + folder for folder in ("include/", "cutlass/include/",
+        "cutlass/tools/util/include/", "cccl/libcudacxx/include/", "cccl/cub/cub/", "cccl/thrust/thrust/"))) or "licenses/" in name'
   fi
   [ -e "$flashinfer/flashinfer/data/include/flashinfer" ] || fail "no flashinfer/data/include/flashinfer in $flashinfer"
   cuda_options=(-DTANDEM_WITH_CUDA=ON "-DCMAKE_CUDA_COMPILER=$nvcc" "-DCUDAToolkit_ROOT=$(dirname "$(dirname "$nvcc")")"

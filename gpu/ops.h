@@ -76,6 +76,7 @@ struct RouterParams {
 struct OpsLimits {
   int32_t max_batch_tokens = 0;
   int32_t max_context_tokens = 0;
+  int32_t n_routed_experts = 0;  // of the widest router; 0: no router
 };
 
 class Ops {
@@ -108,8 +109,9 @@ class Ops {
   // One step.
 
   // Takes what the operations below need of the batch (ids, positions, pages, rows of logits) to
-  // the device, once. What `batch` points to stays as it is until the step is over.
-  virtual void begin_step(const Batch& batch) = 0;
+  // the device, once, and decides how its attention is spread there, in the form that is asked for.
+  // What `batch` points to stays as it is until the step is over.
+  virtual void begin_step(const Batch& batch, MlaForm form) = 0;
 
   // residual[t, :] = table[token_ids[t], :] (1), for every token of the batch
   virtual void embed(MatrixView<const bf16> table, MatrixView<float> residual) = 0;
@@ -140,8 +142,8 @@ class Ops {
   struct RopeKvParams {
     std::span<const bf16> kv_a_layernorm;
     float eps = 1e-6f;
-    std::span<const float> frequencies;  // host memory, kept by the caller for the life of the Ops
-    float magnitude = 1.0f;              // multiplies cos and sin
+    std::span<const float> frequencies;
+    float magnitude = 1.0f;  // multiplies cos and sin
   };
   virtual void rope_and_append_kv(const MlaShape& shape,
                                   const RopeKvParams& params,
@@ -153,7 +155,6 @@ class Ops {
   // in FP32.
   //   q [num_tokens, heads * qk_head_dim]    out [num_tokens, heads * v_head_dim]
   virtual void mla_attention(const MlaShape& shape,
-                             MlaForm form,
                              MatrixView<const bf16> q,
                              const KvBWeight& kv_b,
                              const KvCacheLayer& cache,

@@ -31,7 +31,7 @@ void run_attention(gpu::Ops& ops,
                                     .magnitude = context.magnitude};
   ops.rope_and_append_kv(context.shape, rope, q,
                          qkv_a.columns(context.q_lora_rank, context.shape.kv_dim()), cache);
-  ops.mla_attention(context.shape, context.form, q, *weights.kv_b, cache, attention_out);
+  ops.mla_attention(context.shape, q, *weights.kv_b, cache, attention_out);
   ops.linear_add(attention_out, *weights.o_proj, residual);
 }
 

@@ -13,11 +13,10 @@ namespace tandem::offload {
 // What all layers share.
 struct AttentionContext {
   gpu::MlaShape shape;
-  gpu::MlaForm form = gpu::MlaForm::kAuto;
   float rms_norm_eps = 0.0f;
   float lora_rms_norm_eps = 0.0f;  // q_a_layernorm and kv_a_layernorm
   int32_t q_lora_rank = 0;
-  std::span<const float> frequencies;  // [qk_rope_head_dim / 2]
+  std::span<const float> frequencies;  // [qk_rope_head_dim / 2], on the device
   float magnitude = 1.0f;
 };
 

@@ -30,7 +30,7 @@ struct KimiK2::Impl {
   std::unique_ptr<Workspace> workspace;
   std::unique_ptr<cpu_experts::MoeExperts> experts;  // null for a model without MoE layers
   cpu_experts::MoeShape moe_shape;
-  std::vector<float> frequencies;
+  DeviceVector<float> frequencies;  // of RoPE
   AttentionContext attention;
   gpu::RouterParams router;
   HeadWeights head;
@@ -95,7 +95,7 @@ void KimiK2::forward(const Batch& batch, MatrixView<float> logits) {
 
   const MatrixView<const bf16> table(reinterpret_cast<const bf16*>(model.head.embed_tokens->data()),
                                      config.vocab_size, config.hidden_size);
-  ops.begin_step(batch);
+  ops.begin_step(batch, model.options.mla_form);
   ops.embed(table, workspace.residual.first_rows(num_tokens));
   for (int32_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
     const LayerWeights& layer = model.layers[layer_idx];
@@ -147,19 +147,19 @@ void KimiK2::Impl::check_batch(const Batch& batch, const MatrixView<float>& logi
 
 void KimiK2::Impl::prepare(const Checkpoint& checkpoint) {
   ops = gpu::make_host_ops(pool);
-  frequencies = rope_frequencies(config);
+  frequencies = {*ops, std::span<const float>(rope_frequencies(config))};
   attention = {.shape = mla_shape(config),
-               .form = options.mla_form,
                .rms_norm_eps = config.rms_norm_eps,
                .lora_rms_norm_eps = config.lora_rms_norm_eps,
                .q_lora_rank = config.q_lora_rank,
-               .frequencies = frequencies,
+               .frequencies = frequencies.view(),
                .magnitude = rope_magnitude(config)};
   router = router_params(config);
   workspace = std::make_unique<Workspace>(
       *ops, config, WorkspaceLimits{options.max_batch_tokens, options.max_logit_rows});
   ops->reserve({.max_batch_tokens = options.max_batch_tokens,
-                .max_context_tokens = placement.max_context_tokens},
+                .max_context_tokens = placement.max_context_tokens,
+                .n_routed_experts = config.n_routed_experts},
                attention.shape);
   kv_cache = ops->allocate(static_cast<size_t>(placement.kv_size_bytes));
   moe_shape = {.hidden_size = config.hidden_size,

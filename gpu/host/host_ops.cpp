@@ -282,7 +282,6 @@ void HostOps::rope_and_append_kv(const MlaShape& shape,
 }
 
 void HostOps::mla_attention(const MlaShape& shape,
-                            MlaForm form,
                             MatrixView<const bf16> q,
                             const KvBWeight& kv_b,
                             const KvCacheLayer& cache,
@@ -291,7 +290,7 @@ void HostOps::mla_attention(const MlaShape& shape,
                    out.cols == int64_t{shape.num_attention_heads} * shape.v_head_dim,
                "mla_attention: columns");
   attention_.run({.batch = batch_,
-                  .form = form,
+                  .form = form_,
                   .q = q,
                   .kv_b = static_cast<const HostKvB&>(kv_b),
                   .cache = cache,

@@ -32,7 +32,10 @@ class HostOps : public Ops {
   void reserve(const OpsLimits& limits, const MlaShape& shape) override;
   std::unique_ptr<DeviceBuffer> allocate_host(size_t size_bytes) override;
 
-  void begin_step(const Batch& batch) override { batch_ = batch; }
+  void begin_step(const Batch& batch, MlaForm form) override {
+    batch_ = batch;
+    form_ = form;
+  }
   void embed(MatrixView<const bf16> table, MatrixView<float> residual) override;
   void rms_norm(MatrixView<const float> x,
                 std::span<const bf16> weight,
@@ -49,7 +52,6 @@ class HostOps : public Ops {
                           MatrixView<const float> kv_a,
                           const KvCacheLayer& cache) override;
   void mla_attention(const MlaShape& shape,
-                     MlaForm form,
                      MatrixView<const bf16> q,
                      const KvBWeight& kv_b,
                      const KvCacheLayer& cache,
@@ -81,7 +83,9 @@ class HostOps : public Ops {
   LinearProduct linear_;
   MlaAttention attention_;
   HostMemory router_scores_;
-  Batch batch_;  // of the step
+  // Of the step.
+  Batch batch_;
+  MlaForm form_ = MlaForm::kAuto;
 };
 
 }  // namespace tandem::gpu::host

@@ -189,8 +189,8 @@ TestMatrix<bf16> run_in_chunks(HostDevice& device,
       std::copy_n(whole.slot(position), shape.kv_dim(), sequence.cache.slot(position));
     }
     const BatchItem item = item_of(sequence, 0, begin, num);
-    device.ops->begin_step(batch_of({&item, 1}));
-    device.ops->mla_attention(shape, form, sequence.q.view().rows_from(begin, num), kv_b,
+    device.ops->begin_step(batch_of({&item, 1}), form);
+    device.ops->mla_attention(shape, sequence.q.view().rows_from(begin, num), kv_b,
                               sequence.cache.layer(), out.view().rows_from(begin, num));
   }
   return out;
@@ -348,9 +348,9 @@ TEST_CASE("attention has the same bits on any number of threads and in any batch
                               .num_tokens = 1,
                               .context_size_tokens = item.context_size_tokens + token,
                               .page_ids = item.page_ids};
-        device.ops->begin_step(batch_of({&alone, 1}));
-        device.ops->mla_attention(shape, MlaForm::kAuto, q.view().rows_from(row, 1), *kv_b,
-                                  all.cache.layer(), expected.view().rows_from(row, 1));
+        device.ops->begin_step(batch_of({&alone, 1}), MlaForm::kAuto);
+        device.ops->mla_attention(shape, q.view().rows_from(row, 1), *kv_b, all.cache.layer(),
+                                  expected.view().rows_from(row, 1));
       }
     }
   }
@@ -359,9 +359,8 @@ TEST_CASE("attention has the same bits on any number of threads and in any batch
     const auto kv_b = device.ops->load_kv_b(kv_b_matrix.view(), shape);
     device.ops->reserve({}, shape);
     TestMatrix<bf16> out(128, out_cols);
-    device.ops->begin_step(batch_of(items));
-    device.ops->mla_attention(shape, MlaForm::kAuto, q.view(), *kv_b, all.cache.layer(),
-                              out.view());
+    device.ops->begin_step(batch_of(items), MlaForm::kAuto);
+    device.ops->mla_attention(shape, q.view(), *kv_b, all.cache.layer(), out.view());
     INFO("threads " << num_threads);
     CHECK(same_bits(std::span(out.values), std::span(expected.values)));
   }
@@ -388,7 +387,7 @@ TEST_CASE("rope rotates interleaved pairs and appends normed latents to the toke
                        .context_size_tokens = kContext,
                        .page_ids = cache.page_ids};
   const float magnitude = 1.25f;
-  device.ops->begin_step(batch_of({&item, 1}));
+  device.ops->begin_step(batch_of({&item, 1}), MlaForm::kAuto);
   device.ops->rope_and_append_kv(
       shape, {.kv_a_layernorm = layernorm, .frequencies = frequencies, .magnitude = magnitude},
       q.view(), kv_a.view(), cache.layer());

@@ -117,7 +117,8 @@ TEST_CASE("embed, gather_logit_rows and add_from_host move the rows of the batch
     const TestMatrix<bf16> table = values.matrix<bf16>(9, width);
     const std::vector<int32_t> ids{8, 0, 3, 3};
     const std::vector<int32_t> rows{0, 3};
-    device.ops->begin_step({.token_ids = ids, .items = {}, .logit_token_idx = rows});
+    device.ops->begin_step({.token_ids = ids, .items = {}, .logit_token_idx = rows},
+                           MlaForm::kAuto);
     TestMatrix<float> residual(4, width);
     device.ops->embed(table.view(), residual.view());
     const TestMatrix<float> addend = values.matrix<float>(4, width);

@@ -1,0 +1,63 @@
+// What the kernels need of a step's batch besides its activations, laid out in one buffer of int32
+// at fixed places, so that it goes to the card in one copy and recorded work finds it there.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "gpu/cuda/core/mla_plan.h"
+#include "runtime/model/forward_model.h"
+
+namespace tandem::gpu::cuda {
+
+// Places in the buffer; T is int32_t on the host, const int32_t for the kernels.
+template <typename T>
+struct StepArrays {
+  T* token_ids = nullptr;  // [max_batch_tokens]
+  T* positions = nullptr;  // [max_batch_tokens]
+  T* kv_slots = nullptr;   // [max_batch_tokens] page id * 64 + position % 64
+  T* token_page_begin =
+      nullptr;  // [max_batch_tokens] first entry of the token's sequence in page_ids
+  T* logit_token_idx = nullptr;  // [max_batch_tokens]
+  T* page_ids = nullptr;         // [max_page_ids] of all sequences, one after the other; last
+};
+
+class StepInputs {
+ public:
+  struct Limits {
+    int32_t max_batch_tokens = 0;
+    int32_t max_context_tokens = 0;
+  };
+  // Sequences of one step: page_ids has room for as many of the longest contexts.
+  static constexpr int32_t kMaxSequences = 256;
+
+  explicit StepInputs(const Limits& limits);
+
+  [[nodiscard]] int64_t num_values() const;  // int32 values of all arrays
+  template <typename T>
+  [[nodiscard]] StepArrays<T> arrays(T* values) const {
+    const int64_t tokens = limits_.max_batch_tokens;
+    return {.token_ids = values,
+            .positions = values + tokens,
+            .kv_slots = values + 2 * tokens,
+            .token_page_begin = values + 3 * tokens,
+            .logit_token_idx = values + 4 * tokens,
+            .page_ids = values + 5 * tokens};
+  }
+
+  // Fills the arrays in `values` [num_values()] and returns how many values from the first on have
+  // to go to the card. Allocates nothing.
+  int64_t fill(const Batch& batch, std::span<int32_t> values);
+
+  // The batch's sequences, for the plans of attention; items without tokens left out.
+  [[nodiscard]] std::span<const MlaPlanItem> items() const { return items_; }
+
+ private:
+  Limits limits_;
+  int32_t max_sequences_;
+  int32_t max_sequence_pages_;
+  std::vector<MlaPlanItem> items_;
+};
+
+}  // namespace tandem::gpu::cuda

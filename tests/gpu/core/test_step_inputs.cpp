@@ -1,0 +1,62 @@
+#include "gpu/cuda/core/step_inputs.h"
+
+#include <catch2/catch_test_macros.hpp>
+#include <vector>
+
+namespace tandem::gpu::cuda {
+
+TEST_CASE("a step's inputs name every token's position, slot and pages", "[gpu][host]") {
+  StepInputs inputs({.max_batch_tokens = 10, .max_context_tokens = 200});
+  std::vector<int32_t> values(static_cast<size_t>(inputs.num_values()), -1);
+  const std::vector<int32_t> token_ids{11, 12, 13, 14};
+  const std::vector<int32_t> logit_token_idx{0, 3};
+  const std::vector<int32_t> pages_a{7, 3, 9, 99};  // one more than needed
+  const std::vector<int32_t> pages_b{5};
+  const std::vector<BatchItem> items{
+      {.token_begin = 0, .num_tokens = 3, .context_size_tokens = 126, .page_ids = pages_a},
+      {.token_begin = 3, .num_tokens = 0, .context_size_tokens = 9, .page_ids = pages_b},
+      {.token_begin = 3, .num_tokens = 1, .context_size_tokens = 0, .page_ids = pages_b},
+  };
+  for (int repeat = 0; repeat < 2; ++repeat) {  // filled anew, nothing is left of before
+    const int64_t num_used = inputs.fill(
+        {.token_ids = token_ids, .items = items, .logit_token_idx = logit_token_idx}, values);
+    CHECK(num_used == 5 * 10 + 3 + 1);
+    const StepArrays<const int32_t> arrays = inputs.arrays<const int32_t>(values.data());
+    const auto first = [](const int32_t* array, int num) {
+      return std::vector<int32_t>(array, array + num);
+    };
+    CHECK(first(arrays.token_ids, 4) == token_ids);
+    CHECK(first(arrays.logit_token_idx, 2) == logit_token_idx);
+    CHECK(first(arrays.positions, 4) == std::vector<int32_t>{126, 127, 128, 0});
+    CHECK(first(arrays.kv_slots, 4) ==
+          std::vector<int32_t>{3 * 64 + 62, 3 * 64 + 63, 9 * 64, 5 * 64});
+    CHECK(first(arrays.token_page_begin, 4) == std::vector<int32_t>{0, 0, 0, 3});
+    CHECK(first(arrays.page_ids, 4) == std::vector<int32_t>{7, 3, 9, 5});
+    REQUIRE(inputs.items().size() == 2);
+    CHECK(inputs.items()[0].kv_len == 129);
+    CHECK(inputs.items()[0].page_begin == 0);
+    CHECK(inputs.items()[1].token_begin == 3);
+    CHECK(inputs.items()[1].kv_len == 1);
+    CHECK(inputs.items()[1].page_begin == 3);
+  }
+}
+
+TEST_CASE("a step's inputs hold the longest contexts of as many sequences as a step has",
+          "[gpu][host]") {
+  constexpr int32_t kContext = 262'144;
+  StepInputs inputs({.max_batch_tokens = 4, .max_context_tokens = kContext});
+  std::vector<int32_t> values(static_cast<size_t>(inputs.num_values()));
+  const std::vector<int32_t> pages(kContext / 64, 1);
+  const std::vector<int32_t> token_ids(4);
+  std::vector<BatchItem> items;
+  for (int32_t idx = 0; idx < 4; ++idx) {
+    items.push_back({.token_begin = idx,
+                     .num_tokens = 1,
+                     .context_size_tokens = kContext - 1,
+                     .page_ids = pages});
+  }
+  CHECK(inputs.fill({.token_ids = token_ids, .items = items, .logit_token_idx = {}}, values) ==
+        inputs.num_values());
+}
+
+}  // namespace tandem::gpu::cuda
