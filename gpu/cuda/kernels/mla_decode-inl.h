@@ -319,7 +319,6 @@ struct MlaDecode {
         const int32_t token = (work.row_begin + row) / p.num_attention_heads;
         const int32_t head = (work.row_begin + row) % p.num_attention_heads;
         bf16* out = simt::row_of(p.out, token) + int64_t{head} * p.kv_lora_rank;
-        float* partial = p.partial_out + (int64_t{work.slot} * kRows + row) * p.kv_lora_rank;
         TANDEM_UNROLL
         for (int tile = 0; tile < kDimTiles; ++tile) {
           const int dim = 8 * (cta.warp_idx() * kDimTiles + tile) + 2 * (lane % 4);
@@ -327,8 +326,10 @@ struct MlaDecode {
           const float even = sums[row_tile][tile][2 * half] * factor;
           const float odd = sums[row_tile][tile][2 * half + 1] * factor;
           if (work.slot >= 0) {
-            partial[dim] = even;
-            partial[dim + 1] = odd;
+            float* partial =
+                p.partial_out + (int64_t{work.slot} * kRows + row) * p.kv_lora_rank + dim;
+            partial[0] = even;
+            partial[1] = odd;
           } else {
             out[dim] = simt::narrow(even);
             out[dim + 1] = simt::narrow(odd);

@@ -1,6 +1,6 @@
 // MLA attention in absorbed form over latent pages, for any number of heads and any rank (equation
-// 9): every head attends to the same key and value, a token's 64-page slot. For decodes and, where
-// nothing faster fits the shape, for prefills.
+// 9): every head attends to the same key and value, a token's slot of its page. For decodes and,
+// where nothing faster fits the shape, for prefills.
 #pragma once
 
 #include "gpu/cuda/core/mla_schedule.h"

@@ -1,4 +1,4 @@
-// Sums and maxima over a warp or a CTA, in one order whatever runs beside.
+// Sums over a warp or a CTA, in one order whatever runs beside.
 #pragma once
 
 #include "gpu/cuda/simt/host_device.h"
@@ -12,12 +12,14 @@ TANDEM_DEVICE float warp_sum(const Cta& cta, float value) {
   return value;
 }
 
+// Sum over this lane and all before it.
 template <typename Cta>
-TANDEM_DEVICE float warp_max(const Cta& cta, float value) {
+TANDEM_DEVICE int32_t warp_inclusive_sum(const Cta& cta, int32_t value) {
   TANDEM_UNROLL
-  for (int mask = simt::kWarpSize / 2; mask > 0; mask /= 2) {
-    const float other = cta.shuffle_xor(value, mask);
-    value = other > value ? other : value;
+  for (int distance = 1; distance < simt::kWarpSize; distance *= 2) {
+    const int source = cta.lane_idx() - distance;
+    const int32_t other = cta.shuffle(value, source < 0 ? 0 : source);
+    if (source >= 0) value += other;
   }
   return value;
 }

@@ -76,6 +76,18 @@ struct DeviceCta {
                  : "l"(source));
     return value;
   }
+  __device__ Words2 load8_streamed(const void* source) const {
+    Words2 value;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(value.w[0]), "=r"(value.w[1])
+                 : "l"(source));
+    return value;
+  }
+  __device__ uint32_t load4_streamed(const void* source) const {
+    uint32_t value;
+    asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(value) : "l"(source));
+    return value;
+  }
   __device__ Words4 load16(const void* source) const { return *static_cast<const Words4*>(source); }
   __device__ void store16(void* target, Words4 value) const {
     *static_cast<Words4*>(target) = value;

@@ -22,9 +22,12 @@
 
 namespace tandem::gpu::simt {
 
-// The unit of a vector load or store; its address is a multiple of 16.
+// Units of vector loads and stores; their addresses are multiples of their size.
 struct alignas(16) Words4 {
   uint32_t w[4];
+};
+struct alignas(8) Words2 {
+  uint32_t w[2];
 };
 
 TANDEM_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -72,6 +75,34 @@ TANDEM_HOST_DEVICE inline float low_of(uint32_t pair) { return float_of_bits(pai
 TANDEM_HOST_DEVICE inline float high_of(uint32_t pair) { return float_of_bits(pair & 0xffff0000u); }
 TANDEM_HOST_DEVICE inline uint32_t narrow_pair(float low, float high) {
   return uint32_t{narrow(low).bits} | uint32_t{narrow(high).bits} << 16;
+}
+
+// The lower or the upper elements of two pairs.
+TANDEM_HOST_DEVICE inline uint32_t low_halves(uint32_t first, uint32_t second) {
+#if defined(__CUDA_ARCH__)
+  return __byte_perm(first, second, 0x5410);
+#else
+  return (first & 0xffffu) | second << 16;
+#endif
+}
+TANDEM_HOST_DEVICE inline uint32_t high_halves(uint32_t first, uint32_t second) {
+#if defined(__CUDA_ARCH__)
+  return __byte_perm(first, second, 0x7632);
+#else
+  return first >> 16 | (second & 0xffff0000u);
+#endif
+}
+// pair + addend in both elements, rounded to BF16.
+TANDEM_HOST_DEVICE inline uint32_t add_to_pair(uint32_t pair, float addend) {
+#if defined(__CUDA_ARCH__)
+  uint32_t sum;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;"  // sm_80 has no addition of pairs
+      : "=r"(sum)
+      : "r"(pair), "r"(0x3f803f80u), "r"(narrow_pair(addend, addend)));
+  return sum;
+#else
+  return narrow_pair(low_of(pair) + addend, high_of(pair) + addend);
+#endif
 }
 
 // One rounding on both sides, whatever the compiler would contract.

@@ -98,15 +98,12 @@ class EmulatedCta {
     return exchange(value, source_lane, "shuffle", line);
   }
 
-  [[nodiscard]] Words4 load16_streamed(const void* source) const { return load16(source); }
-  [[nodiscard]] Words4 load16(const void* source) const {
-    check_aligned(source);
-    Words4 value;
-    std::memcpy(&value, source, sizeof value);
-    return value;
-  }
+  [[nodiscard]] Words4 load16_streamed(const void* source) const { return load<Words4>(source); }
+  [[nodiscard]] Words2 load8_streamed(const void* source) const { return load<Words2>(source); }
+  [[nodiscard]] uint32_t load4_streamed(const void* source) const { return load<uint32_t>(source); }
+  [[nodiscard]] Words4 load16(const void* source) const { return load<Words4>(source); }
   void store16(void* target, Words4 value) const {
-    check_aligned(target);
+    check_aligned<Words4>(target);
     std::memcpy(target, &value, sizeof value);
   }
   int32_t atomic_add(int32_t* target, int32_t value) const {
@@ -183,9 +180,18 @@ class EmulatedCta {
         block_.sync_warp(thread_idx_, {std::bit_cast<uint32_t>(value)}, what, line);
     return std::bit_cast<T>(words[static_cast<size_t>(source_lane)][0]);
   }
+  template <typename T>
+  [[nodiscard]] T load(const void* source) const {
+    check_aligned<T>(source);
+    T value;
+    std::memcpy(&value, source, sizeof value);
+    return value;
+  }
+  template <typename T>
   void check_aligned(const void* address) const {
-    if (reinterpret_cast<uintptr_t>(address) % sizeof(Words4) != 0)
-      block_.fail(thread_idx_, "an address of 16 bytes that is not aligned");
+    if (reinterpret_cast<uintptr_t>(address) % sizeof(T) != 0)
+      block_.fail(thread_idx_,
+                  "an address of " + std::to_string(sizeof(T)) + " bytes that is not aligned");
   }
 
   EmulatedBlock& block_;
