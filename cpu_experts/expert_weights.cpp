@@ -1,5 +1,6 @@
 #include "cpu_experts/expert_weights.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "runtime/base/check.h"
@@ -15,17 +16,27 @@ constexpr int shift_of(int64_t col) { return static_cast<int>(8 * (col % 4) + 4 
 using Words4 = uint32_t __attribute__((vector_size(16), aligned(1), may_alias));
 using Words8 = uint32_t __attribute__((vector_size(32), aligned(1), may_alias));
 
-// Words of eight codes of the checkpoint to the order of the layout.
-template <typename Words>
-[[gnu::always_inline]] inline void reorder(Words& words) {
-  // Four nibbles to the low nibbles of four bytes: columns 0-3, then 4-7.
-  Words low = words & 0xFFFFu;
-  low = (low | low << 8) & 0x00FF'00FFu;
-  low = (low | low << 4) & 0x0F0F'0F0Fu;
-  Words high = words >> 16;
-  high = (high | high << 8) & 0x00FF'00FFu;
-  high = (high | high << 4) & 0x0F0F'0F0Fu;
-  words = low | high << 4;
+// Exchanges the bits of `mask` with those `distance` above them.
+template <int kDistance, typename Words>
+[[gnu::always_inline]] inline void exchange(Words& words, uint32_t mask) {
+  const Words differing = (words >> kDistance ^ words) & mask;
+  words ^= differing ^ differing << kDistance;
+}
+
+// Words of eight codes of the checkpoint, columns 0 .. 7 from the lowest nibble up, to the order of
+// the layout, 0 4 1 5 2 6 3 7: first the middle bytes change places, then the middle nibbles of
+// either half.
+[[gnu::always_inline]] inline void reorder(Words4& words) {
+  exchange<8>(words, 0x0000'FF00u);
+  exchange<4>(words, 0x00F0'00F0u);
+}
+[[gnu::always_inline]] inline void reorder(Words8& words) {
+  using Bytes = uint8_t __attribute__((vector_size(32), aligned(1), may_alias));
+  auto& bytes = reinterpret_cast<Bytes&>(words);
+  bytes =
+      __builtin_shufflevector(bytes, bytes, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15,
+                              16, 18, 17, 19, 20, 22, 21, 23, 24, 26, 25, 27, 28, 30, 29, 31);
+  exchange<4>(words, 0x00F0'00F0u);
 }
 
 // Stores the words of four rows by columns: word w of the rows at vector w, `kVectorSizeBytes`
@@ -107,6 +118,39 @@ template <typename Words>
   }
 }
 
+// The scales of 16 rows for four blocks, eight groups: transposed eight rows at a time.
+constexpr int64_t kScaleBlocks = 4;
+[[gnu::always_inline]] inline void pack_scales_of_four(const bf16* scales,
+                                                       int64_t stride,
+                                                       Block* blocks) {
+  using Halves = uint16_t __attribute__((vector_size(16), aligned(1), may_alias));
+  const auto low = [](const Halves& a, const Halves& b) {
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  };
+  const auto high = [](const Halves& a, const Halves& b) {
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+  };
+  for (int64_t first_row = 0; first_row < kBlockRows; first_row += 8) {
+    Halves rows[8];
+    for (int64_t row = 0; row < 8; ++row) {
+      rows[row] = *reinterpret_cast<const Halves*>(scales + (first_row + row) * stride);
+    }
+    // Interleaving rows four apart, three times, transposes.
+    for (int step = 0; step < 3; ++step) {
+      Halves next[8];
+      for (int row = 0; row < 4; ++row) {
+        next[2 * row] = low(rows[row], rows[row + 4]);
+        next[2 * row + 1] = high(rows[row], rows[row + 4]);
+      }
+      for (int row = 0; row < 8; ++row) rows[row] = next[row];
+    }
+    for (int64_t group = 0; group < 2 * kScaleBlocks; ++group) {
+      *reinterpret_cast<Halves*>(blocks[group / 2].bytes + group % 2 * kScalesSizeBytes / 2 +
+                                 first_row * int64_t{sizeof(bf16)}) = rows[group];
+    }
+  }
+}
+
 // 16 rows of 64 columns of a matrix.
 struct Source {
   const uint8_t* codes;
@@ -115,15 +159,13 @@ struct Source {
   int64_t scales_stride;
 };
 
-// A whole block, with what every x86-64 has and with AVX2.
+// The codes of a whole block, with what every x86-64 has and with AVX2.
 void pack_whole(const Source& source, Block& block) {
-  pack_scales(source.scales, source.scales_stride, block);
   pack_codes<Words4>(source.codes, source.codes_stride_bytes, 0, block);
   pack_codes<Words4>(source.codes + sizeof(Words4), source.codes_stride_bytes, 4, block);
 }
 #if defined(__x86_64__)
 [[gnu::target("avx2")]] void pack_whole_avx2(const Source& source, Block& block) {
-  pack_scales(source.scales, source.scales_stride, block);
   pack_codes<Words8>(source.codes, source.codes_stride_bytes, 0, block);
 }
 auto best_pack_whole() {
@@ -143,15 +185,47 @@ void pack_half(const Source& source, Block& block) {
   pack_codes<Words4>(source.codes, source.codes_stride_bytes, 0, block);
 }
 
-// Sixteen short streams are too many and too short for a processor to foresee: a block asks for
-// what the next row of blocks will read, a line of every row for two blocks.
-void prefetch_below(const Int4Matrix& matrix, int64_t row_begin, int64_t col_begin) {
-  if (col_begin / kBlockCols % 2 != 0 || row_begin + 2 * kBlockRows > matrix.packed.rows) return;
-  const uint8_t* codes = &matrix.packed(row_begin + kBlockRows, col_begin / 2);
-  for (int64_t row = 0; row < kBlockRows; ++row) {
-    __builtin_prefetch(codes + row * matrix.packed.row_stride, 0, 2);
+// Sixteen short streams are too many and too short for a processor to foresee: every block asks for
+// a piece of the row of blocks below, which memory hands out fastest in the order of its addresses.
+class RowBlockBelow {
+ public:
+  RowBlockBelow(const Int4Matrix& matrix, const MatrixPart& part, int64_t row_begin)
+      : codes_(&matrix.packed(row_begin, part.col_begin / 2)),
+        codes_stride_bytes_(matrix.packed.row_stride),
+        codes_size_bytes_(part.num_cols / 2),
+        scales_(reinterpret_cast<const uint8_t*>(
+            &matrix.scale(row_begin, part.col_begin / kInt4GroupSize))),
+        scales_stride_bytes_(matrix.scale.row_stride * int64_t{sizeof(bf16)}),
+        scales_size_bytes_(part.num_cols / kInt4GroupSize * int64_t{sizeof(bf16)}) {}
+
+  // What one block of the row will read: 512 bytes of codes, 64 of scales.
+  void prefetch_piece() {
+    for (int64_t offset = 0; offset < kCodesSizeBytes; offset += 64) {
+      __builtin_prefetch(codes_ + codes_done_bytes_ + offset, 0, 2);
+    }
+    __builtin_prefetch(scales_ + scales_done_bytes_, 0, 2);
+    advance(codes_, codes_stride_bytes_, codes_size_bytes_, codes_done_bytes_, kCodesSizeBytes);
+    advance(scales_, scales_stride_bytes_, scales_size_bytes_, scales_done_bytes_, 64);
   }
-}
+
+ private:
+  static constexpr int64_t kCodesSizeBytes = kBlockRows * kBlockCols / 2;
+  static void advance(const uint8_t*& row,
+                      int64_t stride_bytes,
+                      int64_t size_bytes,
+                      int64_t& done_bytes,
+                      int64_t piece_size_bytes) {
+    done_bytes += piece_size_bytes;
+    if (done_bytes < size_bytes) return;
+    done_bytes = 0;
+    row += stride_bytes;
+  }
+
+  const uint8_t* codes_;
+  int64_t codes_stride_bytes_, codes_size_bytes_, codes_done_bytes_ = 0;
+  const uint8_t* scales_;
+  int64_t scales_stride_bytes_, scales_size_bytes_, scales_done_bytes_ = 0;
+};
 
 // To memory past the caches: what is packed is not read again before the whole is, and an ordinary
 // store would read the line first.
@@ -179,20 +253,31 @@ void pack_matrix(const Int4Matrix& matrix,
   TANDEM_CHECK(reinterpret_cast<uintptr_t>(packed) % 16 == 0,
                "packed weights lie at multiples of 16 bytes");
   const auto pack_whole_block = best_pack_whole();
-  Block block;
+  constexpr int64_t kFourBlockCols = kScaleBlocks * kBlockCols;
+  const int64_t cols_in_fours = part.num_cols / kFourBlockCols * kFourBlockCols;
+  Block blocks[kScaleBlocks];
   for (int64_t row = 0; row < part.num_rows; row += kBlockRows) {
     std::byte* target = packed + row / kBlockRows * row_block_stride_bytes;
+    RowBlockBelow below(matrix, part,
+                        part.row_begin + std::min(row + kBlockRows, part.num_rows - kBlockRows));
     for (int64_t col = 0; col < part.num_cols; col += kBlockCols, target += kBlockSizeBytes) {
       const int64_t from_row = part.row_begin + row, from_col = part.col_begin + col;
       const Source source{.codes = &matrix.packed(from_row, from_col / 2),
                           .codes_stride_bytes = matrix.packed.row_stride,
                           .scales = &matrix.scale(from_row, from_col / kInt4GroupSize),
                           .scales_stride = matrix.scale.row_stride};
-      prefetch_below(matrix, from_row, from_col);
-      if (part.num_cols - col >= kBlockCols) {
-        pack_whole_block(source, block);
-      } else {
+      below.prefetch_piece();
+      const int64_t num_cols_left = part.num_cols - col;
+      Block& block = blocks[col / kBlockCols % kScaleBlocks];
+      if (num_cols_left < kBlockCols) {
         pack_half(source, block);
+      } else {
+        if (col >= cols_in_fours) {
+          pack_scales(source.scales, source.scales_stride, block);
+        } else if (col % kFourBlockCols == 0) {
+          pack_scales_of_four(source.scales, source.scales_stride, blocks);
+        }
+        pack_whole_block(source, block);
       }
       stream_out(block, target);
     }
