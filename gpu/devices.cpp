@@ -2,11 +2,54 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
+
+#include "runtime/base/errors.h"
+
 #ifdef TANDEM_WITH_CUDA
 #include "gpu/cuda/device_query.h"
 #endif
 
 namespace tandem::gpu {
+namespace {
+
+constexpr size_t kMaxDevices = 16;
+
+std::vector<std::string_view> split_at_commas(std::string_view text) {
+  std::vector<std::string_view> parts;
+  while (true) {
+    const size_t comma = text.find(',');
+    parts.push_back(text.substr(0, comma));
+    if (comma == std::string_view::npos) return parts;
+    text.remove_prefix(comma + 1);
+  }
+}
+
+LogicalDevice parse_device(std::string_view part, std::string_view gpus) {
+  if (part == "none") return {};
+  LogicalDevice device;
+  const auto [end, error] =
+      std::from_chars(part.data(), part.data() + part.size(), device.card_idx);
+  if (part.empty() || error != std::errc() || end != part.data() + part.size() ||
+      device.card_idx < 0) {
+    throw ConfigError(fmt::format(
+        "--gpus {}: expected none, or cards by number with commas between them (0 or 0,1)", gpus));
+  }
+  return device;
+}
+
+void check_card(const LogicalDevice& device, std::string_view gpus, const CudaSupport& support) {
+  if (device.is_host()) return;
+  const size_t num_cards = support.devices.size();
+  if (static_cast<size_t>(device.card_idx) < num_cards) return;
+  throw ConfigError(
+      num_cards == 0
+          ? fmt::format("--gpus {}: {}; --gpus none computes on the CPU", gpus, support.problem)
+          : fmt::format("--gpus {}: there is no card {}, expected at most {}", gpus,
+                        device.card_idx, num_cards - 1));
+}
+
+}  // namespace
 
 CudaSupport detect_cuda() {
 #ifdef TANDEM_WITH_CUDA
@@ -29,5 +72,39 @@ std::string describe(const CudaSupport& support) {
   }
   return text;
 }
+
+std::string name_of(const LogicalDevice& device) {
+  return device.is_host() ? "host" : fmt::format("GPU {}", device.card_idx);
+}
+
+std::vector<LogicalDevice> choose_devices(std::string_view gpus, const CudaSupport& support) {
+  if (gpus.empty()) {
+    return {support.devices.empty() ? LogicalDevice{} : LogicalDevice{.card_idx = 0}};
+  }
+  std::vector<LogicalDevice> devices;
+  for (const std::string_view part : split_at_commas(gpus)) {
+    devices.push_back(parse_device(part, gpus));
+    check_card(devices.back(), gpus, support);
+    if (devices.back().is_host() != devices.front().is_host()) {
+      throw ConfigError(fmt::format("--gpus {}: none and cards do not go together", gpus));
+    }
+  }
+  if (devices.size() > kMaxDevices) {
+    throw ConfigError(fmt::format("--gpus {}: {} logical devices, expected at most {}", gpus,
+                                  devices.size(), kMaxDevices));
+  }
+  return devices;
+}
+
+std::unique_ptr<Ops> make_ops(const LogicalDevice& device, WorkerPool& pool) {
+  if (device.is_host()) return make_host_ops(pool);
+  throw ConfigError(name_of(device) + ": this build computes on the CPU only");
+}
+
+int64_t planned_ops_size_bytes(const LogicalDevice&, const OpsLimits&, const MlaShape&) {
+  return 0;
+}
+
+int64_t planned_upload_size_bytes(const LogicalDevice&) { return 0; }
 
 }  // namespace tandem::gpu

@@ -1,7 +1,9 @@
 // The dense operations of a layer: one interface, implemented by gpu/host (CPU) and gpu/cuda
 // (NVIDIA). An Ops object is one logical device with one in-order stream: calls enqueue,
 // synchronize() waits. Views point into memory of that device (Ops::allocate, Ops::upload) unless
-// a comment says host. A step is begin_step() and the operations on its batch behind it.
+// a comment says host. A step is begin_step() and the operations on its batch behind it. Steps that
+// decode as many rows call the same operations in the same order, with the same views, between the
+// same submits and synchronizes: a device may record what it is asked for, and replay it.
 // Equation numbers: model/spec.md §3.
 #pragma once
 
@@ -75,6 +77,7 @@ struct RouterParams {
 
 struct OpsLimits {
   int32_t max_batch_tokens = 0;
+  int32_t max_logit_rows = 0;
   int32_t max_context_tokens = 0;
   int32_t n_routed_experts = 0;  // of the widest router; 0: no router
 };
@@ -110,10 +113,12 @@ class Ops {
 
   // Takes what the operations below need of the batch (ids, positions, pages, rows of logits) to
   // the device, once, and decides how its attention is spread there, in the form that is asked for.
-  // What `batch` points to stays as it is until the step is over.
-  virtual void begin_step(const Batch& batch, MlaForm form) = 0;
+  // What `batch` points to stays as it is until the step is over. Returns how many rows the step's
+  // views have: a row a token, and in a decode step, where every token has its logits, perhaps some
+  // more behind them (within the limits), whose values mean nothing and which go to no page.
+  virtual int64_t begin_step(const Batch& batch, MlaForm form) = 0;
 
-  // residual[t, :] = table[token_ids[t], :] (1), for every token of the batch
+  // residual[t, :] = table[token_ids[t], :] (1), for every row of the step
   virtual void embed(MatrixView<const bf16> table, MatrixView<float> residual) = 0;
 
   // out[t, :] = weight * x[t, :] / sqrt(mean(x^2) + eps), rounded to BF16 once (2)
@@ -180,15 +185,18 @@ class Ops {
   // out[i, :] = x[batch.logit_token_idx[i], :]
   virtual void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) = 0;
 
-  // Onto itself, where both are the same memory, it does nothing.
+  // To memory of allocate_host. Onto itself, where both are the same memory, it does nothing.
   virtual void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) = 0;
 
   // to = from, which lies in the memory of `source`, a device of the same kind: after everything
   // that `source` has been asked for so far. Layers on another device go on from here.
   virtual void receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) = 0;
 
-  // Waits until all of the above is done. Before it, copy_to_host has not delivered, and what
-  // add_from_host and begin_step were given may not change.
+  // The device begins with what it was asked for so far, if it has not yet.
+  virtual void submit() = 0;
+
+  // Submits, and waits until all of the above is done. Before it, copy_to_host has not delivered,
+  // and what add_from_host and begin_step were given may not change.
   virtual void synchronize() = 0;
 };
 

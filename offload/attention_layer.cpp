@@ -6,18 +6,18 @@ void run_attention(gpu::Ops& ops,
                    const AttentionContext& context,
                    const AttentionWeights& weights,
                    const gpu::KvCacheLayer& cache,
-                   int64_t num_tokens,
+                   int64_t num_rows,
                    Workspace& workspace) {
-  const MatrixView residual = workspace.residual.first_rows(num_tokens);
-  const MatrixView normed = workspace.normed.first_rows(num_tokens);
-  const MatrixView qkv_a = workspace.qkv_a.first_rows(num_tokens);
-  const MatrixView q = workspace.q.first_rows(num_tokens);
-  const MatrixView attention_out = workspace.attention_out.first_rows(num_tokens);
+  const MatrixView residual = workspace.residual.first_rows(num_rows);
+  const MatrixView normed = workspace.normed.first_rows(num_rows);
+  const MatrixView qkv_a = workspace.qkv_a.first_rows(num_rows);
+  const MatrixView q = workspace.q.first_rows(num_rows);
+  const MatrixView attention_out = workspace.attention_out.first_rows(num_rows);
 
   ops.rms_norm(residual, weights.input_layernorm.view(), context.rms_norm_eps, normed);
   ops.linear(normed, *weights.qkv_a, qkv_a);
   if (context.q_lora_rank > 0) {
-    const MatrixView q_latent = workspace.q_latent.first_rows(num_tokens);
+    const MatrixView q_latent = workspace.q_latent.first_rows(num_rows);
     ops.rms_norm(qkv_a.columns(0, context.q_lora_rank), weights.q_a_layernorm.view(),
                  context.lora_rms_norm_eps, q_latent);
     ops.linear(q_latent, *weights.q_b, q);

@@ -24,7 +24,7 @@ void run_attention(gpu::Ops& ops,
                    const AttentionContext& context,
                    const AttentionWeights& weights,
                    const gpu::KvCacheLayer& cache,
-                   int64_t num_tokens,  // of the step
+                   int64_t num_rows,  // of the step
                    Workspace& workspace);
 
 }  // namespace tandem::offload

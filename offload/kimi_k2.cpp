@@ -11,10 +11,11 @@
 
 #include "cpu_experts/moe_experts.h"
 #include "offload/attention_layer.h"
+#include "offload/device_part.h"
+#include "offload/host_copy.h"
 #include "offload/moe_layer.h"
 #include "offload/placement.h"
 #include "offload/weights.h"
-#include "offload/workspace.h"
 #include "runtime/base/check.h"
 #include "runtime/memory/numa_buffer.h"
 #include "runtime/model/expert_reader.h"
@@ -26,17 +27,13 @@ struct KimiK2::Impl {
   KimiK2Options options;
   Placement placement;
   WorkerPool& pool;
-  std::unique_ptr<gpu::Ops> ops;
-  std::unique_ptr<Workspace> workspace;
+  std::vector<DevicePart> parts;                     // in the order of the layers
   std::unique_ptr<cpu_experts::MoeExperts> experts;  // null for a model without MoE layers
   cpu_experts::MoeShape moe_shape;
-  DeviceVector<float> frequencies;  // of RoPE
-  AttentionContext attention;
   gpu::RouterParams router;
-  HeadWeights head;
-  std::vector<LayerWeights> layers;
   std::unique_ptr<gpu::DeviceBuffer>
-      kv_cache;  // [num_hidden_layers, num_kv_pages, 64, kv_dim] bf16
+      embed_tokens;  // [vocab_size, hidden_size], on the first device
+  HeadWeights head;  // on the last
 
   explicit Impl(WorkerPool& pool_in) : pool(pool_in) {}
   void prepare(const Checkpoint& checkpoint);
@@ -45,7 +42,10 @@ struct KimiK2::Impl {
   void load_experts(ExpertReader& reader,
                     int32_t layer_idx,
                     const std::function<void(int64_t)>& report);
-  [[nodiscard]] gpu::KvCacheLayer cache_of(int32_t layer_idx) const;
+  // residual += what the layers of `part` add to it.
+  void run_layers(DevicePart& part, const StepRows& rows);
+  // Logits of the rows that the batch names, into host_logits of the last device.
+  void run_head(int64_t num_rows, int64_t num_logit_rows);
   [[nodiscard]] int32_t moe_layer_idx(int32_t layer_idx) const;
   void check_batch(const Batch& batch, const MatrixView<float>& logits) const;
 };
@@ -76,53 +76,77 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                    {.kv_cache_tokens = options.kv_cache_tokens,
                                     .max_context_tokens = options.max_context_tokens,
                                     .max_batch_tokens = options.max_batch_tokens,
-                                    .max_logit_rows = options.max_logit_rows},
-                                   available_memory_size_bytes());
+                                    .max_logit_rows = options.max_logit_rows,
+                                    .devices = options.devices},
+                                   available_memory(gpu::detect_cuda()));
+  if (options.on_plan) options.on_plan(format_memory_map(impl->placement));
   impl->prepare(checkpoint);
   impl->load_weights(checkpoint, progress);
   return std::unique_ptr<KimiK2>(new KimiK2(std::move(impl)));
 }
 
-// The loop over the layers, in the order of the equations; arithmetic is in the leaves.
+// The loop over the devices, and over their layers in the order of the equations; arithmetic is in
+// the leaves.
 void KimiK2::forward(const Batch& batch, MatrixView<float> logits) {
   Impl& model = *impl_;
   model.check_batch(batch, logits);
   const WorkerPool::Step step(model.pool);
-  const ModelConfig& config = model.config;
-  gpu::Ops& ops = *model.ops;
-  Workspace& workspace = *model.workspace;
-  const auto num_tokens = static_cast<int64_t>(batch.token_ids.size());
+  StepRows rows{.num_tokens = static_cast<int64_t>(batch.token_ids.size())};
+  for (DevicePart& part : model.parts)
+    rows.num_rows = part.ops().begin_step(batch, model.options.mla_form);
 
-  const MatrixView<const bf16> table(reinterpret_cast<const bf16*>(model.head.embed_tokens->data()),
-                                     config.vocab_size, config.hidden_size);
-  ops.begin_step(batch, model.options.mla_form);
-  ops.embed(table, workspace.residual.first_rows(num_tokens));
-  for (int32_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
-    const LayerWeights& layer = model.layers[layer_idx];
-    run_attention(ops, model.attention, layer.attention, model.cache_of(layer_idx), num_tokens,
-                  workspace);
+  DevicePart& first = model.parts.front();
+  const MatrixView<const bf16> table(reinterpret_cast<const bf16*>(model.embed_tokens->data()),
+                                     model.config.vocab_size, model.config.hidden_size);
+  first.ops().embed(table, first.workspace().residual.first_rows(rows.num_rows));
+  for (size_t part_idx = 0; part_idx < model.parts.size(); ++part_idx) {
+    DevicePart& part = model.parts[part_idx];
+    if (part_idx > 0) {
+      DevicePart& previous = model.parts[part_idx - 1];
+      part.ops().receive(previous.ops(), previous.workspace().residual.first_rows(rows.num_rows),
+                         part.workspace().residual.first_rows(rows.num_rows));
+    }
+    model.run_layers(part, rows);
+  }
+
+  DevicePart& last = model.parts.back();
+  const auto num_logits = static_cast<int64_t>(batch.logit_token_idx.size());
+  // A step with rows behind its tokens has logits for all of them.
+  if (num_logits > 0) {
+    model.run_head(rows.num_rows, num_logits == rows.num_tokens ? rows.num_rows : num_logits);
+  }
+  last.ops().synchronize();
+  for (int64_t row_idx = 0; row_idx < num_logits; ++row_idx) {
+    const std::span<const float> row = last.workspace().host_logits.row(row_idx);
+    std::copy(row.begin(), row.end(), logits.row(row_idx).begin());
+  }
+}
+
+void KimiK2::Impl::run_layers(DevicePart& part, const StepRows& rows) {
+  const int32_t end = part.first_layer_idx() + part.num_layers();
+  for (int32_t layer_idx = part.first_layer_idx(); layer_idx < end; ++layer_idx) {
+    const LayerWeights& layer = part.layer(layer_idx);
+    run_attention(part.ops(), part.attention(), layer.attention, part.cache_of(layer_idx),
+                  rows.num_rows, part.workspace());
     if (config.is_dense(layer_idx)) {
-      run_dense_mlp(ops, layer, config.rms_norm_eps, num_tokens, workspace);
+      run_dense_mlp(part.ops(), layer, config.rms_norm_eps, rows.num_rows, part.workspace());
     } else {
-      run_moe(ops, *model.experts, model.router, layer, model.moe_layer_idx(layer_idx),
-              config.rms_norm_eps, num_tokens, workspace);
+      run_moe(part.ops(), *experts, router, layer, moe_layer_idx(layer_idx), config.rms_norm_eps,
+              rows, part.workspace());
     }
   }
+}
 
-  const auto num_rows = static_cast<int64_t>(batch.logit_token_idx.size());
-  if (num_rows > 0) {
-    const MatrixView device_logits = workspace.logits.first_rows(num_rows);
-    ops.gather_logit_rows(workspace.residual.first_rows(num_tokens),
-                          workspace.logit_residual.first_rows(num_rows));
-    ops.rms_norm(workspace.logit_residual.first_rows(num_rows), model.head.norm.view(),
-                 config.rms_norm_eps, workspace.logit_normed.first_rows(num_rows));
-    ops.linear(workspace.logit_normed.first_rows(num_rows), *model.head.lm_head, device_logits);
-    for (int64_t row_idx = 0; row_idx < num_rows; ++row_idx) {
-      ops.copy_to_host(std::as_bytes(device_logits.row(row_idx)),
-                       std::as_writable_bytes(logits.row(row_idx)));
-    }
-  }
-  ops.synchronize();
+void KimiK2::Impl::run_head(int64_t num_rows, int64_t num_logit_rows) {
+  gpu::Ops& ops = parts.back().ops();
+  Workspace& workspace = parts.back().workspace();
+  const MatrixView residual = workspace.logit_residual.first_rows(num_logit_rows);
+  const MatrixView normed = workspace.logit_normed.first_rows(num_logit_rows);
+  const MatrixView logits = workspace.logits.first_rows(num_logit_rows);
+  ops.gather_logit_rows(workspace.residual.first_rows(num_rows), residual);
+  ops.rms_norm(residual, head.norm.view(), config.rms_norm_eps, normed);
+  ops.linear(normed, *head.lm_head, logits);
+  copy_to_host<float>(ops, logits, workspace.host_logits.first_rows(num_logit_rows));
 }
 
 void KimiK2::Impl::check_batch(const Batch& batch, const MatrixView<float>& logits) const {
@@ -146,22 +170,11 @@ void KimiK2::Impl::check_batch(const Batch& batch, const MatrixView<float>& logi
 }
 
 void KimiK2::Impl::prepare(const Checkpoint& checkpoint) {
-  ops = gpu::make_host_ops(pool);
-  frequencies = {*ops, std::span<const float>(rope_frequencies(config))};
-  attention = {.shape = mla_shape(config),
-               .rms_norm_eps = config.rms_norm_eps,
-               .lora_rms_norm_eps = config.lora_rms_norm_eps,
-               .q_lora_rank = config.q_lora_rank,
-               .frequencies = frequencies.view(),
-               .magnitude = rope_magnitude(config)};
   router = router_params(config);
-  workspace = std::make_unique<Workspace>(
-      *ops, config, WorkspaceLimits{options.max_batch_tokens, options.max_logit_rows});
-  ops->reserve({.max_batch_tokens = options.max_batch_tokens,
-                .max_context_tokens = placement.max_context_tokens,
-                .n_routed_experts = config.n_routed_experts},
-               attention.shape);
-  kv_cache = ops->allocate(static_cast<size_t>(placement.kv_size_bytes));
+  for (const DevicePlacement& part : placement.devices) {
+    parts.emplace_back(options.make_ops(part.device, pool), config, placement, part,
+                       options.max_batch_tokens);
+  }
   moe_shape = {.hidden_size = config.hidden_size,
                .moe_intermediate_size = config.moe_intermediate_size,
                .n_routed_experts = config.n_routed_experts,
@@ -174,11 +187,12 @@ void KimiK2::Impl::prepare(const Checkpoint& checkpoint) {
 }
 
 void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& progress) {
-  const int64_t total_bytes = placement.dense_size_bytes + placement.experts_size_bytes;
+  const int64_t total_bytes = placement.dense_size_bytes() + placement.experts_size_bytes;
   const int64_t head_bytes =
       2 * int64_t{config.vocab_size} * config.hidden_size * int64_t{sizeof(bf16)};
-  const int64_t layer_dense_bytes = std::max<int64_t>(placement.dense_size_bytes - head_bytes, 0) /
-                                    std::max(config.num_hidden_layers, 1);
+  const int64_t layer_dense_bytes =
+      std::max<int64_t>(placement.dense_size_bytes() - head_bytes, 0) /
+      std::max(config.num_hidden_layers, 1);
   int64_t done_bytes = 0;
   const auto report = [&](std::string_view stage, int64_t bytes) {
     done_bytes = std::min(done_bytes + bytes, total_bytes);
@@ -188,19 +202,24 @@ void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& 
   // Begins with the first expert while the dense weights are uploaded.
   ExpertReader reader(checkpoint,
                       {.num_workers = pool.num_workers(), .num_users = pool.num_nodes()});
-  head = upload_head(*ops, checkpoint);
+  embed_tokens = upload_embedding(parts.front().ops(), checkpoint);
+  head = upload_head(parts.back().ops(), checkpoint);
   report("layers", head_bytes);
-  for (int32_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
-    layers.push_back(upload_layer(*ops, checkpoint, layer_idx));
-    report("layers", layer_dense_bytes);
-    if (config.is_dense(layer_idx)) continue;
-    const int64_t layer_end_bytes =
-        done_bytes + placement.experts_size_bytes / moe_shape.num_moe_layers;
-    load_experts(reader, layer_idx, [&](int64_t bytes) {
-      report("layers", std::min(bytes, layer_end_bytes - done_bytes));
-    });
-    report("layers", layer_end_bytes - done_bytes);
+  for (DevicePart& part : parts) {
+    const int32_t end = part.first_layer_idx() + part.num_layers();
+    for (int32_t layer_idx = part.first_layer_idx(); layer_idx < end; ++layer_idx) {
+      part.load_layer(checkpoint, layer_idx);
+      report("layers", layer_dense_bytes);
+      if (config.is_dense(layer_idx)) continue;
+      const int64_t layer_end_bytes =
+          done_bytes + placement.experts_size_bytes / moe_shape.num_moe_layers;
+      load_experts(reader, layer_idx, [&](int64_t bytes) {
+        report("layers", std::min(bytes, layer_end_bytes - done_bytes));
+      });
+      report("layers", layer_end_bytes - done_bytes);
+    }
   }
+  for (DevicePart& part : parts) part.ops().synchronize();
   if (progress) progress({.stage = "done", .done_bytes = total_bytes, .total_bytes = total_bytes});
 }
 
@@ -214,13 +233,6 @@ void KimiK2::Impl::load_experts(ExpertReader& reader,
     if (worker_idx == 0) report(step_bytes);
     return reader.expert(layer_idx, expert_idx, worker_idx);
   });
-}
-
-gpu::KvCacheLayer KimiK2::Impl::cache_of(int32_t layer_idx) const {
-  const int64_t layer_values =
-      int64_t{placement.num_kv_pages} * kPageSizeTokens * attention.shape.kv_dim();
-  return {.data = reinterpret_cast<bf16*>(kv_cache->data()) + layer_idx * layer_values,
-          .num_pages = placement.num_kv_pages};
 }
 
 int32_t KimiK2::Impl::moe_layer_idx(int32_t layer_idx) const {
@@ -254,8 +266,11 @@ int64_t KimiK2::decode_read_bytes(int32_t num_sequences, int32_t context_size_to
 }
 
 std::string KimiK2::description() const {
-  std::string text = format_memory_map(impl_->placement);
-  text += fmt::format("dense part on {}\n", impl_->ops->description());
+  std::string text;
+  for (const DevicePart& part : impl_->parts) {
+    text += fmt::format("layers {} to {}: dense part on {}\n", part.first_layer_idx(),
+                        part.first_layer_idx() + part.num_layers() - 1, part.ops().description());
+  }
   if (impl_->experts != nullptr) {
     PageUse use;
     for (int node_idx = 0; node_idx < impl_->pool.num_nodes(); ++node_idx) {

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "gpu/devices.h"
 #include "gpu/ops.h"
 #include "runtime/base/progress.h"
 #include "runtime/model/checkpoint.h"
@@ -21,6 +23,13 @@ struct KimiK2Options {
   int32_t max_logit_rows = 64;
   int32_t max_context_tokens = 0;  // 0: max_position_embeddings
   gpu::MlaForm mla_form = gpu::MlaForm::kAuto;
+  // Where the dense part runs: layers and their KV are split over them. All the host, or all cards.
+  std::vector<gpu::LogicalDevice> devices = {{}};
+  // Told the memory map before any of it is taken.
+  std::function<void(const std::string& memory_map)> on_plan = {};
+  // How a device gets its operations; tests have devices of their own.
+  std::function<std::unique_ptr<gpu::Ops>(const gpu::LogicalDevice&, WorkerPool&)> make_ops =
+      gpu::make_ops;
 };
 
 class KimiK2 final : public ForwardModel {

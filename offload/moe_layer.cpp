@@ -1,8 +1,6 @@
 #include "offload/moe_layer.h"
 
-#include <span>
-
-#include "runtime/base/check.h"
+#include "offload/host_copy.h"
 
 namespace tandem::offload {
 namespace {
@@ -13,29 +11,19 @@ namespace {
 // activated = silu(W_gate normed) * (W_up normed)
 void activate_mlp(gpu::Ops& ops,
                   const MlpWeights& weights,
-                  int64_t num_tokens,
+                  int64_t num_rows,
                   Workspace& workspace) {
   const MatrixView gate_up =
-      workspace.gate_up.first_rows(num_tokens).columns(0, weights.gate_up->out_features);
-  ops.linear(workspace.normed.first_rows(num_tokens), *weights.gate_up, gate_up);
+      workspace.gate_up.first_rows(num_rows).columns(0, weights.gate_up->out_features);
+  ops.linear(workspace.normed.first_rows(num_rows), *weights.gate_up, gate_up);
   ops.swiglu(gate_up,
-             workspace.activated.first_rows(num_tokens).columns(0, weights.down->in_features));
+             workspace.activated.first_rows(num_rows).columns(0, weights.down->in_features));
 }
 
 // residual += W_down activated
-void add_mlp(gpu::Ops& ops, const MlpWeights& weights, int64_t num_tokens, Workspace& workspace) {
-  ops.linear_add(workspace.activated.first_rows(num_tokens).columns(0, weights.down->in_features),
-                 *weights.down, workspace.residual.first_rows(num_tokens));
-}
-
-template <typename T>
-void copy_to_host(gpu::Ops& ops, MatrixView<const T> device, MatrixView<T> host) {
-  for (const MatrixView<const T> view : {device, MatrixView<const T>(host)}) {
-    TANDEM_CHECK(view.row_stride == view.cols, "copy_to_host: rows with gaps");
-  }
-  const auto num_values = static_cast<size_t>(device.rows * device.cols);
-  ops.copy_to_host(std::as_bytes(std::span(device.data, num_values)),
-                   std::as_writable_bytes(std::span(host.data, num_values)));
+void add_mlp(gpu::Ops& ops, const MlpWeights& weights, int64_t num_rows, Workspace& workspace) {
+  ops.linear_add(workspace.activated.first_rows(num_rows).columns(0, weights.down->in_features),
+                 *weights.down, workspace.residual.first_rows(num_rows));
 }
 
 }  // namespace
@@ -43,12 +31,12 @@ void copy_to_host(gpu::Ops& ops, MatrixView<const T> device, MatrixView<T> host)
 void run_dense_mlp(gpu::Ops& ops,
                    const LayerWeights& weights,
                    float rms_norm_eps,
-                   int64_t num_tokens,
+                   int64_t num_rows,
                    Workspace& workspace) {
-  ops.rms_norm(workspace.residual.first_rows(num_tokens), weights.post_attention_layernorm.view(),
-               rms_norm_eps, workspace.normed.first_rows(num_tokens));
-  activate_mlp(ops, weights.mlp, num_tokens, workspace);
-  add_mlp(ops, weights.mlp, num_tokens, workspace);
+  ops.rms_norm(workspace.residual.first_rows(num_rows), weights.post_attention_layernorm.view(),
+               rms_norm_eps, workspace.normed.first_rows(num_rows));
+  activate_mlp(ops, weights.mlp, num_rows, workspace);
+  add_mlp(ops, weights.mlp, num_rows, workspace);
 }
 
 void run_moe(gpu::Ops& ops,
@@ -57,16 +45,16 @@ void run_moe(gpu::Ops& ops,
              const LayerWeights& weights,
              int32_t moe_layer_idx,
              float rms_norm_eps,
-             int64_t num_tokens,
+             const StepRows& rows,
              Workspace& workspace) {
-  const MatrixView residual = workspace.residual.first_rows(num_tokens);
-  const MatrixView normed = workspace.normed.first_rows(num_tokens);
-  const MatrixView expert_ids = workspace.expert_ids.first_rows(num_tokens);
-  const MatrixView expert_weights = workspace.expert_weights.first_rows(num_tokens);
-  const MatrixView host_normed = workspace.host_normed.first_rows(num_tokens);
-  const MatrixView host_expert_ids = workspace.host_expert_ids.first_rows(num_tokens);
-  const MatrixView host_expert_weights = workspace.host_expert_weights.first_rows(num_tokens);
-  const MatrixView host_routed_sum = workspace.host_routed_sum.first_rows(num_tokens);
+  const MatrixView residual = workspace.residual.first_rows(rows.num_rows);
+  const MatrixView normed = workspace.normed.first_rows(rows.num_rows);
+  const MatrixView expert_ids = workspace.expert_ids.first_rows(rows.num_rows);
+  const MatrixView expert_weights = workspace.expert_weights.first_rows(rows.num_rows);
+  const MatrixView host_normed = workspace.host_normed.first_rows(rows.num_rows);
+  const MatrixView host_expert_ids = workspace.host_expert_ids.first_rows(rows.num_rows);
+  const MatrixView host_expert_weights = workspace.host_expert_weights.first_rows(rows.num_rows);
+  const MatrixView host_routed_sum = workspace.host_routed_sum.first_rows(rows.num_rows);
   const bool has_shared_experts = weights.mlp.gate_up != nullptr;
 
   ops.rms_norm(residual, weights.post_attention_layernorm.view(), rms_norm_eps, normed);
@@ -76,13 +64,15 @@ void run_moe(gpu::Ops& ops,
   copy_to_host<int32_t>(ops, expert_ids, host_expert_ids);
   copy_to_host<float>(ops, expert_weights, host_expert_weights);
   ops.synchronize();
-  if (has_shared_experts) activate_mlp(ops, weights.mlp, num_tokens, workspace);
-  experts.forward(
-      moe_layer_idx,
-      {.hidden = host_normed, .expert_ids = host_expert_ids, .expert_weights = host_expert_weights},
-      host_routed_sum);
+  if (has_shared_experts) activate_mlp(ops, weights.mlp, rows.num_rows, workspace);
+  ops.submit();
+  experts.forward(moe_layer_idx,
+                  {.hidden = host_normed.first_rows(rows.num_tokens),
+                   .expert_ids = host_expert_ids.first_rows(rows.num_tokens),
+                   .expert_weights = host_expert_weights.first_rows(rows.num_tokens)},
+                  host_routed_sum.first_rows(rows.num_tokens));
   ops.add_from_host(host_routed_sum, residual);
-  if (has_shared_experts) add_mlp(ops, weights.mlp, num_tokens, workspace);
+  if (has_shared_experts) add_mlp(ops, weights.mlp, rows.num_rows, workspace);
 }
 
 }  // namespace tandem::offload

@@ -11,11 +11,17 @@
 
 namespace tandem::offload {
 
+// The rows of a step's matrices: the tokens', and what the device puts behind them.
+struct StepRows {
+  int64_t num_tokens = 0;
+  int64_t num_rows = 0;
+};
+
 // residual += W_down(silu(W_gate x) * W_up x), x = rms_norm(residual)
 void run_dense_mlp(gpu::Ops& ops,
                    const LayerWeights& weights,
                    float rms_norm_eps,
-                   int64_t num_tokens,
+                   int64_t num_rows,
                    Workspace& workspace);
 
 // residual += sum_e g_e MLP_e(x) + MLP_shared(x). Routed sum first: the order is part of the bits.
@@ -25,7 +31,7 @@ void run_moe(gpu::Ops& ops,
              const LayerWeights& weights,
              int32_t moe_layer_idx,
              float rms_norm_eps,
-             int64_t num_tokens,
+             const StepRows& rows,
              Workspace& workspace);
 
 }  // namespace tandem::offload

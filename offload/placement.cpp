@@ -7,8 +7,11 @@
 #include <limits>
 #include <optional>
 
+#include "offload/layer_split.h"
+#include "offload/weights.h"
 #include "offload/workspace.h"
 #include "runtime/base/errors.h"
+#include "runtime/model/checkpoint_layout.h"
 #include "runtime/model/forward_model.h"
 #include "runtime/topology/cgroup.h"
 
@@ -16,76 +19,290 @@ namespace tandem::offload {
 namespace {
 
 constexpr int64_t kGiB = int64_t{1} << 30;
-// Left to the rest of the system and to our own small allocations.
+// Left in every memory: to the rest of the system and our own small allocations, to the driver's
+// kernels and graphs.
 constexpr int64_t kReserveSizeBytes = kGiB / 2;
 constexpr int64_t kDefaultKvContexts = 16;
-constexpr double kDefaultKvShare = 0.25;  // of what weights and workspace leave
+// Of what all else leaves of a memory, when the number of pages is ours to choose: the host has
+// others to serve, a card has not.
+constexpr double kHostKvShare = 0.25;
+constexpr int64_t kMaxKvPages = std::numeric_limits<int32_t>::max() / kPageSizeTokens;
 
 double gib(int64_t size_bytes) {
   return static_cast<double>(size_bytes) / static_cast<double>(kGiB);
 }
 
-int64_t kv_page_size_bytes(const ModelConfig& config) {
-  return int64_t{config.num_hidden_layers} * kPageSizeTokens * config.kv_dim() *
-         int64_t{sizeof(bf16)};
+int64_t pages_of(int64_t num_tokens) {
+  return (num_tokens + kPageSizeTokens - 1) / kPageSizeTokens;
 }
 
-// Enough for several full contexts, but no more than a share of the memory that is left, and at
-// least one page.
-int64_t choose_kv_pages(const PlacementRequest& request,
-                        int64_t context_tokens,
-                        int64_t page_size_bytes,
-                        int64_t left_size_bytes) {
-  if (request.kv_cache_tokens > 0) {
-    return (request.kv_cache_tokens + kPageSizeTokens - 1) / kPageSizeTokens;
+// Largest value in [low, high] for which `holds` is true; low - 1 when it holds for none. What
+// holds for a value holds for smaller ones.
+template <typename Predicate>
+int64_t largest_that(int64_t low, int64_t high, const Predicate& holds) {
+  int64_t known = low - 1;
+  while (low <= high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (holds(middle)) {
+      known = middle;
+      low = middle + 1;
+    } else {
+      high = middle - 1;
+    }
   }
-  const int64_t context_pages = (context_tokens + kPageSizeTokens - 1) / kPageSizeTokens;
-  const auto share_size_bytes = static_cast<int64_t>(
-      kDefaultKvShare * static_cast<double>(std::max<int64_t>(left_size_bytes, 0)));
-  return std::clamp<int64_t>(share_size_bytes / page_size_bytes, 1,
-                             kDefaultKvContexts * context_pages);
+  return known;
+}
+
+class Planner {
+ public:
+  Planner(const Checkpoint& checkpoint,
+          const PlacementRequest& request,
+          const AvailableMemory& available);
+
+  // The best split for that many KV pages, whether it fits or not.
+  [[nodiscard]] Placement with_pages(int64_t num_pages) const;
+  // As many as were asked for; else enough for several full contexts, but no more than the devices
+  // can give, and at least one.
+  [[nodiscard]] int64_t choose_pages() const;
+  // What can be done about a plan that does not fit, with a value that fits.
+  [[nodiscard]] std::string advice(int64_t num_pages) const;
+
+ private:
+  [[nodiscard]] std::string advice_on_cards() const;
+  [[nodiscard]] DevicePlacement empty_device(size_t device_idx) const;
+  [[nodiscard]] WorkspaceLimits workspace_limits(const DevicePlacement& part) const {
+    return {.max_batch_tokens = request_.max_batch_tokens, .max_logit_rows = part.max_logit_rows};
+  }
+  [[nodiscard]] int64_t layer_kv_size_bytes(int64_t num_pages) const {
+    return num_pages * kPageSizeTokens * config_.kv_dim() * int64_t{sizeof(bf16)};
+  }
+  [[nodiscard]] bool fits_with(int64_t num_pages) const;
+  [[nodiscard]] int64_t wanted_context() const {
+    return request_.max_context_tokens > 0
+               ? std::min(request_.max_context_tokens, config_.max_position_embeddings)
+               : config_.max_position_embeddings;
+  }
+
+  const Checkpoint& checkpoint_;
+  const ModelConfig& config_;
+  PlacementRequest request_;
+  AvailableMemory available_;
+  std::vector<int64_t> layer_weights_size_bytes_;  // [num_hidden_layers]
+};
+
+// Every memory that the plan uses, the host's last.
+std::vector<gpu::LogicalDevice> memories_of(const Placement& placement) {
+  std::vector<gpu::LogicalDevice> memories;
+  for (const DevicePlacement& part : placement.devices) {
+    const bool is_new = std::find(memories.begin(), memories.end(), part.device) == memories.end();
+    if (!part.device.is_host() && is_new) memories.push_back(part.device);
+  }
+  memories.emplace_back();
+  return memories;
+}
+
+bool fits_in(const Placement& placement, const gpu::LogicalDevice& memory) {
+  return placement.size_bytes_in(memory) + kReserveSizeBytes <= placement.available_in(memory);
+}
+
+bool fits(const Placement& placement) {
+  const std::vector<gpu::LogicalDevice> memories = memories_of(placement);
+  return std::all_of(memories.begin(), memories.end(),
+                     [&](const gpu::LogicalDevice& memory) { return fits_in(placement, memory); });
+}
+
+Planner::Planner(const Checkpoint& checkpoint,
+                 const PlacementRequest& request,
+                 const AvailableMemory& available)
+    : checkpoint_(checkpoint),
+      config_(checkpoint.config()),
+      request_(request),
+      available_(available) {
+  for (int32_t layer_idx = 0; layer_idx < config_.num_hidden_layers; ++layer_idx) {
+    int64_t size_bytes = 0;
+    visit_layer_tensors(config_, layer_idx, [&](const ExpectedTensor& tensor) {
+      if (tensor.kind != TensorKind::kRoutedExperts) size_bytes += tensor.size_bytes();
+    });
+    layer_weights_size_bytes_.push_back(size_bytes);
+  }
+}
+
+DevicePlacement Planner::empty_device(size_t device_idx) const {
+  const bool is_first = device_idx == 0;
+  const bool is_last = device_idx + 1 == request_.devices.size();
+  const int64_t matrix_size_bytes =
+      int64_t{config_.vocab_size} * config_.hidden_size * int64_t{sizeof(bf16)};
+  const int64_t norm_size_bytes = config_.hidden_size * int64_t{sizeof(bf16)};
+  DevicePlacement part{.device = request_.devices[device_idx]};
+  part.max_logit_rows = is_last ? request_.max_logit_rows : 0;
+  part.weights_size_bytes =
+      (is_first ? matrix_size_bytes : 0) + (is_last ? matrix_size_bytes + norm_size_bytes : 0);
+  part.workspace_size_bytes =
+      Workspace::planned_size_bytes(config_, workspace_limits(part)) +
+      gpu::planned_ops_size_bytes(part.device,
+                                  {.max_batch_tokens = request_.max_batch_tokens,
+                                   .max_logit_rows = request_.max_logit_rows,
+                                   .max_context_tokens = static_cast<int32_t>(wanted_context()),
+                                   .n_routed_experts = config_.n_routed_experts},
+                                  mla_shape(config_));
+  return part;
+}
+
+Placement Planner::with_pages(int64_t num_pages) const {
+  Placement placement;
+  placement.available = available_;
+  placement.experts_size_bytes = checkpoint_.resident_expert_size_bytes();
+  placement.num_kv_pages = static_cast<int32_t>(std::min(num_pages, kMaxKvPages));
+  placement.max_context_tokens =
+      static_cast<int32_t>(std::min(wanted_context(), num_pages * kPageSizeTokens));
+  for (size_t idx = 0; idx < request_.devices.size(); ++idx) {
+    const DevicePlacement part = empty_device(idx);
+    placement.staging_size_bytes +=
+        Workspace::planned_host_size_bytes(config_, workspace_limits(part), part.device.is_host()) +
+        gpu::planned_upload_size_bytes(part.device);
+    placement.devices.push_back(part);
+  }
+
+  std::vector<DeviceRoom> rooms;
+  for (const DevicePlacement& part : placement.devices) {
+    const auto num_sharers =
+        std::count(request_.devices.begin(), request_.devices.end(), part.device);
+    const int64_t others_size_bytes =
+        part.device.is_host() ? placement.experts_size_bytes + placement.staging_size_bytes : 0;
+    rooms.push_back({.fixed_size_bytes = part.total_size_bytes(),
+                     .room_size_bytes = (placement.available_in(part.device) - kReserveSizeBytes -
+                                         others_size_bytes) /
+                                        num_sharers});
+  }
+  std::vector<int64_t> layer_size_bytes = layer_weights_size_bytes_;
+  for (int64_t& size_bytes : layer_size_bytes) size_bytes += layer_kv_size_bytes(num_pages);
+  const std::vector<int32_t> num_layers = split_layers(layer_size_bytes, rooms);
+
+  int32_t layer_idx = 0;
+  for (size_t idx = 0; idx < placement.devices.size(); ++idx) {
+    DevicePlacement& part = placement.devices[idx];
+    part.first_layer_idx = layer_idx;
+    part.num_layers = num_layers[idx];
+    part.kv_size_bytes = num_layers[idx] * layer_kv_size_bytes(num_pages);
+    for (; layer_idx < part.first_layer_idx + part.num_layers; ++layer_idx) {
+      part.weights_size_bytes += layer_weights_size_bytes_[static_cast<size_t>(layer_idx)];
+    }
+  }
+  return placement;
+}
+
+bool Planner::fits_with(int64_t num_pages) const { return fits(with_pages(num_pages)); }
+
+int64_t Planner::choose_pages() const {
+  if (request_.kv_cache_tokens > 0) return pages_of(request_.kv_cache_tokens);
+  const bool on_host = request_.devices.front().is_host();
+  const auto is_modest = [&](int64_t num_pages) {
+    const Placement placement = with_pages(num_pages);
+    if (!on_host) return fits(placement);
+    int64_t kv_size_bytes = 0;
+    for (const DevicePlacement& part : placement.devices) kv_size_bytes += part.kv_size_bytes;
+    const int64_t left_size_bytes = available_.host_size_bytes - kReserveSizeBytes -
+                                    (placement.size_bytes_in({}) - kv_size_bytes);
+    return static_cast<double>(kv_size_bytes) <=
+           kHostKvShare * static_cast<double>(left_size_bytes);
+  };
+  const int64_t most = std::min(kDefaultKvContexts * pages_of(wanted_context()), kMaxKvPages);
+  return std::max<int64_t>(largest_that(1, most, is_modest), 1);
+}
+
+std::string Planner::advice(int64_t num_pages) const {
+  const int64_t fitting_pages =
+      largest_that(1, num_pages - 1, [&](int64_t pages) { return fits_with(pages); });
+  if (fitting_pages > 0) {
+    return fmt::format("--kv-cache-tokens {} would fit", fitting_pages * kPageSizeTokens);
+  }
+  const auto with_tokens = [&](int64_t max_batch_tokens) {
+    PlacementRequest request = request_;
+    request.max_batch_tokens = static_cast<int32_t>(max_batch_tokens);
+    request.max_logit_rows = std::min(request.max_logit_rows, request.max_batch_tokens);
+    return Planner(checkpoint_, request, available_);
+  };
+  const int64_t fitting_tokens =
+      largest_that(1, request_.max_batch_tokens - 1,
+                   [&](int64_t tokens) { return with_tokens(tokens).fits_with(1); });
+  if (fitting_tokens > 0) {
+    const Planner smaller = with_tokens(fitting_tokens);
+    const int64_t pages =
+        largest_that(1, num_pages, [&](int64_t candidate) { return smaller.fits_with(candidate); });
+    return fmt::format("--max-batch-tokens {} with --kv-cache-tokens {} would fit", fitting_tokens,
+                       pages * kPageSizeTokens);
+  }
+  const Placement placement = with_pages(1);
+  if (!fits_in(placement, {})) {
+    return fmt::format("a machine with {:.1f} GiB of free memory is needed",
+                       gib(placement.size_bytes_in({}) + kReserveSizeBytes));
+  }
+  return advice_on_cards();
+}
+
+std::string Planner::advice_on_cards() const {
+  PlacementRequest request = request_;
+  AvailableMemory available = available_;
+  const gpu::LogicalDevice card = request_.devices.front();
+  std::string list = "0";
+  for (int32_t num_cards = 2; num_cards <= std::min(8, config_.num_hidden_layers); ++num_cards) {
+    list += fmt::format(",{}", num_cards - 1);
+    available.card_size_bytes.assign(static_cast<size_t>(num_cards),
+                                     with_pages(1).available_in(card));
+    request.devices.clear();
+    for (int32_t idx = 0; idx < num_cards; ++idx) request.devices.push_back({.card_idx = idx});
+    if (Planner(checkpoint_, request, available).fits_with(1)) {
+      return fmt::format("{} cards like {} would hold it (--gpus {}), or --gpus none", num_cards,
+                         gpu::name_of(card), list);
+    }
+  }
+  return "--gpus none computes on the CPU";
 }
 
 }  // namespace
 
+int64_t Placement::size_bytes_in(const gpu::LogicalDevice& memory) const {
+  int64_t size_bytes = memory.is_host() ? experts_size_bytes + staging_size_bytes : 0;
+  for (const DevicePlacement& part : devices) {
+    if (part.device == memory) size_bytes += part.total_size_bytes();
+  }
+  return size_bytes;
+}
+
+int64_t Placement::available_in(const gpu::LogicalDevice& memory) const {
+  return memory.is_host() ? available.host_size_bytes
+                          : available.card_size_bytes.at(static_cast<size_t>(memory.card_idx));
+}
+
+int64_t Placement::dense_size_bytes() const {
+  int64_t size_bytes = 0;
+  for (const DevicePlacement& part : devices) size_bytes += part.weights_size_bytes;
+  return size_bytes;
+}
+
 Placement plan_placement(const Checkpoint& checkpoint,
                          const PlacementRequest& request,
-                         int64_t available_size_bytes) {
-  const ModelConfig& config = checkpoint.config();
-  Placement placement;
-  placement.available_size_bytes = available_size_bytes;
-  placement.dense_size_bytes = checkpoint.dense_size_bytes();
-  placement.experts_size_bytes = checkpoint.resident_expert_size_bytes();
-  const WorkspaceLimits limits{.max_batch_tokens = request.max_batch_tokens,
-                               .max_logit_rows = request.max_logit_rows};
-  placement.workspace_size_bytes =
-      Workspace::planned_size_bytes(config, limits) +
-      Workspace::planned_host_size_bytes(config, limits, /*memory_is_host=*/true);
-
-  const int64_t wanted_context =
-      request.max_context_tokens > 0
-          ? std::min(request.max_context_tokens, config.max_position_embeddings)
-          : config.max_position_embeddings;
-  const int64_t left_size_bytes =
-      available_size_bytes - kReserveSizeBytes - placement.total_size_bytes();
-  const int64_t num_pages =
-      choose_kv_pages(request, wanted_context, kv_page_size_bytes(config), left_size_bytes);
-  if (num_pages > std::numeric_limits<int32_t>::max() / kPageSizeTokens) {
+                         const AvailableMemory& available) {
+  const auto num_layers = static_cast<size_t>(checkpoint.config().num_hidden_layers);
+  if (request.devices.size() > num_layers) {
+    throw ConfigError(fmt::format("{} logical devices for {} layers, expected at most one a layer",
+                                  request.devices.size(), num_layers));
+  }
+  const Planner planner(checkpoint, request, available);
+  const int64_t num_pages = planner.choose_pages();
+  if (num_pages > kMaxKvPages) {
     throw ConfigError(fmt::format("kv_cache_tokens is {}, expected at most {}",
                                   request.kv_cache_tokens, std::numeric_limits<int32_t>::max()));
   }
-  placement.num_kv_pages = static_cast<int32_t>(num_pages);
-  placement.kv_size_bytes = num_pages * kv_page_size_bytes(config);
-  placement.max_context_tokens =
-      static_cast<int32_t>(std::min(wanted_context, num_pages * kPageSizeTokens));
-  if (placement.total_size_bytes() + kReserveSizeBytes > available_size_bytes) {
-    throw LoadError(
-        fmt::format("the model does not fit in memory: {:.2f} GiB needed (and {:.2f} GiB left for "
-                    "the system), {:.2f} GiB available\n"
-                    "{}use fewer KV tokens (--kv-cache-tokens), smaller steps "
-                    "(--max-batch-tokens), or a machine with more memory",
-                    gib(placement.total_size_bytes()), gib(kReserveSizeBytes),
-                    gib(available_size_bytes), format_memory_map(placement)));
+  Placement placement = planner.with_pages(num_pages);
+  for (const gpu::LogicalDevice& memory : memories_of(placement)) {
+    if (fits_in(placement, memory)) continue;
+    throw LoadError(fmt::format(
+        "the model does not fit in the memory of {}: {:.2f} GiB needed (and {:.2f} GiB left for "
+        "the system), {:.2f} GiB available\n{}{}",
+        memory.is_host() ? "the host" : gpu::name_of(memory), gib(placement.size_bytes_in(memory)),
+        gib(kReserveSizeBytes), gib(placement.available_in(memory)), format_memory_map(placement),
+        planner.advice(num_pages)));
   }
   return placement;
 }
@@ -95,30 +312,44 @@ std::string format_memory_map(const Placement& placement) {
     return fmt::format("  {:<16}{:>9.3f} GiB  {}\n", what, gib(size_bytes), remark);
   };
   std::string map = "memory map\n";
-  map += line("dense weights", placement.dense_size_bytes, "BF16");
+  for (const DevicePlacement& part : placement.devices) {
+    map += fmt::format("{}, layers {} to {}\n", gpu::name_of(part.device), part.first_layer_idx,
+                       part.first_layer_idx + part.num_layers - 1);
+    map += line("dense weights", part.weights_size_bytes, "BF16");
+    map += line("KV cache", part.kv_size_bytes,
+                fmt::format("{} tokens in pages of {}, context up to {}",
+                            int64_t{placement.num_kv_pages} * kPageSizeTokens, kPageSizeTokens,
+                            placement.max_context_tokens));
+    map += line("workspace", part.workspace_size_bytes, "");
+  }
+  map += "host, experts\n";
   map += line("routed experts", placement.experts_size_bytes, "INT4, 4.5 bits a weight");
-  map += line("KV cache", placement.kv_size_bytes,
-              fmt::format("{} tokens in pages of {}, context up to {}",
-                          int64_t{placement.num_kv_pages} * kPageSizeTokens, kPageSizeTokens,
-                          placement.max_context_tokens));
-  map += line("workspace", placement.workspace_size_bytes, "");
-  map += line("total", placement.total_size_bytes(),
-              fmt::format("of {:.3f} GiB available", gib(placement.available_size_bytes)));
+  map += line("staging", placement.staging_size_bytes, "between experts and dense part");
+  map += "total\n";
+  for (const gpu::LogicalDevice& memory : memories_of(placement)) {
+    map += line(gpu::name_of(memory), placement.size_bytes_in(memory),
+                fmt::format("of {:.3f} GiB available", gib(placement.available_in(memory))));
+  }
   return map;
 }
 
-int64_t available_memory_size_bytes() {
-  int64_t available_size_bytes = std::numeric_limits<int64_t>::max();
+AvailableMemory available_memory(const gpu::CudaSupport& support) {
+  AvailableMemory available{.host_size_bytes = std::numeric_limits<int64_t>::max(),
+                            .card_size_bytes = {}};
   std::ifstream meminfo("/proc/meminfo");
   std::string key;
   int64_t value_kib = 0;
   std::string unit;
   while (meminfo >> key >> value_kib) {
     std::getline(meminfo, unit);
-    if (key == "MemAvailable:") available_size_bytes = value_kib * 1024;
+    if (key == "MemAvailable:") available.host_size_bytes = value_kib * 1024;
   }
   const std::optional<int64_t> left = Cgroup::of_this_process().memory_left_bytes();
-  return std::min(available_size_bytes, left.value_or(available_size_bytes));
+  if (left) available.host_size_bytes = std::min(available.host_size_bytes, *left);
+  for (const gpu::CudaDevice& card : support.devices) {
+    available.card_size_bytes.push_back(card.free_size_bytes);
+  }
+  return available;
 }
 
 }  // namespace tandem::offload

@@ -1,9 +1,13 @@
-// What goes where and how much memory it takes, decided before anything is allocated.
+// What goes where and how much memory it takes, decided before anything is allocated: which layers
+// lie on which logical device, how many KV pages there are, whether all of it fits.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
+#include "gpu/devices.h"
 #include "runtime/model/checkpoint.h"
 
 namespace tandem::offload {
@@ -13,28 +17,54 @@ struct PlacementRequest {
   int32_t max_context_tokens = 0;  // 0: max_position_embeddings
   int32_t max_batch_tokens = 0;
   int32_t max_logit_rows = 0;
+  std::vector<gpu::LogicalDevice> devices = {{}};  // in the order of the layers
 };
 
-struct Placement {
-  int64_t dense_size_bytes = 0;
-  int64_t experts_size_bytes = 0;
-  int64_t workspace_size_bytes = 0;
-  int64_t kv_size_bytes = 0;
-  int32_t num_kv_pages = 0;
-  int32_t max_context_tokens = 0;
-  int64_t available_size_bytes = 0;  // before loading
+// What is free before loading.
+struct AvailableMemory {
+  int64_t host_size_bytes = 0;
+  std::vector<int64_t> card_size_bytes = {};  // [cards]
+};
+
+// A contiguous run of layers with their KV on one logical device.
+struct DevicePlacement {
+  gpu::LogicalDevice device;
+  int32_t first_layer_idx = 0;
+  int32_t num_layers = 0;
+  int32_t max_logit_rows = 0;        // 0 but on the last
+  int64_t weights_size_bytes = 0;    // the embedding lies on the first device, the head on the last
+  int64_t kv_size_bytes = 0;         // num_kv_pages of these layers
+  int64_t workspace_size_bytes = 0;  // activations of the largest step, the operations' own buffers
   [[nodiscard]] int64_t total_size_bytes() const {
-    return dense_size_bytes + experts_size_bytes + workspace_size_bytes + kv_size_bytes;
+    return weights_size_bytes + kv_size_bytes + workspace_size_bytes;
   }
 };
 
-// Throws LoadError when it cannot fit, with the memory map and what to change.
+struct Placement {
+  std::vector<DevicePlacement> devices;
+  // In host memory, wherever the devices are.
+  int64_t experts_size_bytes = 0;
+  int64_t staging_size_bytes = 0;  // what devices and experts hand to each other, uploads
+  int32_t num_kv_pages = 0;
+  int32_t max_context_tokens = 0;
+  AvailableMemory available;
+
+  // All that one memory has to hold; `memory` names a card or the host.
+  [[nodiscard]] int64_t size_bytes_in(const gpu::LogicalDevice& memory) const;
+  [[nodiscard]] int64_t available_in(const gpu::LogicalDevice& memory) const;
+  [[nodiscard]] int64_t dense_size_bytes() const;
+};
+
+// Layers are split so that the fullest device is as empty as can be, as a share of its memory.
+// Throws LoadError when it cannot fit, with the memory map, the flag to change and a value of it
+// that fits; ConfigError for wishes that no memory could fulfil.
 Placement plan_placement(const Checkpoint& checkpoint,
                          const PlacementRequest& request,
-                         int64_t available_size_bytes);
+                         const AvailableMemory& available);
 std::string format_memory_map(const Placement& placement);
 
-// Memory that can be had without swapping (MemAvailable), respecting the process's cgroup limit.
-int64_t available_memory_size_bytes();
+// Host memory that can be had without swapping (MemAvailable), respecting the process's cgroup
+// limit, and what is free on each card.
+AvailableMemory available_memory(const gpu::CudaSupport& support);
 
 }  // namespace tandem::offload

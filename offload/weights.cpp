@@ -57,12 +57,14 @@ LayerWeights upload_layer(gpu::Ops& ops, const Checkpoint& checkpoint, int32_t l
   return weights;
 }
 
-HeadWeights upload_head(gpu::Ops& ops, const Checkpoint& checkpoint) {
+std::unique_ptr<gpu::DeviceBuffer> upload_embedding(gpu::Ops& ops, const Checkpoint& checkpoint) {
   const MatrixView<const bf16> table = checkpoint.embed_tokens();
   const std::span<const bf16> values{table.data, static_cast<size_t>(table.rows * table.cols)};
-  return {.embed_tokens = ops.upload(std::as_bytes(values)),
-          .norm = {ops, checkpoint.norm()},
-          .lm_head = ops.load_linear(checkpoint.lm_head())};
+  return ops.upload(std::as_bytes(values));
+}
+
+HeadWeights upload_head(gpu::Ops& ops, const Checkpoint& checkpoint) {
+  return {.norm = {ops, checkpoint.norm()}, .lm_head = ops.load_linear(checkpoint.lm_head())};
 }
 
 int64_t dense_read_bytes(const ModelConfig& config) {

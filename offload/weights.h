@@ -1,4 +1,4 @@
-// One device's weights of the dense part, uploaded from the checkpoint: norms, projections, router,
+// Weights of the dense part on a device, uploaded from the checkpoint: norms, projections, router,
 // shared experts.
 #pragma once
 
@@ -55,14 +55,15 @@ struct LayerWeights {
 };
 
 struct HeadWeights {
-  std::unique_ptr<gpu::DeviceBuffer> embed_tokens;  // [vocab_size, hidden_size]
-  DeviceVector<bf16> norm;                          // [hidden_size]
-  std::unique_ptr<gpu::LinearWeight> lm_head;       // [vocab_size, hidden_size]
+  DeviceVector<bf16> norm;                     // [hidden_size]
+  std::unique_ptr<gpu::LinearWeight> lm_head;  // [vocab_size, hidden_size]
 };
 
 gpu::MlaShape mla_shape(const ModelConfig& config);
 
 LayerWeights upload_layer(gpu::Ops& ops, const Checkpoint& checkpoint, int32_t layer_idx);
+// embed_tokens [vocab_size, hidden_size]
+std::unique_ptr<gpu::DeviceBuffer> upload_embedding(gpu::Ops& ops, const Checkpoint& checkpoint);
 HeadWeights upload_head(gpu::Ops& ops, const Checkpoint& checkpoint);
 
 // Bytes of the matrices above that every decode step reads (lm_head included, embedding rows not).

@@ -57,10 +57,12 @@ int64_t Workspace::lay_out_host(std::byte* base,
     host_normed = normed;
     host_expert_ids = expert_ids;
     host_expert_weights = expert_weights;
+    host_logits = logits;
   } else {
     place(host_normed, tokens, config.hidden_size, base, offset_bytes);
     place(host_expert_ids, tokens, top_k_of(config), base, offset_bytes);
     place(host_expert_weights, tokens, top_k_of(config), base, offset_bytes);
+    place(host_logits, limits.max_logit_rows, config.vocab_size, base, offset_bytes);
   }
   return offset_bytes;
 }

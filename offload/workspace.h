@@ -32,12 +32,13 @@ class Workspace {
   MatrixView<bf16> logit_normed;     // [max_logit_rows, hidden_size]
   MatrixView<float> logits;          // [max_logit_rows, vocab_size]
 
-  // What the routed experts on the CPU read and write, in host memory. The first three are the
+  // What the CPU reads and writes, in host memory: all but the sum of the routed experts are the
   // device's own matrices where its memory is the host's, else copies.
   MatrixView<bf16> host_normed;           // [max_batch_tokens, hidden_size]
   MatrixView<int32_t> host_expert_ids;    // [max_batch_tokens, num_experts_per_tok]
   MatrixView<float> host_expert_weights;  // [max_batch_tokens, num_experts_per_tok]
   MatrixView<float> host_routed_sum;      // [max_batch_tokens, hidden_size]
+  MatrixView<float> host_logits;          // [max_logit_rows, vocab_size]
 
   [[nodiscard]] int64_t size_bytes() const { return size_bytes_; }
   // On the device, and on the host beside it.

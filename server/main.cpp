@@ -1,4 +1,5 @@
 // The executable: names the one concrete model and hands it to the command line as a factory.
+#include "gpu/devices.h"
 #include "offload/kimi_k2.h"
 #include "server/cli/command_line.h"
 
@@ -26,9 +27,19 @@ std::unique_ptr<tandem::ForwardModel> load_model(const tandem::Checkpoint& check
   options.max_logit_rows = limits.max_logit_rows;
   options.max_context_tokens = limits.max_context_tokens;
   options.mla_form = mla_form(limits.attention);
+  const tandem::gpu::CudaSupport support = tandem::gpu::detect_cuda();
+  options.devices = tandem::gpu::choose_devices(limits.gpus, support);
+  if (limits.on_plan) {
+    options.on_plan = [&](const std::string& memory_map) {
+      limits.on_plan("GPU: " + tandem::gpu::describe(support) + "\n" + memory_map);
+    };
+  }
   return tandem::offload::KimiK2::load(checkpoint, pool, options, progress);
 }
 
 }  // namespace
 
-int main(int argc, char** argv) { return tandem::cli::run_command_line(argc, argv, load_model); }
+int main(int argc, char** argv) {
+  return tandem::cli::run_command_line(
+      argc, argv, load_model, [] { return tandem::gpu::describe(tandem::gpu::detect_cuda()); });
+}

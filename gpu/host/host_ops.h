@@ -32,9 +32,10 @@ class HostOps : public Ops {
   void reserve(const OpsLimits& limits, const MlaShape& shape) override;
   std::unique_ptr<DeviceBuffer> allocate_host(size_t size_bytes) override;
 
-  void begin_step(const Batch& batch, MlaForm form) override {
+  int64_t begin_step(const Batch& batch, MlaForm form) override {
     batch_ = batch;
     form_ = form;
+    return static_cast<int64_t>(batch.token_ids.size());
   }
   void embed(MatrixView<const bf16> table, MatrixView<float> residual) override;
   void rms_norm(MatrixView<const float> x,
@@ -67,6 +68,7 @@ class HostOps : public Ops {
   void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) override;
   void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) override;
   void receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) override;
+  void submit() override {}
   void synchronize() override {}
 
  private:

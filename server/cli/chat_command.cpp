@@ -246,7 +246,7 @@ std::unique_ptr<Serving> start_server(const ChatOptions& options, const ModelFac
   if (serving->is_demo())
     fmt::print(stderr, "No server at {}: answering here, with {}.\n", kUsualUrl, kDemoModelNote);
   ProgressBar bar(stderr, "loading");
-  serving->load(factory, [&](const Progress& progress) { bar.update(progress); });
+  serving->load(factory, [&](const Progress& progress) { bar.update(progress); }, {});
   bar.finish();
   return serving;
 }

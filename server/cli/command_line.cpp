@@ -30,7 +30,6 @@ struct Commands {
   LogitsOptions logits;
   MakeCheckpointOptions make_checkpoint;
   BenchOptions bench;
-  std::string gpus = "none";
   std::string log_level = "info";
   std::string preset = "tiny";
   bool version_json = false;
@@ -69,6 +68,12 @@ CLI::App* add_command(CLI::App& app,
   CLI::App* command = app.add_subcommand(name, description);
   command->group("Commands")->footer("\nExamples:\n" + examples);
   return command;
+}
+
+void add_gpus_option(CLI::App* command, std::string& gpus) {
+  command->add_option("--gpus", gpus, "none, 0, or 0,1 (default: 0, else none)")
+      ->type_name("LIST")
+      ->group("Computing");
 }
 
 void add_attention_option(CLI::App* command, Attention& attention) {
@@ -225,23 +230,14 @@ void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
   add_serve_limits(command, options);
   add_threads_option(command, options.model.num_threads);
   add_attention_option(command, options.model.attention);
-  command->add_option("--gpus", commands.gpus, "none: this build computes on the CPU only")
-      ->type_name("LIST")
-      ->group("Computing");
+  add_gpus_option(command, options.model.gpus);
   command
       ->add_option("--log-level", commands.log_level,
                    "trace, debug, info, warning, error, off (default: info)")
       ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}).description(""))
       ->type_name("LEVEL")
       ->group("Other");
-  command->callback([&] {
-    commands.run = [&] {
-      if (commands.gpus != "none")
-        throw ConfigError("--gpus " + commands.gpus +
-                          ": this build has no GPU support; expected none");
-      return run_serve(options, factory);
-    };
-  });
+  command->callback([&] { commands.run = [&] { return run_serve(options, factory); }; });
 }
 
 void add_chat(CLI::App& app, Commands& commands, const ModelFactory& factory) {
@@ -296,6 +292,7 @@ void add_chat(CLI::App& app, Commands& commands, const ModelFactory& factory) {
       ->type_name("N")
       ->group("Conversation");
   add_threads_option(command, options.model.num_threads);
+  add_gpus_option(command, options.model.gpus);
   command->callback([&] {
     commands.log_level = "warning";
     commands.run = [&] { return run_chat(options, factory); };
@@ -342,6 +339,7 @@ void add_logits(CLI::App& app, Commands& commands, const ModelFactory& factory) 
   add_number(command, "--chunk", options.chunk_tokens, 1, 1 << 20,
              "Tokens of one step (default: 512)", "Computing");
   add_threads_option(command, options.model.num_threads);
+  add_gpus_option(command, options.model.gpus);
   add_attention_option(command, options.model.attention);
   command->callback([&] { commands.run = [&] { return run_logits(options, factory); }; });
 }
@@ -375,6 +373,7 @@ void add_bench(CLI::App& app, Commands& commands, const ModelFactory& factory) {
   add_number<int64_t>(command, "--bandwidth-mib", options.bandwidth_size_mib, 16, 1 << 20,
                       "Buffer for the bandwidth (default: 512)", "What to measure");
   add_threads_option(command, options.model.num_threads);
+  add_gpus_option(command, options.model.gpus);
   add_attention_option(command, options.model.attention);
   command
       ->add_flag("--stream", options.stream, "Only the memory's bandwidth, by NUMA node; no model")
@@ -463,7 +462,10 @@ void add_make_checkpoint(CLI::App& app, Commands& commands) {
   });
 }
 
-void add_commands(CLI::App& app, Commands& commands, const ModelFactory& factory) {
+void add_commands(CLI::App& app,
+                  Commands& commands,
+                  const ModelFactory& factory,
+                  const GpuDescription& describe_gpus) {
   add_serve(app, commands, factory);
   add_chat(app, commands, factory);
   add_check(app, commands);
@@ -473,7 +475,8 @@ void add_commands(CLI::App& app, Commands& commands, const ModelFactory& factory
   CLI::App* version = add_command(app, "version", "Say what this build is and what this CPU has",
                                   "  tandem version\n  tandem version --json | jq .cpu_isa\n");
   version->add_flag("--json", commands.version_json, "Print JSON");
-  version->callback([&] { commands.run = [&] { return run_version(commands.version_json); }; });
+  version->callback(
+      [&] { commands.run = [&] { return run_version(commands.version_json, describe_gpus); }; });
 }
 
 // "serve --port x: ..." in one line, with the place where help is.
@@ -495,7 +498,10 @@ int report_failure(const std::string& message) {
 
 }  // namespace
 
-int run_command_line(int argc, char** argv, const ModelFactory& factory) {
+int run_command_line(int argc,
+                     char** argv,
+                     const ModelFactory& factory,
+                     const GpuDescription& describe_gpus) {
   CLI::App app(
       "tandem serves Kimi-K2-Thinking from its own checkpoint: experts on the CPU, the rest\n"
       "on a GPU or, in its absence, on the CPU as well.\n",
@@ -513,7 +519,7 @@ int run_command_line(int argc, char** argv, const ModelFactory& factory) {
   app.require_subcommand(0, 1);
   app.set_version_flag("--version", std::string("tandem ") + TANDEM_VERSION, "Show the version");
   Commands commands;
-  add_commands(app, commands, factory);
+  add_commands(app, commands, factory, describe_gpus);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp& help) {

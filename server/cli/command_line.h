@@ -6,6 +6,9 @@
 
 namespace tandem::cli {
 
-int run_command_line(int argc, char** argv, const ModelFactory& factory);
+int run_command_line(int argc,
+                     char** argv,
+                     const ModelFactory& factory,
+                     const GpuDescription& describe_gpus);
 
 }  // namespace tandem::cli

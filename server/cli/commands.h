@@ -17,6 +17,7 @@ struct ModelOptions {
   std::string model_dir;  // "": the demo model
   int num_threads = 0;    // 0: one per physical core
   Attention attention = Attention::kAuto;
+  std::string gpus;  // "": the first card where there is one
 };
 
 struct ServeOptions {
@@ -86,7 +87,7 @@ int run_logits(const LogitsOptions& options, const ModelFactory& factory);
 int run_make_checkpoint(const MakeCheckpointOptions& options);
 int run_bench(const BenchOptions& options, const ModelFactory& factory);
 int run_bench_stream(const BenchOptions& options);
-int run_version(bool json);
+int run_version(bool json, const GpuDescription& describe_gpus);
 
 // "tiny", "small" or "k2"; throws ConfigError for another name.
 ModelConfig preset_config(const std::string& name);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "runtime/base/progress.h"
 #include "runtime/model/checkpoint.h"
@@ -21,10 +22,16 @@ struct ModelLimits {
   int32_t max_logit_rows = 64;
   int32_t max_context_tokens = 0;  // 0: max_position_embeddings
   Attention attention = Attention::kAuto;
+  std::string gpus;  // where the dense part runs: "none", "0", "0,1"; "": the model chooses
+  // Told the cards and the memory map before any of it is taken; may be empty.
+  std::function<void(const std::string& plan)> on_plan;
 };
 
 // Loads every weight; throws LoadError, ConfigError. Checkpoint and pool outlive the model.
 using ModelFactory = std::function<std::unique_ptr<ForwardModel>(
     const Checkpoint&, WorkerPool&, const ModelLimits&, const ProgressFn&)>;
+
+// What the build and the machine have of GPUs, in one line.
+using GpuDescription = std::function<std::string()>;
 
 }  // namespace tandem::cli

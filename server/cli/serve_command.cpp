@@ -48,13 +48,18 @@ int run_serve(const ServeOptions& options, const ModelFactory& factory) {
 
   {
     ProgressBar bar(stderr, "loading");
-    serving.load(factory, [&](const Progress& progress) { bar.update(progress); });
+    serving.load(
+        factory, [&](const Progress& progress) { bar.update(progress); },
+        [](const std::string& plan) {
+          fmt::print("{}", plan);
+          std::fflush(stdout);
+        });
     bar.finish();
   }
   signals.loading_is_done();
-  std::string memory_map = serving.description();
-  while (memory_map.ends_with('\n')) memory_map.pop_back();
-  if (!memory_map.empty()) fmt::print("{}\n", memory_map);
+  std::string description = serving.description();
+  while (description.ends_with('\n')) description.pop_back();
+  if (!description.empty()) fmt::print("{}\n", description);
   print_how_to_ask(serving, options, needs_key);
 
   while (!signals.wait(std::chrono::milliseconds(500))) {

@@ -69,7 +69,9 @@ struct Serving::Impl {
   std::unique_ptr<Engine> engine;
   std::unique_ptr<server::Server> server;
 
-  void load(const ModelFactory& factory, const ProgressFn& progress);
+  void load(const ModelFactory& factory,
+            const ProgressFn& progress,
+            const std::function<void(const std::string&)>& on_plan);
 };
 
 Serving::Serving(const ServeOptions& options) : impl_(std::make_unique<Impl>()) {
@@ -87,21 +89,28 @@ Serving::~Serving() {
   if (impl_->server) impl_->server->stop();
 }
 
-void Serving::load(const ModelFactory& factory, const ProgressFn& progress) {
+void Serving::load(const ModelFactory& factory,
+                   const ProgressFn& progress,
+                   const std::function<void(const std::string&)>& on_plan) {
   try {
-    impl_->load(factory, [&](const Progress& done) {
-      if (done.total_bytes > 0)
-        impl_->server->set_loading_progress(static_cast<double>(done.done_bytes) /
-                                            static_cast<double>(done.total_bytes));
-      progress(done);
-    });
+    impl_->load(
+        factory,
+        [&](const Progress& done) {
+          if (done.total_bytes > 0)
+            impl_->server->set_loading_progress(static_cast<double>(done.done_bytes) /
+                                                static_cast<double>(done.total_bytes));
+          progress(done);
+        },
+        on_plan);
   } catch (const std::exception& error) {
     impl_->server->set_failed(error.what());
     throw;
   }
 }
 
-void Serving::Impl::load(const ModelFactory& factory, const ProgressFn& progress) {
+void Serving::Impl::load(const ModelFactory& factory,
+                         const ProgressFn& progress,
+                         const std::function<void(const std::string&)>& on_plan) {
   const ModelConfig config = ModelConfig::load(model_dir);
   tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(model_dir, config.vocab_size));
   ModelLimits limits;
@@ -112,6 +121,8 @@ void Serving::Impl::load(const ModelFactory& factory, const ProgressFn& progress
   limits.max_logit_rows = std::min(options.max_sequences, limits.max_batch_tokens);
   limits.max_context_tokens = options.max_context_tokens;
   limits.attention = options.model.attention;
+  limits.gpus = options.model.gpus;
+  limits.on_plan = on_plan;
   loaded = load_model(model_dir, options.model.num_threads, limits, factory, progress);
 
   EngineOptions engine_options;

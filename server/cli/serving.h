@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -23,8 +24,10 @@ class Serving {
   Serving& operator=(const Serving&) = delete;
 
   // Loads the model and begins to answer. Throws LoadError, ConfigError; /health then names the
-  // error for as long as the object lives.
-  void load(const ModelFactory& factory, const ProgressFn& progress);
+  // error for as long as the object lives. `on_plan`: see ModelLimits.
+  void load(const ModelFactory& factory,
+            const ProgressFn& progress,
+            const std::function<void(const std::string&)>& on_plan);
 
   void drain();  // lets running answers finish, then stops
   void stop();   // at once
@@ -35,7 +38,7 @@ class Serving {
   [[nodiscard]] std::string url() const;
   [[nodiscard]] std::string model_name() const;
   [[nodiscard]] std::filesystem::path model_dir() const;
-  [[nodiscard]] std::string description() const;  // memory map of the loaded model
+  [[nodiscard]] std::string description() const;  // of the loaded model
 
  private:
   struct Impl;

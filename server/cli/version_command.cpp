@@ -57,7 +57,7 @@ std::string allocator_name() {
 #endif
 }
 
-boost::json::object facts() {
+boost::json::object facts(const GpuDescription& describe_gpus) {
   boost::json::object result;
   result["version"] = TANDEM_VERSION;
   result["compiler"] = compiler_name();
@@ -69,6 +69,7 @@ boost::json::object facts() {
       true;
 #endif
   result["cuda"] = TANDEM_CUDA_ENABLED != 0;
+  result["gpu"] = describe_gpus();
   result["allocator"] = allocator_name();
   result["boost"] = fmt::format("{}.{}.{}", BOOST_VERSION / 100000, BOOST_VERSION / 100 % 1000,
                                 BOOST_VERSION % 100);
@@ -81,8 +82,8 @@ boost::json::object facts() {
 
 }  // namespace
 
-int run_version(bool json) {
-  const boost::json::object values = facts();
+int run_version(bool json, const GpuDescription& describe_gpus) {
+  const boost::json::object values = facts(describe_gpus);
   if (json) {
     fmt::print("{}\n", boost::json::serialize(values));
     return 0;
@@ -92,9 +93,7 @@ int run_version(bool json) {
   fmt::print("built with    {}, {}{}, Boost {}, {}\n", text("compiler"), text("build_type"),
              values.at("assertions").as_bool() ? " with assertions" : "", text("boost"),
              text("allocator"));
-  fmt::print("GPU           {}\n", values.at("cuda").as_bool()
-                                       ? "CUDA"
-                                       : "none in this build (dense layers run on the CPU)");
+  fmt::print("GPU           {}\n", text("gpu"));
   std::string isa;
   for (const auto& name : values.at("cpu_isa").as_array()) {
     if (!isa.empty()) isa += ' ';

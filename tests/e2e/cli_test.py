@@ -413,10 +413,14 @@ class ServeTest(CommandLineTest):
             port = taken.getsockname()[1]
             self.assert_fails("serve", "--model", self.checkpoint, "--port", port, says=[port, "in use"])
 
-    def test_gpus_other_than_none_are_refused(self):
-        self.assert_fails("serve", "--model", self.checkpoint, "--gpus", "0", says=["--gpus 0", "none"])
-        with self.serve("--gpus", "none") as server:
-            self.assertEqual(server.request("GET", "/health")[0], 200)
+    def test_cards_that_are_not_there_are_refused_with_the_reason(self):
+        self.assert_fails("serve", "--model", self.checkpoint, "--gpus", "99", says=["--gpus 99"])
+        self.assert_fails("bench", "--model", self.checkpoint, "--gpus", "first", says=["--gpus first", "expected none"])
+
+    def test_the_model_is_served_from_one_and_from_two_devices(self):
+        for gpus in ("none", "none,none"):
+            with self.serve("--gpus", gpus) as server:
+                self.assertEqual(server.request("GET", "/health")[0], 200)
 
     def test_keys_are_asked_for_when_given_by_option_or_environment(self):
         with self.serve("--api-key", "one", "--api-key", "two") as server:

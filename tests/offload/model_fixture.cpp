@@ -56,16 +56,17 @@ std::vector<int32_t> random_tokens(int32_t num_tokens, int32_t vocab_size, uint6
 }
 
 LoadedModel::LoadedModel(const std::string& dir, int num_threads, gpu::MlaForm form)
+    : LoadedModel(dir, num_threads, offload::KimiK2Options{.mla_form = form}) {}
+
+LoadedModel::LoadedModel(const std::string& dir, int num_threads, offload::KimiK2Options options)
     : checkpoint(Checkpoint::open(dir)),
-      pool(Topology::detect(), {.num_threads = num_threads, .pin = false}),
-      model(offload::KimiK2::load(checkpoint,
-                                  pool,
-                                  {.kv_cache_tokens = 1536,
-                                   .max_batch_tokens = 320,
-                                   .max_logit_rows = 320,
-                                   .max_context_tokens = 512,
-                                   .mla_form = form},
-                                  {})) {}
+      pool(Topology::detect(), {.num_threads = num_threads, .pin = false}) {
+  options.kv_cache_tokens = 1536;
+  options.max_batch_tokens = 320;
+  options.max_logit_rows = 320;
+  options.max_context_tokens = 512;
+  model = offload::KimiK2::load(checkpoint, pool, options, {});
+}
 
 void run_step(ForwardModel& model,
               std::span<SequenceState> sequences,

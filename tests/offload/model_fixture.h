@@ -44,6 +44,8 @@ struct LoadedModel {
   std::unique_ptr<offload::KimiK2> model;
 
   LoadedModel(const std::string& dir, int num_threads, gpu::MlaForm form = gpu::MlaForm::kAuto);
+  // With the limits of the tests in place of those in `options`.
+  LoadedModel(const std::string& dir, int num_threads, offload::KimiK2Options options);
 };
 
 // One sequence of a mixed batch: which pages it lives in, how far it has come.

@@ -1,8 +1,15 @@
 #include "offload/placement.h"
 
+#include <algorithm>
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 #include <catch2/matchers/catch_matchers_exception.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "offload/workspace.h"
 #include "runtime/base/errors.h"
@@ -13,55 +20,209 @@ namespace {
 
 constexpr int64_t kGiB = int64_t{1} << 30;
 
+// Memory of a machine without cards, and of one with.
+offload::AvailableMemory host_with(int64_t size_bytes) { return {.host_size_bytes = size_bytes}; }
+
+// A checkpoint whose planned bytes are all in its weights: KV and workspace are small beside them.
+Checkpoint open_golden() { return Checkpoint::open(golden_dir("k2_thinking")); }
+
+offload::PlacementRequest small_request() { return {.max_batch_tokens = 64, .max_logit_rows = 8}; }
+
+const std::vector<gpu::LogicalDevice> kTwoCards = {{.card_idx = 0}, {.card_idx = 1}};
+
 TEST_CASE("the plan keeps to the KV tokens asked for, in whole pages", "[offload]") {
-  const Checkpoint checkpoint = Checkpoint::open(golden_dir("k2_thinking"));
-  const offload::Placement placement = offload::plan_placement(
-      checkpoint, {.kv_cache_tokens = 1000, .max_batch_tokens = 64, .max_logit_rows = 8}, 4 * kGiB);
+  const Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = small_request();
+  request.kv_cache_tokens = 1000;
+  const offload::Placement placement =
+      offload::plan_placement(checkpoint, request, host_with(4 * kGiB));
   CHECK(placement.num_kv_pages == 16);
-  CHECK(placement.kv_size_bytes == int64_t{16} * 64 * checkpoint.config().kv_dim() * 2 *
-                                       checkpoint.config().num_hidden_layers);
+  REQUIRE(placement.devices.size() == 1);
+  CHECK(placement.devices[0].kv_size_bytes == int64_t{16} * 64 * checkpoint.config().kv_dim() * 2 *
+                                                  checkpoint.config().num_hidden_layers);
   CHECK(placement.max_context_tokens == 1024);  // no sequence can be longer than the cache
 }
 
 TEST_CASE("without a wish the cache holds several full contexts", "[offload]") {
-  const Checkpoint checkpoint = Checkpoint::open(golden_dir("k2_thinking"));
+  const Checkpoint checkpoint = open_golden();
   const offload::Placement placement =
-      offload::plan_placement(checkpoint, {.max_batch_tokens = 64, .max_logit_rows = 8}, 64 * kGiB);
+      offload::plan_placement(checkpoint, small_request(), host_with(64 * kGiB));
   CHECK(placement.max_context_tokens == checkpoint.config().max_position_embeddings);
   CHECK(placement.num_kv_pages >= 4 * placement.max_context_tokens / 64);
-  CHECK(placement.total_size_bytes() < 64 * kGiB);
+  CHECK(placement.size_bytes_in({}) < 64 * kGiB);
 }
 
-TEST_CASE("a plan that does not fit names what is needed, what there is and what to change",
+TEST_CASE("the dense weights of all devices are those of the checkpoint", "[offload]") {
+  for (const std::string& name : golden_names()) {
+    INFO(name);
+    const Checkpoint checkpoint = Checkpoint::open(golden_dir(name));
+    offload::PlacementRequest request = small_request();
+    request.devices = {{}, {}};
+    const offload::Placement placement =
+        offload::plan_placement(checkpoint, request, host_with(64 * kGiB));
+    // A head that shares the embedding's weights lies in memory by itself.
+    const int64_t tied_size_bytes =
+        checkpoint.config().tie_word_embeddings
+            ? int64_t{checkpoint.config().vocab_size} * checkpoint.config().hidden_size * 2
+            : 0;
+    CHECK(placement.dense_size_bytes() == checkpoint.dense_size_bytes() + tied_size_bytes);
+  }
+}
+
+TEST_CASE("layers lie in runs on the devices, each with its KV, balanced by bytes", "[offload]") {
+  const Checkpoint checkpoint = open_golden();
+  const int32_t num_layers = checkpoint.config().num_hidden_layers;
+  offload::PlacementRequest request = small_request();
+  request.kv_cache_tokens = 64 * 1000;
+  request.devices = kTwoCards;
+  const offload::Placement placement = offload::plan_placement(
+      checkpoint, request, {.host_size_bytes = 4 * kGiB, .card_size_bytes = {kGiB, kGiB}});
+  REQUIRE(placement.devices.size() == 2);
+  const offload::DevicePlacement& first = placement.devices[0];
+  const offload::DevicePlacement& second = placement.devices[1];
+  CHECK(first.first_layer_idx == 0);
+  CHECK(second.first_layer_idx == first.num_layers);
+  CHECK(first.num_layers + second.num_layers == num_layers);
+  const int64_t layer_kv_size_bytes = int64_t{1000} * 64 * checkpoint.config().kv_dim() * 2;
+  CHECK(first.kv_size_bytes == first.num_layers * layer_kv_size_bytes);
+  CHECK(second.kv_size_bytes == second.num_layers * layer_kv_size_bytes);
+  CHECK(first.max_logit_rows == 0);
+  CHECK(second.max_logit_rows == 8);
+  // Moving a layer over the border would not help.
+  const int64_t layer_size_bytes = std::max(first.total_size_bytes() / first.num_layers,
+                                            second.total_size_bytes() / second.num_layers);
+  CHECK(std::abs(first.total_size_bytes() - second.total_size_bytes()) <= layer_size_bytes);
+  // The experts stay on the host, the rest does not.
+  CHECK(placement.size_bytes_in({}) == placement.experts_size_bytes + placement.staging_size_bytes);
+  CHECK(placement.size_bytes_in({.card_idx = 1}) == second.total_size_bytes());
+}
+
+TEST_CASE("without a wish a card is filled with KV but for a reserve, one shared by two as well",
           "[offload]") {
-  const Checkpoint checkpoint = Checkpoint::open(golden_dir("k2_thinking"));
-  using Catch::Matchers::ContainsSubstring;
-  using Catch::Matchers::MessageMatches;
-  CHECK_THROWS_MATCHES(
-      offload::plan_placement(
-          checkpoint, {.kv_cache_tokens = 100'000'000, .max_batch_tokens = 64, .max_logit_rows = 8},
-          kGiB),
-      LoadError,
-      MessageMatches(ContainsSubstring("does not fit") && ContainsSubstring("--kv-cache-tokens") &&
-                     ContainsSubstring("KV cache")));
-  CHECK_THROWS_AS(
-      offload::plan_placement(
-          checkpoint,
-          {.kv_cache_tokens = int64_t{1} << 40, .max_batch_tokens = 64, .max_logit_rows = 8}, kGiB),
-      ConfigError);
+  const Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = small_request();
+  const auto plan = [&](std::vector<gpu::LogicalDevice> devices) {
+    request.devices = std::move(devices);
+    return offload::plan_placement(
+        checkpoint, request,
+        {.host_size_bytes = 4 * kGiB,
+         .card_size_bytes = {kGiB / 2 + (kGiB >> 7), kGiB / 2 + (kGiB >> 7)}});
+  };
+  const offload::Placement one = plan({{.card_idx = 0}});
+  const offload::Placement shared = plan({{.card_idx = 0}, {.card_idx = 0}});
+  const offload::Placement two = plan(kTwoCards);
+  const int64_t page_size_bytes =
+      int64_t{64} * checkpoint.config().kv_dim() * 2 * checkpoint.config().num_hidden_layers;
+  for (const offload::Placement* placement : {&one, &shared}) {
+    const int64_t left_size_bytes =
+        placement->available_in({.card_idx = 0}) - placement->size_bytes_in({.card_idx = 0});
+    CHECK(left_size_bytes >= kGiB / 2);
+    CHECK(left_size_bytes < kGiB / 2 + page_size_bytes);
+  }
+  CHECK(two.num_kv_pages > one.num_kv_pages);
 }
 
-TEST_CASE("the memory map names every part", "[offload]") {
+// "... --flag VALUE ...": the value.
+int64_t value_of(const std::string& text, const std::string& flag) {
+  const size_t begin = text.find(flag + " ");
+  REQUIRE(begin != std::string::npos);
+  return std::stoll(text.substr(begin + flag.size() + 1));
+}
+
+std::string refusal(const Checkpoint& checkpoint,
+                    const offload::PlacementRequest& request,
+                    const offload::AvailableMemory& available) {
+  try {
+    offload::plan_placement(checkpoint, request, available);
+  } catch (const LoadError& error) {
+    return error.what();
+  }
+  FAIL("it fits");
+  return "";
+}
+
+TEST_CASE("too many KV tokens: the number that fits is named, and fits, and no more would",
+          "[offload]") {
+  using Catch::Matchers::ContainsSubstring;
+  const Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = small_request();
+  request.kv_cache_tokens = 100'000'000;
+  request.devices = GENERATE(std::vector<gpu::LogicalDevice>{{}}, kTwoCards);
+  const offload::AvailableMemory available = {.host_size_bytes = kGiB,
+                                              .card_size_bytes = {kGiB, kGiB}};
+  const std::string message = refusal(checkpoint, request, available);
+  CHECK_THAT(message, ContainsSubstring("does not fit in the memory of") &&
+                          ContainsSubstring("KV cache") && ContainsSubstring("would fit"));
+  request.kv_cache_tokens = value_of(message, "--kv-cache-tokens");
+  CHECK(offload::plan_placement(checkpoint, request, available).num_kv_pages * 64 ==
+        request.kv_cache_tokens);
+  request.kv_cache_tokens += 64;
+  CHECK_THROWS_AS(offload::plan_placement(checkpoint, request, available), LoadError);
+}
+
+TEST_CASE("a step too large: values of both flags are named that fit", "[offload]") {
+  const Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = {.max_batch_tokens = 1 << 20, .max_logit_rows = 64};
+  const std::string message = refusal(checkpoint, request, host_with(kGiB));
+  request.max_batch_tokens = static_cast<int32_t>(value_of(message, "--max-batch-tokens"));
+  request.kv_cache_tokens = value_of(message, "--kv-cache-tokens");
+  CHECK(request.max_batch_tokens > 1);
+  CHECK_NOTHROW(offload::plan_placement(checkpoint, request, host_with(kGiB)));
+}
+
+TEST_CASE("weights too large for a card: the number of cards that would do is named, and does",
+          "[offload]") {
+  using Catch::Matchers::ContainsSubstring;
+  const Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = {.max_batch_tokens = 1, .max_logit_rows = 1};
+  request.devices = {{.card_idx = 0}};
+  const int64_t needed_size_bytes =
+      offload::plan_placement(checkpoint, request,
+                              {.host_size_bytes = 4 * kGiB, .card_size_bytes = {8 * kGiB}})
+          .dense_size_bytes();
+  const int64_t card_size_bytes = kGiB / 2 + needed_size_bytes * 3 / 4;
+  const std::string message = refusal(
+      checkpoint, request, {.host_size_bytes = 4 * kGiB, .card_size_bytes = {card_size_bytes}});
+  CHECK_THAT(message, ContainsSubstring("memory of GPU 0") && ContainsSubstring("(--gpus 0,1)"));
+  request.devices = kTwoCards;
+  CHECK_NOTHROW(offload::plan_placement(
+      checkpoint, request,
+      {.host_size_bytes = 4 * kGiB, .card_size_bytes = {card_size_bytes, card_size_bytes}}));
+  CHECK_THAT(refusal(checkpoint, request,
+                     {.host_size_bytes = 4 * kGiB, .card_size_bytes = {kGiB / 2, kGiB / 2}}),
+             ContainsSubstring("--gpus none"));
+}
+
+TEST_CASE("experts too large for the host: the memory that is needed is named", "[offload]") {
+  const Checkpoint checkpoint = open_golden();
+  const std::string message = refusal(checkpoint, small_request(), host_with(kGiB / 2));
+  CHECK_THAT(message, Catch::Matchers::ContainsSubstring("GiB of free memory is needed"));
+}
+
+TEST_CASE("more KV tokens than can be counted are refused", "[offload]") {
+  const Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = small_request();
+  request.kv_cache_tokens = int64_t{1} << 40;
+  CHECK_THROWS_AS(offload::plan_placement(checkpoint, request, host_with(kGiB)), ConfigError);
+}
+
+TEST_CASE("the memory map names every device and every part", "[offload]") {
   const Checkpoint checkpoint = Checkpoint::open(golden_dir("moonlight"));
+  offload::PlacementRequest request = small_request();
+  request.devices = kTwoCards;
   const std::string map = offload::format_memory_map(offload::plan_placement(
-      checkpoint, {.max_batch_tokens = 64, .max_logit_rows = 8}, 64 * kGiB));
-  for (const char* part : {"dense weights", "routed experts", "KV cache", "workspace", "total"}) {
+      checkpoint, request, {.host_size_bytes = 4 * kGiB, .card_size_bytes = {kGiB, kGiB}}));
+  for (const char* part : {"GPU 0, layers 0 to", "GPU 1, layers", "dense weights", "KV cache",
+                           "workspace", "routed experts", "staging", "total", "host"}) {
     CHECK_THAT(map, Catch::Matchers::ContainsSubstring(part));
   }
 }
 
-TEST_CASE("available memory is a positive amount", "[offload]") {
-  CHECK(offload::available_memory_size_bytes() > 0);
+TEST_CASE("available memory is a positive amount, a card's what the driver says", "[offload]") {
+  const offload::AvailableMemory available = offload::available_memory(
+      {.devices = {{.memory_size_bytes = 80 * kGiB, .free_size_bytes = 70 * kGiB}}});
+  CHECK(available.host_size_bytes > 0);
+  CHECK(available.card_size_bytes == std::vector<int64_t>{70 * kGiB});
 }
 
 }  // namespace

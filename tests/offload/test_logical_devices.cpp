@@ -1,0 +1,116 @@
+// A model spread over several logical devices, on the host and on a device that behaves like a
+// card: the same bits as on one.
+#include <algorithm>
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <catch2/generators/catch_generators_range.hpp>
+#include <catch2/matchers/catch_matchers_exception.hpp>
+#include <catch2/matchers/catch_matchers_string.hpp>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/base/errors.h"
+#include "tests/offload/model_fixture.h"
+#include "tests/offload/recording_ops.h"
+
+namespace tandem::tests {
+namespace {
+
+const std::vector<gpu::LogicalDevice> kTwoOnHost = {{}, {}};
+
+// Prefills three sequences, then decodes them greedily in batches of three, two and one. Returns
+// all logits of all sequences; the tokens follow from them.
+std::vector<std::vector<float>> run_dialogues(ForwardModel& model) {
+  const int32_t vocab_size = model.vocab_size();
+  std::vector<SequenceState> sequences(3);
+  for (int32_t idx = 0; idx < 3; ++idx) {
+    sequences[idx].token_ids = random_tokens(60 + 7 * idx, vocab_size, 29 + idx);
+    sequences[idx].page_ids = {2 * idx, 9 - idx};
+  }
+  const auto step = [&](const std::vector<int32_t>& num_new) {
+    for (size_t idx = 0; idx < sequences.size(); ++idx) {
+      SequenceState& sequence = sequences[idx];
+      const size_t needed = static_cast<size_t>(sequence.done_tokens + num_new[idx]);
+      if (sequence.token_ids.size() >= needed) continue;
+      const auto last = sequence.logits.end() - vocab_size;
+      sequence.token_ids.push_back(
+          static_cast<int32_t>(std::max_element(last, sequence.logits.end()) - last));
+    }
+    run_step(model, sequences, num_new);
+  };
+  step({60, 40, 0});
+  step({0, 27, 74});
+  for (int idx = 0; idx < 5; ++idx) step({1, 1, 1});
+  for (int idx = 0; idx < 4; ++idx) step({1, 0, 1});
+  for (int idx = 0; idx < 4; ++idx) step({0, 1, 0});
+  step({1, 1, 1});
+  std::vector<std::vector<float>> logits;
+  for (const SequenceState& sequence : sequences) logits.push_back(sequence.logits);
+  return logits;
+}
+
+TEST_CASE("two logical devices compute the bits of one", "[offload]") {
+  const std::string name = GENERATE(from_range(golden_names()));
+  INFO(name);
+  LoadedModel one(golden_dir(name), 2);
+  LoadedModel two(golden_dir(name), 2, {.devices = kTwoOnHost});
+  CHECK(run_dialogues(*two.model) == run_dialogues(*one.model));
+}
+
+TEST_CASE("as many devices as layers compute the bits of one, more are refused", "[offload]") {
+  LoadedModel one(golden_dir("k2_thinking"), 2);
+  const auto num_layers = static_cast<size_t>(one.checkpoint.config().num_hidden_layers);
+  LoadedModel several(golden_dir("k2_thinking"), 2,
+                      {.devices = std::vector<gpu::LogicalDevice>(num_layers)});
+  CHECK(run_dialogues(*several.model) == run_dialogues(*one.model));
+  CHECK_THROWS_MATCHES(
+      LoadedModel(golden_dir("k2_thinking"), 2,
+                  {.devices = std::vector<gpu::LogicalDevice>(num_layers + 1)}),
+      ConfigError, Catch::Matchers::MessageMatches(Catch::Matchers::ContainsSubstring("layers")));
+}
+
+TEST_CASE(
+    "steps that are recorded and replayed, with rows behind their tokens, compute the same bits",
+    "[offload]") {
+  const std::string name = GENERATE(from_range(golden_names()));
+  const size_t num_devices = GENERATE(size_t{1}, size_t{2});
+  INFO(name << ", " << num_devices << " devices");
+  LoadedModel plain(golden_dir(name), 2);
+  std::vector<RecordingOps*> devices;
+  LoadedModel recorded(golden_dir(name), 2,
+                       {.devices = std::vector<gpu::LogicalDevice>(num_devices),
+                        .make_ops = [&](const gpu::LogicalDevice&, WorkerPool& pool) {
+                          auto ops = std::make_unique<RecordingOps>(pool);
+                          devices.push_back(ops.get());
+                          return ops;
+                        }});
+  CHECK(run_dialogues(*recorded.model) == run_dialogues(*plain.model));
+  REQUIRE(devices.size() == num_devices);
+  for (const RecordingOps* device : devices) {
+    // Buckets of one, two and four rows; of one each step after the second is a replay.
+    CHECK(device->num_recorded() > 0);
+    CHECK(device->num_replayed() >= 2 * device->num_recorded());
+  }
+}
+
+TEST_CASE("the memory map is told before anything is loaded", "[offload]") {
+  bool told = false;
+  LoadedModel loaded(golden_dir("k2_thinking"), 1,
+                     {.on_plan =
+                          [&](const std::string& memory_map) {
+                            CHECK_THAT(memory_map,
+                                       Catch::Matchers::ContainsSubstring("dense weights"));
+                            told = true;
+                          },
+                      .make_ops =
+                          [&](const gpu::LogicalDevice& device, WorkerPool& pool) {
+                            CHECK(told);
+                            return gpu::make_ops(device, pool);
+                          }});
+  CHECK(told);
+}
+
+}  // namespace
+}  // namespace tandem::tests
