@@ -3,9 +3,10 @@
 // One TDPBF16PS is one group: 16 tokens x 16 rows x 32 columns. A tile of tokens is A (a row per
 // token), the codes of 16 rows are B: a vector of the layout decodes to four rows of it, two
 // columns of every row side by side. The group's sums are multiplied by the rows' scales when they
-// leave the tile, in FP32, so that decoding is one shift and one permutation a B row: 32
-// instructions a tile, shared by all token tiles, under the 16 cycles of each product.
-// Order of every sum: the tile's within a group, groups ascending, one fused multiply-add each.
+// leave the tile, in FP32, so that decoding is one shift, one permutation and one store a B row,
+// shared by all token tiles. With four of those 46 instructions go with every product, under its 16
+// cycles (bench/amx counts them). Order of every sum: the tile's within a group, groups ascending,
+// one fused multiply-add each.
 #pragma once
 
 #include "cpu_experts/kernels/bf16-inl.h"
@@ -142,7 +143,10 @@ struct AmxCore {
                   RowBlockTotals* totals) {
     const TileConfig config;
     _tile_loadconfig(&config);
-    std::memset(totals, 0, sizeof(totals[0]) * static_cast<size_t>(num_row_blocks));
+    const auto num_tiles = static_cast<size_t>((num_tokens + kTileRows - 1) / kTileRows);
+    for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
+      std::memset(totals[row_block], 0, sizeof(float[kTileRows][kBlockRows]) * num_tiles);
+    }
     TokenTiles tokens;
     WeightTiles tiles;
     const int64_t num_groups = 2 * num_col_blocks;
