@@ -180,7 +180,8 @@ void KimiK2::Impl::prepare(const Checkpoint& checkpoint) {
                .n_routed_experts = config.n_routed_experts,
                .num_experts_per_tok = config.num_experts_per_tok,
                .num_moe_layers = checkpoint.config().num_moe_layers(),
-               .max_tokens = options.max_batch_tokens};
+               .max_tokens = options.max_batch_tokens,
+               .activations = options.expert_activations};
   if (moe_shape.num_moe_layers > 0) {
     experts = std::make_unique<cpu_experts::MoeExperts>(moe_shape, pool);
   }
@@ -280,8 +281,11 @@ std::string KimiK2::description() const {
     }
     text += fmt::format("routed experts' memory: {}\n", describe(use));
     text += fmt::format(
-        "{} routed experts in {} layers, kernels {}{}\n", impl_->config.n_routed_experts,
+        "{} routed experts in {} layers, kernels {}{}{}\n", impl_->config.n_routed_experts,
         impl_->moe_shape.num_moe_layers, impl_->experts->isa_name(),
+        impl_->options.expert_activations == cpu_experts::ActivationMode::kInt8
+            ? ", activations int8 (lossy)"
+            : "",
         impl_->config.experts_int4 ? "" : "; BF16 experts were quantised to INT4 at load");
   }
   return text;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu_experts/dispatch.h"
 #include "gpu/devices.h"
 #include "gpu/ops.h"
 #include "runtime/base/progress.h"
@@ -23,6 +24,7 @@ struct KimiK2Options {
   int32_t max_logit_rows = 64;
   int32_t max_context_tokens = 0;  // 0: max_position_embeddings
   gpu::MlaForm mla_form = gpu::MlaForm::kAuto;
+  cpu_experts::ActivationMode expert_activations = cpu_experts::ActivationMode::kBf16;
   // Where the dense part runs: layers and their KV are split over them. All the host, or all cards.
   std::vector<gpu::LogicalDevice> devices = {{}};
   // Told the memory map before any of it is taken.

@@ -27,6 +27,9 @@ std::unique_ptr<tandem::ForwardModel> load_model(const tandem::Checkpoint& check
   options.max_logit_rows = limits.max_logit_rows;
   options.max_context_tokens = limits.max_context_tokens;
   options.mla_form = mla_form(limits.attention);
+  if (limits.expert_activations == tandem::cli::ExpertActivations::kInt8) {
+    options.expert_activations = tandem::cpu_experts::ActivationMode::kInt8;
+  }
   const tandem::gpu::CudaSupport support = tandem::gpu::detect_cuda();
   options.devices = tandem::gpu::choose_devices(limits.gpus, support);
   if (limits.on_plan) {

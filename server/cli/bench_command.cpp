@@ -184,6 +184,7 @@ ModelLimits limits_for(const BenchOptions& options, const ModelConfig& config) {
   limits.max_batch_tokens = std::max(options.chunk_tokens, most_sequences);
   limits.max_logit_rows = most_sequences;
   limits.attention = options.model.attention;
+  limits.expert_activations = options.model.expert_activations;
   limits.gpus = options.model.gpus;
   limits.on_plan = [](const std::string& plan) { fmt::print(stderr, "{}", plan); };
   return limits;

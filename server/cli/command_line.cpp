@@ -90,6 +90,19 @@ void add_attention_option(CLI::App* command, Attention& attention) {
       ->group("Computing");
 }
 
+void add_expert_activations_option(CLI::App* command, ExpertActivations& activations) {
+  command
+      ->add_option_function<std::string>(
+          "--expert-activations",
+          [&activations](const std::string& name) {
+            activations = name == "int8" ? ExpertActivations::kInt8 : ExpertActivations::kBf16;
+          },
+          "bf16, or int8: lossy, faster prompts (default: bf16)")
+      ->check(CLI::IsMember({"bf16", "int8"}).description(""))
+      ->type_name("FORM")
+      ->group("Computing");
+}
+
 void add_threads_option(CLI::App* command, int& num_threads) {
   command->add_option("--threads", num_threads, "Computing threads (default: one per core)")
       ->check(CLI::Range(1, 4096).description(""))
@@ -230,6 +243,7 @@ void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
   add_serve_limits(command, options);
   add_threads_option(command, options.model.num_threads);
   add_attention_option(command, options.model.attention);
+  add_expert_activations_option(command, options.model.expert_activations);
   add_gpus_option(command, options.model.gpus);
   command
       ->add_option("--log-level", commands.log_level,
@@ -341,6 +355,7 @@ void add_logits(CLI::App& app, Commands& commands, const ModelFactory& factory) 
   add_threads_option(command, options.model.num_threads);
   add_gpus_option(command, options.model.gpus);
   add_attention_option(command, options.model.attention);
+  add_expert_activations_option(command, options.model.expert_activations);
   command->callback([&] { commands.run = [&] { return run_logits(options, factory); }; });
 }
 
@@ -375,6 +390,7 @@ void add_bench(CLI::App& app, Commands& commands, const ModelFactory& factory) {
   add_threads_option(command, options.model.num_threads);
   add_gpus_option(command, options.model.gpus);
   add_attention_option(command, options.model.attention);
+  add_expert_activations_option(command, options.model.expert_activations);
   command
       ->add_flag("--stream", options.stream, "Only the memory's bandwidth, by NUMA node; no model")
       ->group("What to measure");

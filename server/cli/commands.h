@@ -17,6 +17,7 @@ struct ModelOptions {
   std::string model_dir;  // "": the demo model
   int num_threads = 0;    // 0: one per physical core
   Attention attention = Attention::kAuto;
+  ExpertActivations expert_activations = ExpertActivations::kBf16;
   std::string gpus;  // "": the first card where there is one
 };
 

@@ -113,6 +113,7 @@ int run_logits(const LogitsOptions& options, const ModelFactory& factory) {
     limits.max_logit_rows = limits.max_batch_tokens;
     limits.kv_cache_tokens = (num_tokens + kPageSizeTokens - 1) / kPageSizeTokens * kPageSizeTokens;
     limits.attention = options.model.attention;
+    limits.expert_activations = options.model.expert_activations;
     limits.gpus = options.model.gpus;
     ProgressBar bar(stderr, "loading");
     const auto loaded = load_model(model_dir, options.model.num_threads, limits, factory,

@@ -15,6 +15,7 @@
 namespace tandem::cli {
 
 enum class Attention { kAuto, kAbsorbed, kExpanded };
+enum class ExpertActivations { kBf16, kInt8 };
 
 struct ModelLimits {
   int64_t kv_cache_tokens = 0;  // 0: the model chooses
@@ -22,6 +23,7 @@ struct ModelLimits {
   int32_t max_logit_rows = 64;
   int32_t max_context_tokens = 0;  // 0: max_position_embeddings
   Attention attention = Attention::kAuto;
+  ExpertActivations expert_activations = ExpertActivations::kBf16;
   std::string gpus;  // where the dense part runs: "none", "0", "0,1"; "": the model chooses
   // Told the cards and the memory map before any of it is taken; may be empty.
   std::function<void(const std::string& plan)> on_plan;

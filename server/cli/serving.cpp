@@ -121,6 +121,7 @@ void Serving::Impl::load(const ModelFactory& factory,
   limits.max_logit_rows = std::min(options.max_sequences, limits.max_batch_tokens);
   limits.max_context_tokens = options.max_context_tokens;
   limits.attention = options.model.attention;
+  limits.expert_activations = options.model.expert_activations;
   limits.gpus = options.model.gpus;
   limits.on_plan = on_plan;
   loaded = load_model(model_dir, options.model.num_threads, limits, factory, progress);

@@ -125,6 +125,7 @@ class HelpTest(CommandLineTest):
         self.assert_fails("serve", "--no-such-option", status=2, says=["--no-such-option", "serve --help"])
         self.assert_fails("serve", "--port", "70000", status=2, says=["--port", "70000"])
         self.assert_fails("serve", "--attention", "flash", status=2, says=["--attention", "flash", "absorbed"])
+        self.assert_fails("serve", "--expert-activations", "int4", status=2, says=["--expert-activations", "int4", "bf16"])
         self.assert_fails("serve", "--max-sequences", "0", status=2, says=["--max-sequences"])
         self.assert_fails("logits", "--model", self.dir, status=2, says=["--tokens"])
         self.assert_fails("check", status=2, says=["DIR"])
@@ -292,6 +293,14 @@ class LogitsTest(CommandLineTest):
         for form in ("absorbed", "expanded"):
             _, production = self.logits(self.checkpoint, token_ids, "made", "--attention", form)
             self.assertLess(median_row_error(production, reference, shape[1]), production_tolerance(2), form)
+
+    def test_eight_bit_activations_of_the_experts_are_off_by_their_rounding(self):
+        token_ids = [(token_idx * 37 + 11) % 256 for token_idx in range(130)]
+        shape, faithful = self.logits(self.checkpoint, token_ids, "faithful")
+        _, lossy = self.logits(self.checkpoint, token_ids, "lossy", "--expert-activations", "int8")
+        error = median_row_error(lossy, faithful, shape[1])
+        self.assertGreater(error, 0)
+        self.assertLess(error, 8e-3)
 
     def test_chunking_and_threads_change_no_bit(self):
         token_ids = [(token_idx * 53 + 5) % 256 for token_idx in range(100)]
