@@ -7,6 +7,7 @@
 #include "runtime/base/errors.h"
 
 #ifdef TANDEM_WITH_CUDA
+#include "gpu/cuda/cuda_ops.h"
 #include "gpu/cuda/device_query.h"
 #endif
 
@@ -98,13 +99,31 @@ std::vector<LogicalDevice> choose_devices(std::string_view gpus, const CudaSuppo
 
 std::unique_ptr<Ops> make_ops(const LogicalDevice& device, WorkerPool& pool) {
   if (device.is_host()) return make_host_ops(pool);
+#ifdef TANDEM_WITH_CUDA
+  return cuda::make_cuda_ops(device.card_idx);
+#else
   throw ConfigError(name_of(device) + ": this build computes on the CPU only");
+#endif
 }
 
-int64_t planned_ops_size_bytes(const LogicalDevice&, const OpsLimits&, const MlaShape&) {
+int64_t planned_ops_size_bytes(const LogicalDevice& device,
+                               [[maybe_unused]] const OpsLimits& limits,
+                               [[maybe_unused]] const MlaShape& shape) {
+  if (device.is_host()) return 0;
+#ifdef TANDEM_WITH_CUDA
+  return cuda::planned_ops_size_bytes(device.card_idx, limits, shape);
+#else
   return 0;
+#endif
 }
 
-int64_t planned_upload_size_bytes(const LogicalDevice&) { return 0; }
+int64_t planned_upload_size_bytes(const LogicalDevice& device) {
+  if (device.is_host()) return 0;
+#ifdef TANDEM_WITH_CUDA
+  return cuda::planned_upload_size_bytes();
+#else
+  return 0;
+#endif
+}
 
 }  // namespace tandem::gpu

@@ -147,6 +147,12 @@ CublasMatmul::CublasMatmul(size_t scratch_size_bytes)
 
 CublasMatmul::~CublasMatmul() = default;
 
+std::string CublasMatmul::description() {
+  // 10000 * major + 100 * minor + patch.
+  const size_t version = CublasLt::instance().get_version();
+  return fmt::format("cuBLASLt {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
 bool CublasMatmul::is_supported(const MatmulParams& params) {
   constexpr auto kBf16SizeBytes = int64_t{sizeof(bf16)};
   const int64_t out_size_bytes = out_value_size_bytes(params.kind);

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 
 #include "gpu/cuda/device_memory.h"
 #include "runtime/base/bf16.h"
@@ -46,6 +47,9 @@ class CublasMatmul {
   // Rows must start at multiples of 16 bytes: is_supported says so.
   [[nodiscard]] static bool is_supported(const MatmulParams& params);
   void run(const MatmulParams& params, cudaStream_t stream);
+
+  // "cuBLASLt 13.1.0"
+  [[nodiscard]] static std::string description();
 
   static constexpr size_t kWorkspaceSizeBytes = size_t{64} << 20;
 

@@ -33,8 +33,9 @@ class ForwardModel {
 
   // Runs every layer for `batch`, appends its KV to the pages named, and writes
   // logits [num_logit_rows, vocab_size] (fp32, host memory).
-  // The logits of a token do not depend, to the bit, on what else is in the batch or on how its
-  // prompt was cut. Throws only when the device or a worker failed; the engine then stays failed.
+  // The logits of a token do not depend, beyond rounding, on what else is in the batch or on how
+  // its prompt was cut; on the host not to the bit. Throws only when the device or a worker failed;
+  // the engine then stays failed.
   virtual void forward(const Batch& batch, MatrixView<float> logits) = 0;
 
   [[nodiscard]] virtual int32_t vocab_size() const = 0;

@@ -47,6 +47,11 @@ class SegmentCache {
     launch(std::as_const(segment.graph));
   }
 
+  [[nodiscard]] bool is_recorded(const SegmentKey& key) const {
+    const auto entry = graphs_.find(key);
+    return entry != graphs_.end() && entry->second.is_recorded;
+  }
+
  private:
   struct Entry {
     Graph graph{};

@@ -14,17 +14,22 @@ StepInputs::StepInputs(const Limits& limits)
 }
 
 int64_t StepInputs::num_values() const {
-  return 5 * int64_t{limits_.max_batch_tokens} + int64_t{max_sequences_} * max_sequence_pages_;
+  return 4 * int64_t{limits_.max_batch_tokens} + int64_t{max_sequences_} * max_sequence_pages_;
 }
 
-int64_t StepInputs::fill(const Batch& batch, std::span<int32_t> values) {
+int64_t StepInputs::fill(const Batch& batch, int64_t num_rows, std::span<int32_t> values) {
   TANDEM_CHECK(static_cast<int64_t>(values.size()) == num_values(), "StepInputs: size of values");
-  TANDEM_CHECK(batch.token_ids.size() <= static_cast<size_t>(limits_.max_batch_tokens) &&
-                   batch.logit_token_idx.size() <= static_cast<size_t>(limits_.max_batch_tokens),
+  const auto num_tokens = static_cast<int64_t>(batch.token_ids.size());
+  TANDEM_CHECK(num_tokens <= num_rows && num_rows <= limits_.max_batch_tokens &&
+                   static_cast<int64_t>(batch.logit_token_idx.size()) <= num_rows,
                "StepInputs: more tokens than reserve() was told");
   const StepArrays<int32_t> out = arrays(values.data());
   std::copy(batch.token_ids.begin(), batch.token_ids.end(), out.token_ids);
   std::copy(batch.logit_token_idx.begin(), batch.logit_token_idx.end(), out.logit_token_idx);
+  std::fill(out.token_ids + num_tokens, out.token_ids + num_rows, 0);
+  std::fill(out.positions + num_tokens, out.positions + num_rows, 0);
+  std::fill(out.kv_slots + num_tokens, out.kv_slots + num_rows, -1);
+  std::fill(out.logit_token_idx + batch.logit_token_idx.size(), out.logit_token_idx + num_rows, 0);
   items_.clear();
   int32_t num_page_ids = 0;
   for (const BatchItem& item : batch.items) {
@@ -48,10 +53,10 @@ int64_t StepInputs::fill(const Batch& batch, std::span<int32_t> values) {
       out.kv_slots[row] =
           item.page_ids[static_cast<size_t>(position / kPageSizeTokens)] * kPageSizeTokens +
           position % kPageSizeTokens;
-      out.token_page_begin[row] = num_page_ids;
     }
     num_page_ids += num_pages;
   }
+  page_ids_ = {out.page_ids, static_cast<size_t>(num_page_ids)};
   return (out.page_ids - values.data()) + num_page_ids;
 }
 

@@ -14,11 +14,9 @@ namespace tandem::gpu::cuda {
 // Places in the buffer; T is int32_t on the host, const int32_t for the kernels.
 template <typename T>
 struct StepArrays {
-  T* token_ids = nullptr;  // [max_batch_tokens]
-  T* positions = nullptr;  // [max_batch_tokens]
-  T* kv_slots = nullptr;   // [max_batch_tokens] page id * 64 + position % 64
-  T* token_page_begin =
-      nullptr;  // [max_batch_tokens] first entry of the token's sequence in page_ids
+  T* token_ids = nullptr;        // [max_batch_tokens]
+  T* positions = nullptr;        // [max_batch_tokens]
+  T* kv_slots = nullptr;         // [max_batch_tokens] page id * 64 + position % 64; -1: no token
   T* logit_token_idx = nullptr;  // [max_batch_tokens]
   T* page_ids = nullptr;         // [max_page_ids] of all sequences, one after the other; last
 };
@@ -41,23 +39,26 @@ class StepInputs {
     return {.token_ids = values,
             .positions = values + tokens,
             .kv_slots = values + 2 * tokens,
-            .token_page_begin = values + 3 * tokens,
-            .logit_token_idx = values + 4 * tokens,
-            .page_ids = values + 5 * tokens};
+            .logit_token_idx = values + 3 * tokens,
+            .page_ids = values + 4 * tokens};
   }
 
   // Fills the arrays in `values` [num_values()] and returns how many values from the first on have
-  // to go to the card. Allocates nothing.
-  int64_t fill(const Batch& batch, std::span<int32_t> values);
+  // to go to the card. Rows behind the batch's tokens, up to num_rows, are made harmless: token 0,
+  // no slot. Allocates nothing.
+  int64_t fill(const Batch& batch, int64_t num_rows, std::span<int32_t> values);
 
   // The batch's sequences, for the plans of attention; items without tokens left out.
   [[nodiscard]] std::span<const MlaPlanItem> items() const { return items_; }
+  // Their pages, in the buffer that was filled.
+  [[nodiscard]] std::span<const int32_t> page_ids() const { return page_ids_; }
 
  private:
   Limits limits_;
   int32_t max_sequences_;
   int32_t max_sequence_pages_;
   std::vector<MlaPlanItem> items_;
+  std::span<const int32_t> page_ids_;
 };
 
 }  // namespace tandem::gpu::cuda

@@ -19,19 +19,21 @@ TEST_CASE("a step's inputs name every token's position, slot and pages", "[gpu][
   };
   for (int repeat = 0; repeat < 2; ++repeat) {  // filled anew, nothing is left of before
     const int64_t num_used = inputs.fill(
-        {.token_ids = token_ids, .items = items, .logit_token_idx = logit_token_idx}, values);
-    CHECK(num_used == 5 * 10 + 3 + 1);
+        {.token_ids = token_ids, .items = items, .logit_token_idx = logit_token_idx}, 6, values);
+    CHECK(num_used == 4 * 10 + 3 + 1);
     const StepArrays<const int32_t> arrays = inputs.arrays<const int32_t>(values.data());
     const auto first = [](const int32_t* array, int num) {
       return std::vector<int32_t>(array, array + num);
     };
-    CHECK(first(arrays.token_ids, 4) == token_ids);
-    CHECK(first(arrays.logit_token_idx, 2) == logit_token_idx);
-    CHECK(first(arrays.positions, 4) == std::vector<int32_t>{126, 127, 128, 0});
-    CHECK(first(arrays.kv_slots, 4) ==
-          std::vector<int32_t>{3 * 64 + 62, 3 * 64 + 63, 9 * 64, 5 * 64});
-    CHECK(first(arrays.token_page_begin, 4) == std::vector<int32_t>{0, 0, 0, 3});
+    // Two rows behind the tokens.
+    CHECK(first(arrays.token_ids, 6) == std::vector<int32_t>{11, 12, 13, 14, 0, 0});
+    CHECK(first(arrays.logit_token_idx, 6) == std::vector<int32_t>{0, 3, 0, 0, 0, 0});
+    CHECK(first(arrays.positions, 6) == std::vector<int32_t>{126, 127, 128, 0, 0, 0});
+    CHECK(first(arrays.kv_slots, 6) ==
+          std::vector<int32_t>{3 * 64 + 62, 3 * 64 + 63, 9 * 64, 5 * 64, -1, -1});
     CHECK(first(arrays.page_ids, 4) == std::vector<int32_t>{7, 3, 9, 5});
+    CHECK(inputs.page_ids().data() == arrays.page_ids);
+    CHECK(inputs.page_ids().size() == 4);
     REQUIRE(inputs.items().size() == 2);
     CHECK(inputs.items()[0].kv_len == 129);
     CHECK(inputs.items()[0].page_begin == 0);
@@ -55,7 +57,7 @@ TEST_CASE("a step's inputs hold the longest contexts of as many sequences as a s
                      .context_size_tokens = kContext - 1,
                      .page_ids = pages});
   }
-  CHECK(inputs.fill({.token_ids = token_ids, .items = items, .logit_token_idx = {}}, values) ==
+  CHECK(inputs.fill({.token_ids = token_ids, .items = items, .logit_token_idx = {}}, 4, values) ==
         inputs.num_values());
 }
 

@@ -1,0 +1,467 @@
+#include "gpu/cuda/cuda_ops.h"
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "gpu/cuda/core/recorder.h"
+#include "gpu/cuda/core/step_inputs.h"
+#include "gpu/cuda/cublas_matmul.h"
+#include "gpu/cuda/device_guard.h"
+#include "gpu/cuda/device_memory.h"
+#include "gpu/cuda/error.h"
+#include "gpu/cuda/event.h"
+#include "gpu/cuda/graph.h"
+#include "gpu/cuda/kernels/rms_norm.h"
+#include "gpu/cuda/kernels/rope_kv.h"
+#include "gpu/cuda/kernels/router_topk.h"
+#include "gpu/cuda/kernels/rows.h"
+#include "gpu/cuda/linear.h"
+#include "gpu/cuda/mla_attention.h"
+#include "gpu/cuda/pinned_memory.h"
+#include "gpu/cuda/staged_upload.h"
+#include "gpu/cuda/stream.h"
+#include "runtime/base/check.h"
+#include "runtime/base/errors.h"
+
+namespace tandem::gpu::cuda {
+namespace {
+
+// For timing an adding product of up to 512 rows at K2's widths.
+constexpr size_t kMatmulScratchSizeBytes = size_t{16} << 20;
+
+class PinnedBuffer : public DeviceBuffer {
+ public:
+  explicit PinnedBuffer(size_t size_bytes) : memory_(size_bytes) {}
+  [[nodiscard]] std::byte* data() const override { return memory_.as<std::byte>(); }
+  [[nodiscard]] size_t size_bytes() const override { return memory_.size_bytes(); }
+
+ private:
+  PinnedMemory memory_;
+};
+
+cudaDeviceProp properties_of(int32_t card_idx) {
+  int num_cards = 0;
+  const cudaError_t status = cudaGetDeviceCount(&num_cards);
+  if (status != cudaSuccess || card_idx >= num_cards) {
+    throw LoadError(fmt::format(
+        "GPU {}: {}", card_idx,
+        status != cudaSuccess ? cudaGetErrorString(status) : "the driver names no such card"));
+  }
+  cudaDeviceProp properties{};
+  TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, card_idx));
+  if (properties.major < 8) {
+    throw LoadError(fmt::format("GPU {}: {} has compute capability {}.{}, expected at least 8.0",
+                                card_idx, properties.name, properties.major, properties.minor));
+  }
+  return properties;
+}
+
+MlaAttention::Card mla_card(const cudaDeviceProp& properties) {
+  return {.num_multiprocessors = properties.multiProcessorCount,
+          .is_hopper = properties.major == 9};
+}
+
+// What reserve() takes besides the memory of attention.
+struct StepMemory {
+  StepMemory(const OpsLimits& limits)
+      : inputs({.max_batch_tokens = limits.max_batch_tokens,
+                .max_context_tokens = limits.max_context_tokens}),
+        staging(values_size_bytes()),
+        values(values_size_bytes()),
+        router_logits(router_logits_size_bytes(limits)) {}
+
+  [[nodiscard]] size_t values_size_bytes() const {
+    return static_cast<size_t>(inputs.num_values()) * sizeof(int32_t);
+  }
+  static size_t router_logits_size_bytes(const OpsLimits& limits) {
+    return static_cast<size_t>(int64_t{limits.max_batch_tokens} * limits.n_routed_experts) *
+           sizeof(float);
+  }
+  [[nodiscard]] StepArrays<const int32_t> arrays() const {
+    return inputs.arrays(values.as<const int32_t>());
+  }
+
+  StepInputs inputs;
+  PinnedMemory staging;
+  DeviceMemory values;
+  DeviceMemory router_logits;  // [max_batch_tokens, n_routed_experts]
+};
+
+}  // namespace
+
+class CudaOps final : public Ops {
+ public:
+  explicit CudaOps(int32_t card_idx)
+      : card_idx_(card_idx),
+        properties_(properties_of(card_idx)),
+        guard_(std::in_place, card_idx),
+        matmul_(kMatmulScratchSizeBytes) {
+    guard_.reset();
+  }
+  ~CudaOps() override {
+    // What is still enqueued uses memory that goes with the object.
+    const DeviceGuard guard(card_idx_);
+    log_failure(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
+  }
+
+  [[nodiscard]] std::string description() const override {
+    return fmt::format("GPU {}, {} (sm_{}{}, {:.1f} GiB), attention: {}, products: own kernels, {}",
+                       card_idx_, properties_.name, properties_.major, properties_.minor,
+                       static_cast<double>(properties_.totalGlobalMem) / (1 << 30),
+                       attention_ ? attention_->kernels() : "not reserved",
+                       CublasMatmul::description());
+  }
+  [[nodiscard]] bool memory_is_host() const override { return false; }
+
+  // --- memory
+
+  std::unique_ptr<DeviceBuffer> allocate(size_t size_bytes) override {
+    const DeviceGuard guard(card_idx_);
+    return std::make_unique<CudaBuffer>(size_bytes);
+  }
+  std::unique_ptr<DeviceBuffer> allocate_host(size_t size_bytes) override {
+    const DeviceGuard guard(card_idx_);
+    return std::make_unique<PinnedBuffer>(size_bytes);
+  }
+  std::unique_ptr<DeviceBuffer> upload(std::span<const std::byte> host_bytes) override {
+    const DeviceGuard guard(card_idx_);
+    auto buffer = std::make_unique<CudaBuffer>(host_bytes.size());
+    uploader().upload(host_bytes, buffer->data());
+    uploader().finish();
+    return buffer;
+  }
+  std::unique_ptr<LinearWeight> load_linear(MatrixView<const bf16> weight) override {
+    return load_linear(std::span(&weight, 1));
+  }
+  std::unique_ptr<LinearWeight> load_linear(
+      std::span<const MatrixView<const bf16>> weights) override;
+  std::unique_ptr<KvBWeight> load_kv_b(MatrixView<const bf16> kv_b_proj,
+                                       const MlaShape& shape) override {
+    const DeviceGuard guard(card_idx_);
+    check_widths(
+        {shape.qk_nope_head_dim, shape.qk_rope_head_dim, shape.v_head_dim, shape.kv_lora_rank});
+    return std::make_unique<CudaKvB>(kv_b_proj, shape);
+  }
+  void reserve(const OpsLimits& limits, const MlaShape& shape) override {
+    const DeviceGuard guard(card_idx_);
+    limits_ = limits;
+    step_.emplace(limits);
+    attention_.emplace(limits, shape, mla_card(properties_));
+  }
+
+  // --- a step
+
+  int64_t begin_step(const Batch& batch, MlaForm form) override;
+  void submit() override;
+  void synchronize() override {
+    submit();
+    const DeviceGuard guard(card_idx_);
+    stream_.synchronize();
+  }
+
+  void embed(MatrixView<const bf16> table, MatrixView<float> residual) override {
+    enqueue([=, this] {
+      launch_embed({.token_ids = step_->arrays().token_ids, .table = table, .residual = residual},
+                   stream_.get());
+    });
+  }
+  void rms_norm(MatrixView<const float> x,
+                std::span<const bf16> weight,
+                float eps,
+                MatrixView<bf16> out) override;
+  void linear(MatrixView<const bf16> x,
+              const LinearWeight& weight,
+              MatrixView<float> out) override {
+    product(x, weight, out.data, out.row_stride, MatmulOut::kFloat);
+  }
+  void linear(MatrixView<const bf16> x, const LinearWeight& weight, MatrixView<bf16> out) override {
+    product(x, weight, out.data, out.row_stride, MatmulOut::kBf16);
+  }
+  void linear_add(MatrixView<const bf16> x,
+                  const LinearWeight& weight,
+                  MatrixView<float> out) override {
+    product(x, weight, out.data, out.row_stride, MatmulOut::kAddFloat);
+  }
+  void rope_and_append_kv(const MlaShape& shape,
+                          const RopeKvParams& params,
+                          MatrixView<bf16> q,
+                          MatrixView<const float> kv_a,
+                          const KvCacheLayer& cache) override;
+  void mla_attention(const MlaShape& shape,
+                     MatrixView<const bf16> q,
+                     const KvBWeight& kv_b,
+                     const KvCacheLayer& cache,
+                     MatrixView<bf16> out) override;
+  void swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out) override {
+    enqueue([=, this] { launch_swiglu({.gate_up = gate_up, .out = out}, stream_.get()); });
+  }
+  void router_topk(MatrixView<const bf16> hidden,
+                   const LinearWeight& gate,
+                   std::span<const float> e_score_correction_bias,
+                   const RouterParams& params,
+                   MatrixView<int32_t> expert_ids,
+                   MatrixView<float> expert_weights) override;
+  // The kernel reads the host's memory itself: a row is read once.
+  void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) override {
+    enqueue([=, this] { launch_add({.addend = addend, .residual = residual}, stream_.get()); });
+  }
+  void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) override {
+    enqueue([=, this] {
+      launch_gather_rows({.row_idx = step_->arrays().logit_token_idx, .x = x, .out = out},
+                         stream_.get());
+    });
+  }
+  void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) override {
+    TANDEM_CHECK(device.size() == host.size(), "copy_to_host: sizes differ");
+    if (device.empty()) return;
+    enqueue([=, this] {
+      TANDEM_CUDA_CHECK(cudaMemcpyAsync(host.data(), device.data(), device.size(),
+                                        cudaMemcpyDeviceToHost, stream_.get()));
+    });
+  }
+  void receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) override;
+
+ private:
+  template <typename Operation>
+  void enqueue(const Operation& operation) {
+    const DeviceGuard guard(card_idx_);
+    recorder_.enqueue(operation);
+  }
+  StagedUpload& uploader() {
+    if (!uploader_) uploader_.emplace();
+    return *uploader_;
+  }
+  static void check_widths(std::initializer_list<int64_t> widths);
+  void product(MatrixView<const bf16> x,
+               const LinearWeight& weight,
+               void* out,
+               int64_t out_row_stride,
+               MatmulOut kind);
+
+  int32_t card_idx_;
+  cudaDeviceProp properties_;
+  std::optional<DeviceGuard> guard_;  // while the members below are made
+  Stream stream_;
+  Event received_;  // what others receive from here is done
+  CublasMatmul matmul_;
+  std::optional<StagedUpload> uploader_;
+  OpsLimits limits_;
+  std::optional<StepMemory> step_;
+  std::optional<MlaAttention> attention_;
+  Recorder<CapturedGraph> recorder_;
+};
+
+// --- memory
+
+// Every row is read 16 bytes at a time.
+void CudaOps::check_widths(std::initializer_list<int64_t> widths) {
+  for (const int64_t width : widths) {
+    if (width % 8 != 0) {
+      throw LoadError(fmt::format(
+          "a matrix of the model is {} wide, on a GPU expected is a multiple of 8", width));
+    }
+  }
+}
+
+std::unique_ptr<LinearWeight> CudaOps::load_linear(
+    std::span<const MatrixView<const bf16>> weights) {
+  const DeviceGuard guard(card_idx_);
+  const int64_t in_features = weights.front().cols;
+  check_widths({in_features});
+  int64_t out_features = 0;
+  for (const MatrixView<const bf16>& weight : weights) {
+    TANDEM_CHECK(weight.cols == in_features, "load_linear: matrices of different inputs");
+    out_features += weight.rows;
+  }
+  DeviceMemory memory(static_cast<size_t>(out_features * in_features) * sizeof(bf16));
+  std::byte* target = memory.as<std::byte>();
+  for (const MatrixView<const bf16>& weight : weights) {
+    // A matrix without gaps goes at once.
+    const bool whole = weight.row_stride == weight.cols;
+    const int64_t num_pieces = whole ? 1 : weight.rows;
+    const auto piece_values = static_cast<size_t>(whole ? weight.rows * weight.cols : weight.cols);
+    for (int64_t piece = 0; piece < num_pieces; ++piece) {
+      const std::span<const bf16> values(weight.row(piece).data(), piece_values);
+      uploader().upload(std::as_bytes(values), target);
+      target += values.size_bytes();
+    }
+  }
+  uploader().finish();
+  return std::make_unique<CudaLinear>(std::move(memory), out_features, in_features);
+}
+
+// --- a step
+
+int64_t CudaOps::begin_step(const Batch& batch, MlaForm form) {
+  TANDEM_CHECK(step_ && attention_, "begin_step before reserve()");
+  const DeviceGuard guard(card_idx_);
+  uploader_.reset();  // weights are loaded before steps begin
+  // The last step reads what is filled now.
+  stream_.synchronize();
+  const int32_t max_rows = std::min(limits_.max_batch_tokens, limits_.max_logit_rows);
+  // The expanded form goes by each item's lengths, which a recording would keep.
+  const int32_t bucket = form == MlaForm::kExpanded ? 0 : decode_bucket(batch, max_rows);
+  const int64_t num_rows = bucket > 0 ? bucket : static_cast<int64_t>(batch.token_ids.size());
+  recorder_.begin_step(bucket);
+  const std::span<int32_t> values(step_->staging.as<int32_t>(),
+                                  static_cast<size_t>(step_->inputs.num_values()));
+  const int64_t num_used = step_->inputs.fill(batch, num_rows, values);
+  TANDEM_CUDA_CHECK(cudaMemcpyAsync(step_->values.as<int32_t>(), values.data(),
+                                    static_cast<size_t>(num_used) * sizeof(int32_t),
+                                    cudaMemcpyHostToDevice, stream_.get()));
+  attention_->begin_step(step_->inputs, form, num_rows, stream_.get());
+  return num_rows;
+}
+
+void CudaOps::submit() {
+  const DeviceGuard guard(card_idx_);
+  recorder_.end_segment(
+      [this](const std::function<void()>& work) { return CapturedGraph::capture(stream_, work); },
+      [this](const CapturedGraph& graph) { graph.launch(stream_); });
+}
+
+void CudaOps::rms_norm(MatrixView<const float> x,
+                       std::span<const bf16> weight,
+                       float eps,
+                       MatrixView<bf16> out) {
+  TANDEM_CHECK(
+      static_cast<int64_t>(weight.size()) == x.cols && out.cols == x.cols && out.rows == x.rows,
+      "rms_norm: shapes");
+  enqueue([=, this] {
+    // Without addends x is only read.
+    const MatrixView<float> readable(const_cast<float*>(x.data), x.rows, x.cols, x.row_stride);
+    launch_rms_norm({.x = readable,
+                     .addends = {},
+                     .num_addends = 0,
+                     .weight = weight.data(),
+                     .out = out,
+                     .eps = eps},
+                    stream_.get());
+  });
+}
+
+void CudaOps::product(MatrixView<const bf16> x,
+                      const LinearWeight& weight,
+                      void* out,
+                      int64_t out_row_stride,
+                      MatmulOut kind) {
+  TANDEM_CHECK(x.cols == weight.in_features, "linear: columns of x");
+  const MatrixView<const bf16> matrix = static_cast<const CudaLinear&>(weight).matrix();
+  enqueue([=, this] {
+    multiply(matmul_,
+             {.x = x, .weight = matrix, .out = out, .out_row_stride = out_row_stride, .kind = kind},
+             stream_.get());
+  });
+}
+
+void CudaOps::router_topk(MatrixView<const bf16> hidden,
+                          const LinearWeight& gate,
+                          std::span<const float> e_score_correction_bias,
+                          const RouterParams& params,
+                          MatrixView<int32_t> expert_ids,
+                          MatrixView<float> expert_weights) {
+  TANDEM_CHECK(hidden.rows * gate.out_features * int64_t{sizeof(float)} <=
+                   static_cast<int64_t>(step_->router_logits.size_bytes()),
+               "router_topk: more experts than reserve() was told");
+  const MatrixView<float> logits(step_->router_logits.as<float>(), hidden.rows, gate.out_features);
+  linear(hidden, gate, logits);
+  enqueue([=, this] {
+    launch_router_topk({.logits = logits,
+                        .e_score_correction_bias = e_score_correction_bias.data(),
+                        .expert_ids = expert_ids,
+                        .expert_weights = expert_weights,
+                        .n_group = params.n_group,
+                        .topk_group = params.topk_group,
+                        .norm_topk_prob = params.norm_topk_prob,
+                        .routed_scaling_factor = params.routed_scaling_factor},
+                       stream_.get());
+  });
+}
+
+void CudaOps::rope_and_append_kv(const MlaShape& shape,
+                                 const RopeKvParams& params,
+                                 MatrixView<bf16> q,
+                                 MatrixView<const float> kv_a,
+                                 const KvCacheLayer& cache) {
+  TANDEM_CHECK(kv_a.cols == shape.kv_dim() &&
+                   q.cols == int64_t{shape.num_attention_heads} * shape.qk_head_dim() &&
+                   static_cast<int32_t>(params.frequencies.size()) == shape.qk_rope_head_dim / 2,
+               "rope_and_append_kv: shapes");
+  enqueue([=, this] {
+    const StepArrays<const int32_t> arrays = step_->arrays();
+    launch_rope_and_append_kv({.q = q,
+                               .kv_a = kv_a,
+                               .positions = arrays.positions,
+                               .kv_slots = arrays.kv_slots,
+                               .kv_a_layernorm = params.kv_a_layernorm.data(),
+                               .frequencies = params.frequencies.data(),
+                               .cache = cache.data,
+                               .num_attention_heads = shape.num_attention_heads,
+                               .qk_nope_head_dim = shape.qk_nope_head_dim,
+                               .qk_rope_head_dim = shape.qk_rope_head_dim,
+                               .kv_lora_rank = shape.kv_lora_rank,
+                               .eps = params.eps,
+                               .magnitude = params.magnitude},
+                              stream_.get());
+  });
+}
+
+void CudaOps::mla_attention(const MlaShape& shape,
+                            MatrixView<const bf16> q,
+                            const KvBWeight& kv_b,
+                            const KvCacheLayer& cache,
+                            MatrixView<bf16> out) {
+  TANDEM_CHECK(q.cols == int64_t{shape.num_attention_heads} * shape.qk_head_dim() &&
+                   out.cols == int64_t{shape.num_attention_heads} * shape.v_head_dim,
+               "mla_attention: columns");
+  const auto& weight = static_cast<const CudaKvB&>(kv_b);
+  enqueue([=, this, &weight] {
+    const StepArrays<const int32_t> arrays = step_->arrays();
+    attention_->run({.q = q,
+                     .kv_b = weight,
+                     .cache = cache.data,
+                     .positions = arrays.positions,
+                     .page_ids = arrays.page_ids,
+                     .out = out},
+                    matmul_, stream_.get());
+  });
+}
+
+void CudaOps::receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) {
+  TANDEM_CHECK(from.rows == to.rows && from.cols == to.cols, "receive: shapes");
+  auto& other = dynamic_cast<CudaOps&>(source);
+  other.submit();
+  submit();
+  {
+    const DeviceGuard guard(other.card_idx_);
+    other.received_.record(other.stream_.get());
+  }
+  const DeviceGuard guard(card_idx_);
+  stream_.wait_for(other.received_);
+  const size_t value_size_bytes = sizeof(float);
+  TANDEM_CUDA_CHECK(
+      cudaMemcpy2DAsync(to.data, static_cast<size_t>(to.row_stride) * value_size_bytes, from.data,
+                        static_cast<size_t>(from.row_stride) * value_size_bytes,
+                        static_cast<size_t>(to.cols) * value_size_bytes,
+                        static_cast<size_t>(to.rows), cudaMemcpyDefault, stream_.get()));
+}
+
+std::unique_ptr<Ops> make_cuda_ops(int32_t card_idx) { return std::make_unique<CudaOps>(card_idx); }
+
+int64_t planned_ops_size_bytes(int32_t card_idx, const OpsLimits& limits, const MlaShape& shape) {
+  const StepInputs inputs({.max_batch_tokens = limits.max_batch_tokens,
+                           .max_context_tokens = limits.max_context_tokens});
+  return static_cast<int64_t>(CublasMatmul::kWorkspaceSizeBytes + kMatmulScratchSizeBytes +
+                              StepMemory::router_logits_size_bytes(limits)) +
+         inputs.num_values() * int64_t{sizeof(int32_t)} +
+         MlaAttention::planned_size_bytes(limits, shape, mla_card(properties_of(card_idx)));
+}
+
+int64_t planned_upload_size_bytes() { return static_cast<int64_t>(StagedUpload::kSizeBytes); }
+
+}  // namespace tandem::gpu::cuda

@@ -1,0 +1,143 @@
+// Whole models on a card, judged by the reference and by the host; skipped where no card is.
+#include <algorithm>
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <catch2/generators/catch_generators_range.hpp>
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "runtime/reference/reference_model.h"
+#include "runtime/tokenizer/chat.h"
+#include "runtime/tokenizer/tokenizer.h"
+#include "tests/offload/model_fixture.h"
+#include "tests/offload/row_error.h"
+
+namespace tandem::tests {
+namespace {
+
+const std::vector<gpu::LogicalDevice> kOneCard = {{.card_idx = 0}};
+const std::vector<gpu::LogicalDevice> kTwoOnOneCard = {{.card_idx = 0}, {.card_idx = 0}};
+
+// First line of every [gpu] test.
+void require_card() {
+  const gpu::CudaSupport support = gpu::detect_cuda();
+  if (support.devices.empty()) SKIP("needs an NVIDIA card: " << support.problem);
+}
+
+// `num_new` greedy tokens behind the prompt, one step each.
+std::vector<int32_t> continue_greedily(ForwardModel& model,
+                                       const std::vector<int32_t>& prompt,
+                                       int32_t num_new) {
+  const int32_t vocab_size = model.vocab_size();
+  SequenceState sequence;
+  sequence.token_ids = prompt;
+  const auto num_pages = (static_cast<int32_t>(prompt.size()) + num_new) / kPageSizeTokens + 1;
+  for (int32_t page = 0; page < num_pages; ++page) sequence.page_ids.push_back(num_pages - page);
+  auto next = static_cast<int32_t>(prompt.size());
+  for (int32_t idx = 0; idx < num_new; ++idx) {
+    run_step(model, {&sequence, 1}, {&next, 1});
+    const auto last = sequence.logits.end() - vocab_size;
+    sequence.token_ids.push_back(
+        static_cast<int32_t>(std::max_element(last, sequence.logits.end()) - last));
+    next = 1;
+  }
+  return {sequence.token_ids.begin() + static_cast<int64_t>(prompt.size()),
+          sequence.token_ids.end()};
+}
+
+// The bounds of test_kimi_k2.cpp, with room for what a card rounds besides the host: latent
+// queries, softmax weights and sums of latents, where the reference in BF16 rounds nothing.
+void check_against_reference(const std::string& dir, gpu::MlaForm form, int32_t chunk_tokens) {
+  LoadedModel loaded(dir, 2, {.mla_form = form, .devices = kOneCard});
+  const int32_t vocab_size = loaded.model->vocab_size();
+  const std::vector<int32_t> token_ids = random_tokens(130, vocab_size, 7);
+  const std::vector<float> actual = run_chunked(*loaded.model, token_ids, chunk_tokens);
+  const auto reference = [&](ActivationPrecision precision) {
+    return ReferenceModel(loaded.checkpoint, ExpertPrecision::kInt4, precision)
+        .run(token_ids)
+        .logits;
+  };
+  const std::vector<float> fp32 = reference(ActivationPrecision::kFp32);
+  const std::vector<double> from_fp32 = row_errors(actual, fp32, vocab_size);
+  const std::vector<double> price_of_bf16 =
+      row_errors(reference(ActivationPrecision::kBf16), fp32, vocab_size);
+  INFO("from FP32 median " << quantile(from_fp32, 0.5) << ", worst " << quantile(from_fp32, 1.0)
+                           << "; rounding alone " << quantile(price_of_bf16, 0.5) << ", "
+                           << quantile(price_of_bf16, 1.0));
+  CHECK(quantile(from_fp32, 0.5) <= 2.0 * quantile(price_of_bf16, 0.5));
+  CHECK(quantile(from_fp32, 1.0) <= 3.0 * quantile(price_of_bf16, 1.0));
+}
+
+}  // namespace
+
+TEST_CASE("on a card logits of the goldens differ from the reference by rounding to BF16",
+          "[gpu]") {
+  require_card();
+  const std::string name = GENERATE(from_range(golden_names()));
+  const gpu::MlaForm form = GENERATE(gpu::MlaForm::kAbsorbed, gpu::MlaForm::kExpanded);
+  const int32_t chunk_tokens = GENERATE(1, 48, 130);
+  INFO(name << ", chunks of " << chunk_tokens);
+  const AllExpertsCopy copy(name);
+  check_against_reference(copy.dir(), form, chunk_tokens);
+}
+
+TEST_CASE("on a card the demo says what it says on the host", "[gpu]") {
+  require_card();
+  const std::string dir = std::string(TANDEM_SOURCE_DIR) + "/server/demo/model";
+  LoadedModel host(dir, 2);
+  LoadedModel card(dir, 2, {.devices = kOneCard});
+  const Tokenizer tokenizer = Tokenizer::load(dir, host.model->vocab_size());
+  for (const char* question :
+       {"Hello", "which one is bigger, 9.11 or 9.9? think carefully.", "Who are you?"}) {
+    ChatPrompt prompt;
+    prompt.messages.push_back({.role = "user", .content = question});
+    const std::vector<int32_t> ids = render_chat(tokenizer, prompt).ids;
+    INFO(question);
+    CHECK(continue_greedily(*card.model, ids, 48) == continue_greedily(*host.model, ids, 48));
+  }
+}
+
+TEST_CASE("two logical devices on one card compute the bits of one", "[gpu]") {
+  require_card();
+  const std::string name = GENERATE(from_range(golden_names()));
+  INFO(name);
+  LoadedModel one(golden_dir(name), 2, {.devices = kOneCard});
+  LoadedModel two(golden_dir(name), 2, {.devices = kTwoOnOneCard});
+  const std::vector<int32_t> token_ids = random_tokens(150, one.model->vocab_size(), 11);
+  for (const int32_t chunk_tokens : {1, 37, 150}) {
+    INFO("chunks of " << chunk_tokens);
+    CHECK(run_chunked(*two.model, token_ids, chunk_tokens) ==
+          run_chunked(*one.model, token_ids, chunk_tokens));
+  }
+}
+
+TEST_CASE("on a card steps with the same batch compute the same bits, recorded or not", "[gpu]") {
+  require_card();
+  LoadedModel loaded(golden_dir("real_head"), 2, {.devices = kOneCard});
+  const std::vector<int32_t> token_ids = random_tokens(100, loaded.model->vocab_size(), 13);
+  // The first run of single tokens records its steps, the second replays them from the start.
+  const std::vector<float> first = run_chunked(*loaded.model, token_ids, 1);
+  CHECK(run_chunked(*loaded.model, token_ids, 1) == first);
+}
+
+// 16 GiB of weights: made on the machine that has the card, not carried there.
+TEST_CASE("on a card a model of K2's full width computes what the host does", "[gpu][slow]") {
+  require_card();
+  const char* dir = std::getenv("TANDEM_FULL_WIDTH_MODEL");
+  if (dir == nullptr) {
+    SKIP("needs TANDEM_FULL_WIDTH_MODEL, a folder that tandem make-checkpoint has filled");
+  }
+  LoadedModel card(dir, 2, {.devices = kOneCard});
+  const std::vector<int32_t> token_ids = random_tokens(70, card.model->vocab_size(), 7);
+  const std::vector<float> on_card = run_chunked(*card.model, token_ids, 33);
+  const std::vector<int32_t> card_tokens = continue_greedily(*card.model, token_ids, 8);
+  LoadedModel host(dir, 2);
+  const std::vector<float> on_host = run_chunked(*host.model, token_ids, 33);
+  // Routing of random weights has near ties, after which a row differs by an expert.
+  CHECK(quantile(row_errors(on_card, on_host, host.model->vocab_size()), 0.5) <= 0.05);
+  CHECK(card_tokens == continue_greedily(*host.model, token_ids, 8));
+}
+
+}  // namespace tandem::tests
