@@ -32,7 +32,8 @@ struct SortPairs {
   template <typename Cta>
   static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
     const auto next = cta.template shared<int32_t>(0, kMaxExperts);  // counts, then places
-    const auto totals = cta.template shared<int32_t>(kMaxExperts * 4, 2 * kWarps);
+    const auto pair_totals = cta.template shared<int32_t>(kMaxExperts * 4, kWarps);
+    const auto tile_totals = cta.template shared<int32_t>((kMaxExperts + kWarps) * 4, kWarps);
     const int32_t num_pairs = static_cast<int32_t>(p.expert_ids.rows * p.expert_ids.cols);
     const auto expert_of = [&](int32_t pair) {
       return simt::row_of(p.expert_ids, pair / p.expert_ids.cols)[pair % p.expert_ids.cols];
@@ -47,8 +48,8 @@ struct SortPairs {
     const int32_t expert = cta.thread_idx();
     const int32_t count = next.load(expert);
     const auto num_tiles = static_cast<int32_t>(simt::ceil_div(count, p.tokens_a_tile));
-    const int32_t pair_end = cta_inclusive_sum(cta, count, totals, 0);
-    const int32_t tile_end = cta_inclusive_sum(cta, num_tiles, totals, kWarps);
+    const int32_t pair_end = cta_inclusive_sum(cta, count, pair_totals);
+    const int32_t tile_end = cta_inclusive_sum(cta, num_tiles, tile_totals);
     const int32_t pair_begin = pair_end - count;
     next.store(expert, pair_begin);
     for (int32_t tile = 0; tile < num_tiles; ++tile) {
@@ -63,17 +64,6 @@ struct SortPairs {
       const int32_t pair_expert = expert_of(pair);
       if (p.experts[pair_expert] != nullptr) p.sorted_pairs[next.atomic_add(pair_expert, 1)] = pair;
     }
-  }
-
-  // Sum over this and all threads before it; `totals` [kWarps] from `offset` on are scratch.
-  template <typename Cta, typename Shared>
-  static TANDEM_DEVICE int32_t
-  cta_inclusive_sum(const Cta& cta, int32_t value, Shared totals, int offset) {
-    int32_t sum = warp_inclusive_sum(cta, value);
-    if (cta.lane_idx() == simt::kWarpSize - 1) totals.store(offset + cta.warp_idx(), sum);
-    cta.sync();
-    for (int warp = 0; warp < cta.warp_idx(); ++warp) sum += totals.load(offset + warp);
-    return sum;
   }
 };
 

@@ -29,7 +29,14 @@ class DeviceShared {
   __device__ void store_pair(int64_t idx, uint32_t value) const {
     *reinterpret_cast<uint32_t*>(data_ + idx) = value;
   }
-  __device__ T atomic_add(int64_t idx, T value) const { return atomicAdd(data_ + idx, value); }
+  __device__ T atomic_add(int64_t idx, T value) const {
+    if constexpr (sizeof(T) == sizeof(unsigned long long)) {
+      return static_cast<T>(atomicAdd(reinterpret_cast<unsigned long long*>(data_ + idx),
+                                      static_cast<unsigned long long>(value)));
+    } else {
+      return atomicAdd(data_ + idx, value);
+    }
+  }
   __device__ uint32_t address(int64_t idx) const {
     return static_cast<uint32_t>(__cvta_generic_to_shared(data_ + idx));
   }

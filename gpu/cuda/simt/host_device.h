@@ -114,6 +114,22 @@ TANDEM_HOST_DEVICE inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
+// Products and sums that no compiler contracts.
+TANDEM_HOST_DEVICE inline float multiply(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+TANDEM_HOST_DEVICE inline float add(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
+
 TANDEM_HOST_DEVICE inline float silu(float z) { return z / (1.0f + expf(-z)); }
 
 }  // namespace tandem::gpu::simt

@@ -55,7 +55,7 @@ class EmulatedBlock {
   const WarpWords& sync_warp(int thread_idx, const LaneWords& words, const char* what, int line);
   [[noreturn]] void fail(int thread_idx, const std::string& what) const;
 
-  // Address of `size_bytes` (2, 4 or 16) of shared memory, checked for an access of that kind.
+  // Address of `size_bytes` (2, 4, 8 or 16) of shared memory, checked for an access of that kind.
   enum class AccessKind { kRead, kWrite, kAtomicAdd };
   std::byte* shared_memory(int thread_idx, int64_t offset, int64_t size_bytes, AccessKind kind);
 

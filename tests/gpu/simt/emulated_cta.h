@@ -174,11 +174,13 @@ class EmulatedCta {
  private:
   template <typename T>
   T exchange(T value, int source_lane, const char* what, int line) const {
-    static_assert(sizeof(T) == sizeof(uint32_t));
+    static_assert(sizeof(T) == sizeof(uint32_t) || sizeof(T) == sizeof(uint64_t));
     if (source_lane < 0 || source_lane >= kWarpSize) block_.fail(thread_idx_, "no such lane");
-    const WarpWords& words =
-        block_.sync_warp(thread_idx_, {std::bit_cast<uint32_t>(value)}, what, line);
-    return std::bit_cast<T>(words[static_cast<size_t>(source_lane)][0]);
+    LaneWords mine{};
+    std::memcpy(mine.data(), &value, sizeof value);
+    const WarpWords& words = block_.sync_warp(thread_idx_, mine, what, line);
+    std::memcpy(&value, words[static_cast<size_t>(source_lane)].data(), sizeof value);
+    return value;
   }
   template <typename T>
   [[nodiscard]] T load(const void* source) const {
