@@ -35,6 +35,17 @@ bool is_aligned(const void* data, int64_t stride_bytes) {
          stride_bytes % kAlignmentBytes == 0;
 }
 
+bool rows_are_aligned(const MatmulParams& params) {
+  constexpr auto kBf16SizeBytes = int64_t{sizeof(bf16)};
+  const int64_t out_size_bytes = out_value_size_bytes(params.kind);
+  return is_aligned(params.x.data, params.x.row_stride * kBf16SizeBytes) &&
+         is_aligned(params.weight.data, params.weight.row_stride * kBf16SizeBytes) &&
+         is_aligned(params.out, params.out_row_stride * out_size_bytes) &&
+         is_aligned(nullptr, params.x_batch_stride * kBf16SizeBytes) &&
+         is_aligned(nullptr, params.weight_batch_stride * kBf16SizeBytes) &&
+         is_aligned(nullptr, params.out_batch_stride * out_size_bytes);
+}
+
 }  // namespace
 
 struct CublasMatmul::Library {
@@ -53,6 +64,7 @@ struct CublasMatmul::Plan {
   cublasLtMatrixLayout_t x = nullptr;
   cublasLtMatrixLayout_t out = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
+  bool has_algorithm = false;
 
   Plan(const CublasLt& lt_in, const MatmulParams& params) : lt(lt_in) {
     const cudaDataType_t out_type = params.kind == MatmulOut::kBf16 ? CUDA_R_16BF : CUDA_R_32F;
@@ -91,7 +103,7 @@ struct CublasMatmul::Plan {
     }
   }
 
-  // The library's guesses for the current number of rows, best first; at least one.
+  // The library's guesses for the current number of rows, best first; how many.
   [[nodiscard]] int guess(cublasLtHandle_t handle,
                           std::array<cublasLtMatmulHeuristicResult_t, kMaxGuesses>& guesses,
                           int num_wanted) const {
@@ -114,8 +126,8 @@ struct CublasMatmul::Plan {
                                             num_wanted, guesses.data(), &num_found);
     }
     lt.matmul_preference_destroy(preference);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED) return 0;
     check_lt(lt, status, "heuristic");
-    if (num_found == 0) throw std::runtime_error("cuBLASLt: no algorithm for a product");
     return num_found;
   }
 
@@ -153,20 +165,10 @@ std::string CublasMatmul::description() {
   return fmt::format("cuBLASLt {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
-bool CublasMatmul::is_supported(const MatmulParams& params) {
-  constexpr auto kBf16SizeBytes = int64_t{sizeof(bf16)};
-  const int64_t out_size_bytes = out_value_size_bytes(params.kind);
-  return is_aligned(params.x.data, params.x.row_stride * kBf16SizeBytes) &&
-         is_aligned(params.weight.data, params.weight.row_stride * kBf16SizeBytes) &&
-         is_aligned(params.out, params.out_row_stride * out_size_bytes) &&
-         is_aligned(nullptr, params.x_batch_stride * kBf16SizeBytes) &&
-         is_aligned(nullptr, params.weight_batch_stride * kBf16SizeBytes) &&
-         is_aligned(nullptr, params.out_batch_stride * out_size_bytes);
-}
-
-void CublasMatmul::run(const MatmulParams& params, cudaStream_t stream) {
-  TANDEM_CHECK(params.x.cols == params.weight.cols && is_supported(params), "matmul: shapes");
-  if (params.x.rows == 0) return;
+bool CublasMatmul::run(const MatmulParams& params, cudaStream_t stream) {
+  TANDEM_CHECK(params.x.cols == params.weight.cols, "matmul: shapes");
+  if (!rows_are_aligned(params)) return false;
+  if (params.x.rows == 0) return true;
   const auto bucket_rows =
       std::max(kSmallestBucketRows,
                static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(params.x.rows))));
@@ -187,6 +189,7 @@ void CublasMatmul::run(const MatmulParams& params, cudaStream_t stream) {
     choose_algorithm(params, *entry->second, stream);
   }
   const Plan& plan = *entry->second;
+  if (!plan.has_algorithm) return false;
   plan.set_rows(params.x.rows);
   const float alpha = 1.0f;
   const float beta = params.kind == MatmulOut::kAddFloat ? 1.0f : 0.0f;
@@ -200,15 +203,18 @@ void CublasMatmul::run(const MatmulParams& params, cudaStream_t stream) {
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
     // The bucket's algorithm is not for exactly this number of rows.
     std::array<cublasLtMatmulHeuristicResult_t, kMaxGuesses> guesses;
-    static_cast<void>(plan.guess(library_->handle, guesses, 1));
+    if (plan.guess(library_->handle, guesses, 1) == 0) return false;
     status = matmul(guesses[0].algo);
   }
   check_lt(library_->lt, status, "matmul");
+  return true;
 }
 
 void CublasMatmul::choose_algorithm(const MatmulParams& params, Plan& plan, cudaStream_t stream) {
   std::array<cublasLtMatmulHeuristicResult_t, kMaxGuesses> guesses;
   const int num_guesses = plan.guess(library_->handle, guesses, kMaxGuesses);
+  plan.has_algorithm = num_guesses > 0;
+  if (!plan.has_algorithm) return;
   plan.algorithm = guesses[0].algo;
 
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;

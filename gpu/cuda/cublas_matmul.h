@@ -44,9 +44,9 @@ class CublasMatmul {
   explicit CublasMatmul(size_t scratch_size_bytes);
   ~CublasMatmul();
 
-  // Rows must start at multiples of 16 bytes: is_supported says so.
-  [[nodiscard]] static bool is_supported(const MatmulParams& params);
-  void run(const MatmulParams& params, cudaStream_t stream);
+  // Rows must start at multiples of 16 bytes. False, and nothing done, where they do not or the
+  // library has no algorithm.
+  [[nodiscard]] bool run(const MatmulParams& params, cudaStream_t stream);
 
   // "cuBLASLt 13.1.0"
   [[nodiscard]] static std::string description();

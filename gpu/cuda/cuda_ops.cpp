@@ -145,7 +145,7 @@ class CudaOps final : public Ops {
     const DeviceGuard guard(card_idx_);
     check_widths(
         {shape.qk_nope_head_dim, shape.qk_rope_head_dim, shape.v_head_dim, shape.kv_lora_rank});
-    return std::make_unique<CudaKvB>(kv_b_proj, shape);
+    return std::make_unique<CudaKvB>(kv_b_proj, shape, uploader());
   }
   void reserve(const OpsLimits& limits, const MlaShape& shape) override {
     const DeviceGuard guard(card_idx_);
@@ -443,12 +443,14 @@ void CudaOps::receive(Ops& source, MatrixView<const float> from, MatrixView<floa
   }
   const DeviceGuard guard(card_idx_);
   stream_.wait_for(other.received_);
-  const size_t value_size_bytes = sizeof(float);
-  TANDEM_CUDA_CHECK(
-      cudaMemcpy2DAsync(to.data, static_cast<size_t>(to.row_stride) * value_size_bytes, from.data,
-                        static_cast<size_t>(from.row_stride) * value_size_bytes,
-                        static_cast<size_t>(to.cols) * value_size_bytes,
-                        static_cast<size_t>(to.rows), cudaMemcpyDefault, stream_.get()));
+  const bool whole = from.row_stride == from.cols && to.row_stride == to.cols;
+  const int64_t num_pieces = whole ? 1 : to.rows;
+  const auto piece_size_bytes =
+      static_cast<size_t>(whole ? to.rows * to.cols : to.cols) * sizeof(float);
+  for (int64_t piece = 0; piece < num_pieces; ++piece) {
+    TANDEM_CUDA_CHECK(cudaMemcpyPeerAsync(to.row(piece).data(), card_idx_, from.row(piece).data(),
+                                          other.card_idx_, piece_size_bytes, stream_.get()));
+  }
 }
 
 std::unique_ptr<Ops> make_cuda_ops(int32_t card_idx) { return std::make_unique<CudaOps>(card_idx); }

@@ -22,6 +22,9 @@ DeviceMemory::DeviceMemory(size_t size_bytes) : size_bytes_(size_bytes) {
   }
   check(status, "cudaMalloc", __FILE__, __LINE__);
   TANDEM_CUDA_CHECK(cudaMemset(data_, 0, size_bytes));
+  // The host does not wait for it, and our streams do not wait for the default one: without this a
+  // copy on another stream could come first and be zeroed.
+  TANDEM_CUDA_CHECK(cudaStreamSynchronize(cudaStreamLegacy));
 }
 
 DeviceMemory::~DeviceMemory() { log_failure(cudaFree(data_), "cudaFree"); }

@@ -14,10 +14,7 @@ CudaLinear::CudaLinear(DeviceMemory memory, int64_t out_features_in, int64_t in_
 }
 
 void multiply(CublasMatmul& matmul, const MatmulParams& params, cudaStream_t stream) {
-  if (params.x.rows > kMaxSkinnyTokens && CublasMatmul::is_supported(params)) {
-    matmul.run(params, stream);
-    return;
-  }
+  if (params.x.rows > kMaxSkinnyTokens && matmul.run(params, stream)) return;
   SkinnyLinearParams skinny{.x = params.x,
                             .weight = params.weight,
                             .num_heads = params.num_batches,

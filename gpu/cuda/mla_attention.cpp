@@ -17,6 +17,8 @@ namespace tandem::gpu::cuda {
 namespace {
 
 constexpr int64_t kAlignmentBytes = 256;
+// For partial results of our own kernel: what finds no place is not split.
+constexpr int64_t kMaxSlotsSizeBytes = int64_t{256} << 20;
 // Of a head of expanded keys and values: [k_nope 128 | k_rope 64 | v 128].
 constexpr int32_t kExpandedHeadDim = kFlashPrefillQkDim + kFlashPrefillVDim;
 
@@ -37,7 +39,7 @@ int32_t max_sequences(const OpsLimits& limits) {
 
 }  // namespace
 
-CudaKvB::CudaKvB(MatrixView<const bf16> kv_b_proj, const MlaShape& shape) {
+CudaKvB::CudaKvB(MatrixView<const bf16> kv_b_proj, const MlaShape& shape, StagedUpload& uploader) {
   const int64_t nope = shape.qk_nope_head_dim;
   const int64_t rank = shape.kv_lora_rank;
   const int64_t head_rows = nope + shape.v_head_dim;
@@ -57,10 +59,9 @@ CudaKvB::CudaKvB(MatrixView<const bf16> kv_b_proj, const MlaShape& shape) {
   }
   kv_b_ = DeviceMemory(rows.size() * sizeof(bf16));
   uk_transposed_ = DeviceMemory(transposed.size() * sizeof(bf16));
-  TANDEM_CUDA_CHECK(
-      cudaMemcpy(kv_b_.as<bf16>(), rows.data(), kv_b_.size_bytes(), cudaMemcpyHostToDevice));
-  TANDEM_CUDA_CHECK(cudaMemcpy(uk_transposed_.as<bf16>(), transposed.data(),
-                               uk_transposed_.size_bytes(), cudaMemcpyHostToDevice));
+  uploader.upload(std::as_bytes(std::span<const bf16>(rows)), kv_b_.as<std::byte>());
+  uploader.upload(std::as_bytes(std::span<const bf16>(transposed)), uk_transposed_.as<std::byte>());
+  uploader.finish();
 }
 
 bool MlaAttention::is_flash(const MlaShape& shape) {
@@ -113,8 +114,11 @@ struct MlaAttention::Buffers {
     } else {
       rows_a_tile = mla_rows_a_tile(shape.num_attention_heads);
       max_pages = ceil_div(limits.max_context_tokens, kPageSizeTokens);
-      max_slots = max_mla_slots(max_sequences(limits), shape.num_attention_heads, rows_a_tile,
-                                limits.max_context_tokens);
+      const int64_t slot_size_bytes =
+          int64_t{rows_a_tile} * shape.kv_lora_rank * int64_t{sizeof(float)};
+      max_slots = std::min(max_mla_slots(max_sequences(limits), shape.num_attention_heads,
+                                         rows_a_tile, limits.max_context_tokens),
+                           kMaxSlotsSizeBytes / slot_size_bytes);
       max_work = max_mla_work(limits.max_batch_tokens, max_sequences(limits),
                               shape.num_attention_heads, rows_a_tile, limits.max_context_tokens);
       take(page_table, int64_t{max_sequences(limits)} * max_pages);

@@ -16,6 +16,7 @@
 #include "gpu/cuda/cublas_matmul.h"
 #include "gpu/cuda/device_memory.h"
 #include "gpu/cuda/pinned_memory.h"
+#include "gpu/cuda/staged_upload.h"
 #include "gpu/ops.h"
 
 namespace tandem::gpu::cuda {
@@ -30,7 +31,7 @@ inline constexpr int32_t kExpandedBlockTokens = 8192;
 // expanded form; and W_UK^T [heads, kv_lora_rank, qk_nope_head_dim] beside it.
 class CudaKvB : public KvBWeight {
  public:
-  CudaKvB(MatrixView<const bf16> kv_b_proj, const MlaShape& shape);
+  CudaKvB(MatrixView<const bf16> kv_b_proj, const MlaShape& shape, StagedUpload& uploader);
 
   [[nodiscard]] const bf16* kv_b() const { return kv_b_.as<const bf16>(); }
   [[nodiscard]] const bf16* uk_transposed() const { return uk_transposed_.as<const bf16>(); }
