@@ -75,6 +75,17 @@ struct RouterParams {
   float routed_scaling_factor = 1.0f;
 };
 
+// How a row's next token is chosen behind penalties and masks, which stay with the host: the
+// draw_idx-th choice of runtime/sampling's Sampler with this seed.
+struct TokenChoice {
+  float temperature = 1.0f;  // below kGreedyTemperature: greedy
+  int32_t top_k = 0;         // 0 or -1: off
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  uint64_t seed = 0;
+  uint64_t draw_idx = 0;
+};
+
 struct OpsLimits {
   int32_t max_batch_tokens = 0;
   int32_t max_logit_rows = 0;
@@ -184,6 +195,12 @@ class Ops {
 
   // out[i, :] = x[batch.logit_token_idx[i], :]
   virtual void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) = 0;
+
+  // token_ids[i] = the token that choices[i] draws from logits[i, :], -1 where none is possible.
+  // token_ids is memory of allocate_host; at most max_logit_rows rows a step.
+  virtual void sample(MatrixView<const float> logits,
+                      std::span<const TokenChoice> choices,
+                      std::span<int32_t> token_ids) = 0;
 
   // To memory of allocate_host. Onto itself, where both are the same memory, it does nothing.
   virtual void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) = 0;

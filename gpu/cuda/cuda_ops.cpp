@@ -20,6 +20,7 @@
 #include "gpu/cuda/kernels/rope_kv.h"
 #include "gpu/cuda/kernels/router_topk.h"
 #include "gpu/cuda/kernels/rows.h"
+#include "gpu/cuda/kernels/sample.h"
 #include "gpu/cuda/linear.h"
 #include "gpu/cuda/mla_attention.h"
 #include "gpu/cuda/pinned_memory.h"
@@ -27,6 +28,8 @@
 #include "gpu/cuda/stream.h"
 #include "runtime/base/check.h"
 #include "runtime/base/errors.h"
+#include "runtime/sampling/philox.h"
+#include "runtime/sampling/sampler.h"
 
 namespace tandem::gpu::cuda {
 namespace {
@@ -73,7 +76,8 @@ struct StepMemory {
                 .max_context_tokens = limits.max_context_tokens}),
         staging(values_size_bytes()),
         values(values_size_bytes()),
-        router_logits(router_logits_size_bytes(limits)) {}
+        router_logits(router_logits_size_bytes(limits)),
+        sample_rows(static_cast<size_t>(limits.max_logit_rows) * sizeof(SampleRow)) {}
 
   [[nodiscard]] size_t values_size_bytes() const {
     return static_cast<size_t>(inputs.num_values()) * sizeof(int32_t);
@@ -89,7 +93,9 @@ struct StepMemory {
   StepInputs inputs;
   PinnedMemory staging;
   DeviceMemory values;
-  DeviceMemory router_logits;  // [max_batch_tokens, n_routed_experts]
+  DeviceMemory router_logits;   // [max_batch_tokens, n_routed_experts]
+  PinnedMemory sample_rows;     // [max_logit_rows] read by the kernel where they lie
+  int64_t num_sample_rows = 0;  // of this step, so far
 };
 
 }  // namespace
@@ -216,6 +222,9 @@ class CudaOps final : public Ops {
                          stream_.get());
     });
   }
+  void sample(MatrixView<const float> logits,
+              std::span<const TokenChoice> choices,
+              std::span<int32_t> token_ids) override;
   void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) override {
     TANDEM_CHECK(device.size() == host.size(), "copy_to_host: sizes differ");
     if (device.empty()) return;
@@ -308,6 +317,7 @@ int64_t CudaOps::begin_step(const Batch& batch, MlaForm form) {
   const int32_t bucket = form == MlaForm::kExpanded ? 0 : decode_bucket(batch, max_rows);
   const int64_t num_rows = bucket > 0 ? bucket : static_cast<int64_t>(batch.token_ids.size());
   recorder_.begin_step(bucket);
+  step_->num_sample_rows = 0;
   const std::span<int32_t> values(step_->staging.as<int32_t>(),
                                   static_cast<size_t>(step_->inputs.num_values()));
   const int64_t num_used = step_->inputs.fill(batch, num_rows, values);
@@ -429,6 +439,31 @@ void CudaOps::mla_attention(const MlaShape& shape,
                      .page_ids = arrays.page_ids,
                      .out = out},
                     matmul_, stream_.get());
+  });
+}
+
+// The choices go to their place on every step, also on one that is replayed; kernel and ids follow
+// them there.
+void CudaOps::sample(MatrixView<const float> logits,
+                     std::span<const TokenChoice> choices,
+                     std::span<int32_t> token_ids) {
+  const int64_t begin = std::exchange(step_->num_sample_rows, step_->num_sample_rows + logits.rows);
+  TANDEM_CHECK(choices.size() == static_cast<size_t>(logits.rows) &&
+                   token_ids.size() == choices.size() &&
+                   step_->num_sample_rows <= limits_.max_logit_rows,
+               "sample: shapes");
+  SampleRow* rows = step_->sample_rows.as<SampleRow>() + begin;
+  for (size_t row = 0; row < choices.size(); ++row) {
+    const TokenChoice& choice = choices[row];
+    const bool is_greedy = choice.temperature < kGreedyTemperature;
+    rows[row] = {.scale = is_greedy ? 1.0f : 1.0f / choice.temperature,
+                 .top_k = is_greedy ? 1 : std::max(choice.top_k, 0),
+                 .top_p = choice.top_p,
+                 .min_p = choice.min_p,
+                 .uniform = uniform_at(choice.seed, choice.draw_idx)};
+  }
+  enqueue([=, this] {
+    launch_sample({.logits = logits, .rows = rows, .token_ids = token_ids.data()}, stream_.get());
   });
 }
 

@@ -191,6 +191,26 @@ void HostOps::gather_logit_rows(MatrixView<const float> x, MatrixView<float> out
   });
 }
 
+void HostOps::sample(MatrixView<const float> logits,
+                     std::span<const TokenChoice> choices,
+                     std::span<int32_t> token_ids) {
+  TANDEM_CHECK(
+      choices.size() == static_cast<size_t>(logits.rows) && token_ids.size() == choices.size(),
+      "sample: shapes");
+  for (size_t row = 0; row < choices.size(); ++row) {
+    const TokenChoice& choice = choices[row];
+    SamplingParams params;
+    params.temperature = choice.temperature;
+    params.top_k = choice.top_k;
+    params.top_p = choice.top_p;
+    params.min_p = choice.min_p;
+    Sampler sampler(params, choice.seed, {}, choice.draw_idx);
+    const auto token =
+        sampler.choose({.logits = logits.row(static_cast<int64_t>(row))}, sampler_scratch_);
+    token_ids[row] = token.ok() ? token.value().token_id : -1;
+  }
+}
+
 // --- products
 
 void HostOps::linear(MatrixView<const bf16> x, const LinearWeight& weight, MatrixView<float> out) {

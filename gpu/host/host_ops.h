@@ -9,6 +9,7 @@
 #include "gpu/host/kernels.h"
 #include "gpu/host/linear.h"
 #include "gpu/ops.h"
+#include "runtime/sampling/sampler.h"
 
 namespace tandem::gpu::host {
 
@@ -66,6 +67,9 @@ class HostOps : public Ops {
                    MatrixView<float> expert_weights) override;
   void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) override;
   void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) override;
+  void sample(MatrixView<const float> logits,
+              std::span<const TokenChoice> choices,
+              std::span<int32_t> token_ids) override;
   void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) override;
   void receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) override;
   void submit() override {}
@@ -85,6 +89,7 @@ class HostOps : public Ops {
   LinearProduct linear_;
   MlaAttention attention_;
   HostMemory router_scores_;
+  SamplerScratch sampler_scratch_;
   // Of the step.
   Batch batch_;
   MlaForm form_ = MlaForm::kAuto;

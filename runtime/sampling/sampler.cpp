@@ -58,9 +58,13 @@ SampledToken score_token(std::span<const float> logits,
   return scored;
 }
 
-Sampler::Sampler(const SamplingParams& params, uint64_t seed, std::span<const int32_t> prompt_ids)
+Sampler::Sampler(const SamplingParams& params,
+                 uint64_t seed,
+                 std::span<const int32_t> prompt_ids,
+                 uint64_t draw_idx)
     : params_(params),
       seed_(seed),
+      draw_idx_(draw_idx),
       has_penalties_(params.repetition_penalty != 1.0f || params.frequency_penalty != 0.0f ||
                      params.presence_penalty != 0.0f) {
   if (has_penalties_) counts_.add_prompt(prompt_ids);

@@ -53,8 +53,11 @@ SampledToken score_token(std::span<const float> logits,
 
 class Sampler {
  public:
-  // `params` were found valid.
-  Sampler(const SamplingParams& params, uint64_t seed, std::span<const int32_t> prompt_ids);
+  // `params` were found valid. `draw_idx` tokens have been chosen before.
+  Sampler(const SamplingParams& params,
+          uint64_t seed,
+          std::span<const int32_t> prompt_ids,
+          uint64_t draw_idx = 0);
 
   // Chooses the sequence's next token and takes it into account from then on. An error when no
   // token is possible (a row of NaN, everything banned); the state is then unchanged.

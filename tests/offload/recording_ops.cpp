@@ -119,6 +119,13 @@ void RecordingOps::swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out)
   enqueue([=, this] { inner_->swiglu(gate_up, out); });
 }
 
+void RecordingOps::sample(MatrixView<const float> logits,
+                          std::span<const gpu::TokenChoice> choices,
+                          std::span<int32_t> token_ids) {
+  choices_.assign(choices.begin(), choices.end());
+  enqueue([=, this] { inner_->sample(logits, choices_, token_ids); });
+}
+
 void RecordingOps::router_topk(MatrixView<const bf16> hidden,
                                const gpu::LinearWeight& gate,
                                std::span<const float> e_score_correction_bias,

@@ -82,6 +82,9 @@ class RecordingOps : public gpu::Ops {
                    MatrixView<float> expert_weights) override;
   void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) override;
   void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) override;
+  void sample(MatrixView<const float> logits,
+              std::span<const gpu::TokenChoice> choices,
+              std::span<int32_t> token_ids) override;
   void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) override;
   void receive(gpu::Ops& source, MatrixView<const float> from, MatrixView<float> to) override;
   void submit() override;
@@ -103,6 +106,7 @@ class RecordingOps : public gpu::Ops {
   // Of the step.
   std::vector<int32_t> token_ids_;        // padded
   std::vector<int32_t> logit_token_idx_;  // padded
+  std::vector<gpu::TokenChoice> choices_;
   bool is_decode_ = false;
   int64_t num_rows_ = 0;
   int32_t segment_idx_ = 0;
