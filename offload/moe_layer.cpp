@@ -39,6 +39,40 @@ void run_dense_mlp(gpu::Ops& ops,
   add_mlp(ops, weights.mlp, num_rows, workspace);
 }
 
+void route_tokens(gpu::Ops& ops,
+                  const gpu::RouterParams& router,
+                  const LayerWeights& weights,
+                  float rms_norm_eps,
+                  int64_t num_rows,
+                  Workspace& workspace) {
+  const MatrixView normed = workspace.normed.first_rows(num_rows);
+  const MatrixView expert_ids = workspace.expert_ids.first_rows(num_rows);
+  const MatrixView expert_weights = workspace.expert_weights.first_rows(num_rows);
+  ops.rms_norm(workspace.residual.first_rows(num_rows), weights.post_attention_layernorm.view(),
+               rms_norm_eps, normed);
+  ops.router_topk(normed, *weights.gate, weights.e_score_correction_bias.view(), router, expert_ids,
+                  expert_weights);
+  copy_to_host<bf16>(ops, normed, workspace.host_normed.first_rows(num_rows));
+  copy_to_host<int32_t>(ops, expert_ids, workspace.host_expert_ids.first_rows(num_rows));
+  copy_to_host<float>(ops, expert_weights, workspace.host_expert_weights.first_rows(num_rows));
+}
+
+void activate_shared_experts(gpu::Ops& ops,
+                             const LayerWeights& weights,
+                             int64_t num_rows,
+                             Workspace& workspace) {
+  if (weights.mlp.gate_up != nullptr) activate_mlp(ops, weights.mlp, num_rows, workspace);
+}
+
+void add_experts(gpu::Ops& ops,
+                 const LayerWeights& weights,
+                 int64_t num_rows,
+                 Workspace& workspace) {
+  ops.add_from_host(workspace.host_routed_sum.first_rows(num_rows),
+                    workspace.residual.first_rows(num_rows));
+  if (weights.mlp.gate_up != nullptr) add_mlp(ops, weights.mlp, num_rows, workspace);
+}
+
 void run_moe(gpu::Ops& ops,
              cpu_experts::MoeExperts& experts,
              const gpu::RouterParams& router,
@@ -47,32 +81,17 @@ void run_moe(gpu::Ops& ops,
              float rms_norm_eps,
              const StepRows& rows,
              Workspace& workspace) {
-  const MatrixView residual = workspace.residual.first_rows(rows.num_rows);
-  const MatrixView normed = workspace.normed.first_rows(rows.num_rows);
-  const MatrixView expert_ids = workspace.expert_ids.first_rows(rows.num_rows);
-  const MatrixView expert_weights = workspace.expert_weights.first_rows(rows.num_rows);
-  const MatrixView host_normed = workspace.host_normed.first_rows(rows.num_rows);
-  const MatrixView host_expert_ids = workspace.host_expert_ids.first_rows(rows.num_rows);
-  const MatrixView host_expert_weights = workspace.host_expert_weights.first_rows(rows.num_rows);
-  const MatrixView host_routed_sum = workspace.host_routed_sum.first_rows(rows.num_rows);
-  const bool has_shared_experts = weights.mlp.gate_up != nullptr;
-
-  ops.rms_norm(residual, weights.post_attention_layernorm.view(), rms_norm_eps, normed);
-  ops.router_topk(normed, *weights.gate, weights.e_score_correction_bias.view(), router, expert_ids,
-                  expert_weights);
-  copy_to_host<bf16>(ops, normed, host_normed);
-  copy_to_host<int32_t>(ops, expert_ids, host_expert_ids);
-  copy_to_host<float>(ops, expert_weights, host_expert_weights);
+  route_tokens(ops, router, weights, rms_norm_eps, rows.num_rows, workspace);
   ops.synchronize();
-  if (has_shared_experts) activate_mlp(ops, weights.mlp, rows.num_rows, workspace);
+  // The device goes on while the experts compute.
+  activate_shared_experts(ops, weights, rows.num_rows, workspace);
   ops.submit();
   experts.forward(moe_layer_idx,
-                  {.hidden = host_normed.first_rows(rows.num_tokens),
-                   .expert_ids = host_expert_ids.first_rows(rows.num_tokens),
-                   .expert_weights = host_expert_weights.first_rows(rows.num_tokens)},
-                  host_routed_sum.first_rows(rows.num_tokens));
-  ops.add_from_host(host_routed_sum, residual);
-  if (has_shared_experts) add_mlp(ops, weights.mlp, rows.num_rows, workspace);
+                  {.hidden = workspace.host_normed.first_rows(rows.num_tokens),
+                   .expert_ids = workspace.host_expert_ids.first_rows(rows.num_tokens),
+                   .expert_weights = workspace.host_expert_weights.first_rows(rows.num_tokens)},
+                  workspace.host_routed_sum.first_rows(rows.num_tokens));
+  add_experts(ops, weights, rows.num_rows, workspace);
 }
 
 }  // namespace tandem::offload

@@ -24,6 +24,27 @@ void run_dense_mlp(gpu::Ops& ops,
                    int64_t num_rows,
                    Workspace& workspace);
 
+// The device's share of a MoE layer, in three parts; the routed experts compute between the second
+// and the third. x = rms_norm(residual):
+
+// x, expert ids and weights to the host (12 to 14); what is there after synchronize().
+void route_tokens(gpu::Ops& ops,
+                  const gpu::RouterParams& router,
+                  const LayerWeights& weights,
+                  float rms_norm_eps,
+                  int64_t num_rows,
+                  Workspace& workspace);
+// activated = silu(W_gate x) * W_up x of the shared experts; nothing where the model has none.
+void activate_shared_experts(gpu::Ops& ops,
+                             const LayerWeights& weights,
+                             int64_t num_rows,
+                             Workspace& workspace);
+// residual += host_routed_sum, residual += W_down activated
+void add_experts(gpu::Ops& ops,
+                 const LayerWeights& weights,
+                 int64_t num_rows,
+                 Workspace& workspace);
+
 // residual += sum_e g_e MLP_e(x) + MLP_shared(x). Routed sum first: the order is part of the bits.
 void run_moe(gpu::Ops& ops,
              cpu_experts::MoeExperts& experts,
