@@ -179,6 +179,12 @@ class Ops {
   // out = silu(gate_up[:, :I]) * gate_up[:, I:] (11)
   //   gate_up [num_tokens, 2 * I] fp32    out [num_tokens, I] bf16
   virtual void swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out) = 0;
+  // The same behind its product, gate_up = x W^T with the gate's rows of W first; what is left in
+  // gate_up is for the device to say.
+  virtual void linear_swiglu(MatrixView<const bf16> x,
+                             const LinearWeight& weight,
+                             MatrixView<float> gate_up,
+                             MatrixView<bf16> out) = 0;
 
   // Scores, choice and weights of the router (12-14), all in FP32; ties go to the lower index;
   // expert_ids ascend.

@@ -15,9 +15,8 @@ void activate_mlp(gpu::Ops& ops,
                   Workspace& workspace) {
   const MatrixView gate_up =
       workspace.gate_up.first_rows(num_rows).columns(0, weights.gate_up->out_features);
-  ops.linear(workspace.normed.first_rows(num_rows), *weights.gate_up, gate_up);
-  ops.swiglu(gate_up,
-             workspace.activated.first_rows(num_rows).columns(0, weights.down->in_features));
+  ops.linear_swiglu(workspace.normed.first_rows(num_rows), *weights.gate_up, gate_up,
+                    workspace.activated.first_rows(num_rows).columns(0, weights.down->in_features));
 }
 
 // residual += W_down activated

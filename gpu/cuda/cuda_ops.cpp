@@ -21,6 +21,7 @@
 #include "gpu/cuda/kernels/router_topk.h"
 #include "gpu/cuda/kernels/rows.h"
 #include "gpu/cuda/kernels/sample.h"
+#include "gpu/cuda/kernels/skinny_linear.h"
 #include "gpu/cuda/linear.h"
 #include "gpu/cuda/mla_attention.h"
 #include "gpu/cuda/pinned_memory.h"
@@ -206,6 +207,10 @@ class CudaOps final : public Ops {
   void swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out) override {
     enqueue([=, this] { launch_swiglu({.gate_up = gate_up, .out = out}, stream_.get()); });
   }
+  void linear_swiglu(MatrixView<const bf16> x,
+                     const LinearWeight& weight,
+                     MatrixView<float> gate_up,
+                     MatrixView<bf16> out) override;
   void router_topk(MatrixView<const bf16> hidden,
                    const LinearWeight& gate,
                    std::span<const float> e_score_correction_bias,
@@ -366,6 +371,26 @@ void CudaOps::product(MatrixView<const bf16> x,
     multiply(matmul_,
              {.x = x, .weight = matrix, .out = out, .out_row_stride = out_row_stride, .kind = kind},
              stream_.get());
+  });
+}
+
+// One kernel for few tokens, which leaves gate_up alone.
+void CudaOps::linear_swiglu(MatrixView<const bf16> x,
+                            const LinearWeight& weight,
+                            MatrixView<float> gate_up,
+                            MatrixView<bf16> out) {
+  TANDEM_CHECK(x.cols == weight.in_features && weight.out_features == 2 * out.cols,
+               "linear_swiglu: columns");
+  if (x.rows > kMaxSkinnyTokens) {
+    linear(x, weight, gate_up);
+    swiglu(gate_up, out);
+    return;
+  }
+  const MatrixView<const bf16> matrix = static_cast<const CudaLinear&>(weight).matrix();
+  enqueue([=, this] {
+    launch_skinny_linear(
+        {.x = x, .weight = matrix, .output = LinearOutput::kSwiglu, .out_bf16 = out},
+        LinearPath::kAuto, stream_.get());
   });
 }
 

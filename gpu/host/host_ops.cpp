@@ -227,6 +227,14 @@ void HostOps::linear_add(MatrixView<const bf16> x,
   linear_.run(x, panels_of(weight), out, /*add=*/true);
 }
 
+void HostOps::linear_swiglu(MatrixView<const bf16> x,
+                            const LinearWeight& weight,
+                            MatrixView<float> gate_up,
+                            MatrixView<bf16> out) {
+  linear(x, weight, gate_up);
+  swiglu(gate_up, out);
+}
+
 void HostOps::router_topk(MatrixView<const bf16> hidden,
                           const LinearWeight& gate,
                           std::span<const float> e_score_correction_bias,

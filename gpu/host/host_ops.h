@@ -59,6 +59,10 @@ class HostOps : public Ops {
                      const KvCacheLayer& cache,
                      MatrixView<bf16> out) override;
   void swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out) override;
+  void linear_swiglu(MatrixView<const bf16> x,
+                     const LinearWeight& weight,
+                     MatrixView<float> gate_up,
+                     MatrixView<bf16> out) override;
   void router_topk(MatrixView<const bf16> hidden,
                    const LinearWeight& gate,
                    std::span<const float> e_score_correction_bias,

@@ -71,6 +71,27 @@ TEST_CASE("swiglu equals silu(gate) * up over the whole range of its input",
   }
 }
 
+TEST_CASE("linear_swiglu is the product of gate and up, then swiglu", "[gpu][host][per_isa]") {
+  HostDevice device(2, kernels_under_test());
+  Values values(18);
+  for (const int64_t rows : {1, 5, 40}) {
+    const TestMatrix<bf16> x = values.matrix<bf16>(rows, 48);
+    const TestMatrix<bf16> w = values.matrix<bf16>(2 * 33, 48, 0.2f);
+    const auto weight = device.ops->load_linear(w.view());
+    TestMatrix<float> gate_up(rows, 2 * 33);
+    TestMatrix<bf16> expected(rows, 33);
+    device.ops->linear(x.view(), *weight, gate_up.view());
+    device.ops->swiglu(gate_up.view(), expected.view());
+    TestMatrix<float> scratch(rows, 2 * 33);
+    TestMatrix<bf16> out(rows, 33);
+    device.ops->linear_swiglu(x.view(), *weight, scratch.view(), out.view());
+    for (int64_t row = 0; row < rows; ++row) {
+      CHECK(same_bits(out.view().row(row), expected.view().row(row)));
+    }
+    CHECK(out.padding_is_untouched());
+  }
+}
+
 TEST_CASE("a value of swiglu has the same bits wherever it stands in its row",
           "[gpu][host][per_isa]") {
   HostDevice device(1, kernels_under_test());

@@ -119,6 +119,13 @@ void RecordingOps::swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out)
   enqueue([=, this] { inner_->swiglu(gate_up, out); });
 }
 
+void RecordingOps::linear_swiglu(MatrixView<const bf16> x,
+                                 const gpu::LinearWeight& weight,
+                                 MatrixView<float> gate_up,
+                                 MatrixView<bf16> out) {
+  enqueue([=, this, &weight] { inner_->linear_swiglu(x, weight, gate_up, out); });
+}
+
 void RecordingOps::sample(MatrixView<const float> logits,
                           std::span<const gpu::TokenChoice> choices,
                           std::span<int32_t> token_ids) {

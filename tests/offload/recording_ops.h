@@ -74,6 +74,10 @@ class RecordingOps : public gpu::Ops {
                      const gpu::KvCacheLayer& cache,
                      MatrixView<bf16> out) override;
   void swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out) override;
+  void linear_swiglu(MatrixView<const bf16> x,
+                     const gpu::LinearWeight& weight,
+                     MatrixView<float> gate_up,
+                     MatrixView<bf16> out) override;
   void router_topk(MatrixView<const bf16> hidden,
                    const gpu::LinearWeight& gate,
                    std::span<const float> e_score_correction_bias,

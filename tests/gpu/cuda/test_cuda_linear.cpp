@@ -85,6 +85,41 @@ TEST_CASE("on a card linear equals the product in double at K2's widths", "[gpu]
   }
 }
 
+TEST_CASE("on a card linear_swiglu is the host's up to roundings to BF16", "[gpu]") {
+  require_card();
+  const auto ops = make_cuda_ops(0);
+  HostDevice host(2, *host::supported_kernels().back());
+  Values values(9);
+  constexpr int64_t kIn = 512;
+  constexpr int64_t kOut = 168;
+  const auto w = values.matrix<bf16>(2 * kOut, kIn, 0.06f);
+  const auto weight = ops->load_linear(w.view());
+  const auto host_weight = host.ops->load_linear(w.view());
+  for (const int64_t rows : {1, 4, 5, 16, 17, 70}) {
+    const auto x = values.matrix<bf16>(rows, kIn);
+    const CardMatrix<bf16> card_x(*ops, x.view());
+    CardMatrix<float> gate_up(*ops, rows, 2 * kOut);
+    CardMatrix<bf16> out(*ops, rows, kOut);
+    ops->linear_swiglu(card_x.view(), *weight, gate_up.view(), out.view());
+    gpu::testing::TestMatrix<float> host_gate_up(rows, 2 * kOut);
+    gpu::testing::TestMatrix<bf16> expected(rows, kOut);
+    host.ops->linear_swiglu(x.view(), *host_weight, host_gate_up.view(), expected.view());
+    const MatrixView<const bf16> actual = out.fetch();
+    int64_t num_wrong = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t col = 0; col < kOut; ++col) {
+        // One step of BF16; the FP32 products, of about 1, differ by kIn roundings of their terms.
+        const double value = expected.view()(row, col).to_float();
+        num_wrong += !(std::abs(actual(row, col).to_float() - value) <=
+                       2.0 * kBf16UnitRoundoff * std::abs(value) + 8.0 * kIn * kUnitRoundoff);
+      }
+    }
+    INFO("rows " << rows);
+    CHECK(num_wrong == 0);
+    CHECK(out.padding_is_untouched());
+  }
+}
+
 TEST_CASE("on a card the same product is the same bits again", "[gpu]") {
   require_card();
   const auto ops = make_cuda_ops(0);
