@@ -14,6 +14,9 @@
 #include <utility>
 #include <vector>
 
+#ifdef TANDEM_WITH_CUDA
+#include "bench/gpu/bench_experts.h"
+#endif
 #include "bench/gpu/device_bench.h"
 #include "bench/support/report.h"
 #include "gpu/devices.h"
@@ -193,11 +196,14 @@ int run(const Options& options) {
   report.add_fact("copy GB/s", Number{bench.limits().copy_gb_per_s, 0});
   report.add_fact("BF16 matmul TFLOP/s", Number{bench.limits().matmul_tflop_per_s, 1});
 
-  const std::vector<std::pair<std::string, std::function<void(DeviceBench&, Report&)>>> parts = {
+  std::vector<std::pair<std::string, std::function<void(DeviceBench&, Report&)>>> parts = {
       {"products", bench_products},
       {"mla_decode", bench_mla_decode},
       {"mla_prefill", bench_mla_prefill},
       {"decode_step", bench_decode_step}};
+#ifdef TANDEM_WITH_CUDA
+  if (!devices.front().is_host()) parts.emplace_back("experts", bench_experts);
+#endif
   for (const auto& [name, part] : parts) {
     if (options.only.empty() || options.only == name) part(bench, report);
   }
@@ -213,7 +219,7 @@ int main(int argc, char** argv) {
   CLI::App app("The dense part on a card, operation by operation, beside measured limits");
   app.add_option("--gpus", options.gpus, "none or a card (default: 0, else none)");
   app.add_option("--only", options.only, "One part alone")
-      ->check(CLI::IsMember({"products", "mla_decode", "mla_prefill", "decode_step"}));
+      ->check(CLI::IsMember({"products", "mla_decode", "mla_prefill", "decode_step", "experts"}));
   app.add_flag("--small", options.small, "Tiny dimensions: shows that it runs, measures nothing");
   app.add_flag("--json", options.json, "Print JSON");
   CLI11_PARSE(app, argc, argv);
