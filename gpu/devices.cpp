@@ -15,6 +15,8 @@ namespace tandem::gpu {
 namespace {
 
 constexpr size_t kMaxDevices = 16;
+// The driver's: what is larger than half of one comes in whole ones, smaller things share them.
+constexpr int64_t kCardPageSizeBytes = int64_t{2} << 20;
 
 std::vector<std::string_view> split_at_commas(std::string_view text) {
   std::vector<std::string_view> parts;
@@ -103,6 +105,30 @@ std::unique_ptr<Ops> make_ops(const LogicalDevice& device, WorkerPool& pool) {
   return cuda::make_cuda_ops(device.card_idx);
 #else
   throw ConfigError(name_of(device) + ": this build computes on the CPU only");
+#endif
+}
+
+int64_t free_card_size_bytes([[maybe_unused]] int32_t card_idx) {
+#ifdef TANDEM_WITH_CUDA
+  return cuda::free_size_bytes(card_idx);
+#else
+  throw ConfigError(detect_cuda().problem);
+#endif
+}
+
+int64_t allocation_size_bytes(const LogicalDevice& device, int64_t size_bytes) {
+  if (device.is_host()) return size_bytes;
+  const int64_t page_size_bytes = size_bytes < kCardPageSizeBytes / 2 ? 512 : kCardPageSizeBytes;
+  return (size_bytes + page_size_bytes - 1) / page_size_bytes * page_size_bytes;
+}
+
+int64_t planned_kv_b_extra_size_bytes(const LogicalDevice& device,
+                                      [[maybe_unused]] const MlaShape& shape) {
+  if (device.is_host()) return 0;
+#ifdef TANDEM_WITH_CUDA
+  return allocation_size_bytes(device, cuda::planned_kv_b_extra_size_bytes(shape));
+#else
+  return 0;
 #endif
 }
 

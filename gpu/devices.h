@@ -15,7 +15,6 @@ namespace tandem::gpu {
 struct CudaDevice {
   std::string name = {};  // "NVIDIA H200"
   int64_t memory_size_bytes = 0;
-  int64_t free_size_bytes = 0;     // of it, when asked
   int32_t compute_capability = 0;  // 90 for Hopper
 };
 
@@ -48,6 +47,17 @@ std::vector<LogicalDevice> choose_devices(std::string_view gpus, const CudaSuppo
 // The operations on `device`. `pool` computes for the host and outlives them. Throws ConfigError
 // for a card without CUDA in the build, LoadError where it cannot be used.
 std::unique_ptr<Ops> make_ops(const LogicalDevice& device, WorkerPool& pool);
+
+// What is free of a card's memory now; makes the driver set the card up for this process. Throws
+// ConfigError for a card without CUDA in the build, CudaError.
+int64_t free_card_size_bytes(int32_t card_idx);
+
+// What an allocation of `size_bytes` takes of the device's memory: a card gives it in large pages.
+int64_t allocation_size_bytes(const LogicalDevice& device, int64_t size_bytes);
+
+// What a layer's kv_b_proj takes besides its own size: a card keeps a part of it transposed as
+// well.
+int64_t planned_kv_b_extra_size_bytes(const LogicalDevice& device, const MlaShape& shape);
 
 // Memory that the operations take for themselves beside what they are asked for: on the device in
 // reserve(), and on the host while weights are uploaded. For the host as a device, and in a build

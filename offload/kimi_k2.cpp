@@ -78,7 +78,7 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                     .max_batch_tokens = options.max_batch_tokens,
                                     .max_logit_rows = options.max_logit_rows,
                                     .devices = options.devices},
-                                   available_memory(gpu::detect_cuda()));
+                                   available_memory(options.devices));
   if (options.on_plan) options.on_plan(format_memory_map(impl->placement));
   impl->prepare(checkpoint);
   impl->load_weights(checkpoint, progress);

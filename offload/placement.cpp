@@ -119,9 +119,11 @@ Planner::Planner(const Checkpoint& checkpoint,
       request_(request),
       available_(available) {
   for (int32_t layer_idx = 0; layer_idx < config_.num_hidden_layers; ++layer_idx) {
-    int64_t size_bytes = 0;
+    const gpu::LogicalDevice& device = request_.devices.front();  // all are of one kind
+    int64_t size_bytes = gpu::planned_kv_b_extra_size_bytes(device, mla_shape(config_));
     visit_layer_tensors(config_, layer_idx, [&](const ExpectedTensor& tensor) {
-      if (tensor.kind != TensorKind::kRoutedExperts) size_bytes += tensor.size_bytes();
+      if (tensor.kind != TensorKind::kRoutedExperts)
+        size_bytes += gpu::allocation_size_bytes(device, tensor.size_bytes());
     });
     layer_weights_size_bytes_.push_back(size_bytes);
   }
@@ -130,21 +132,21 @@ Planner::Planner(const Checkpoint& checkpoint,
 DevicePlacement Planner::empty_device(size_t device_idx) const {
   const bool is_first = device_idx == 0;
   const bool is_last = device_idx + 1 == request_.devices.size();
-  const int64_t matrix_size_bytes =
-      int64_t{config_.vocab_size} * config_.hidden_size * int64_t{sizeof(bf16)};
-  const int64_t norm_size_bytes = config_.hidden_size * int64_t{sizeof(bf16)};
   DevicePlacement part{.device = request_.devices[device_idx]};
+  const int64_t norm_size_bytes = config_.hidden_size * int64_t{sizeof(bf16)};
+  const int64_t matrix_size_bytes =
+      gpu::allocation_size_bytes(part.device, config_.vocab_size * norm_size_bytes);
   part.max_logit_rows = is_last ? request_.max_logit_rows : 0;
   part.weights_size_bytes =
       (is_first ? matrix_size_bytes : 0) + (is_last ? matrix_size_bytes + norm_size_bytes : 0);
   part.workspace_size_bytes =
       Workspace::planned_size_bytes(config_, workspace_limits(part)) +
-      gpu::planned_ops_size_bytes(part.device,
-                                  {.max_batch_tokens = request_.max_batch_tokens,
-                                   .max_logit_rows = request_.max_logit_rows,
-                                   .max_context_tokens = static_cast<int32_t>(wanted_context()),
-                                   .n_routed_experts = config_.n_routed_experts},
-                                  mla_shape(config_));
+      request_.ops_size_bytes(part.device,
+                              {.max_batch_tokens = request_.max_batch_tokens,
+                               .max_logit_rows = request_.max_logit_rows,
+                               .max_context_tokens = static_cast<int32_t>(wanted_context()),
+                               .n_routed_experts = config_.n_routed_experts},
+                              mla_shape(config_));
   return part;
 }
 
@@ -244,6 +246,10 @@ std::string Planner::advice_on_cards() const {
   PlacementRequest request = request_;
   AvailableMemory available = available_;
   const gpu::LogicalDevice card = request_.devices.front();
+  request.ops_size_bytes = [&](const gpu::LogicalDevice&, const gpu::OpsLimits& limits,
+                               const gpu::MlaShape& shape) {
+    return request_.ops_size_bytes(card, limits, shape);
+  };
   std::string list = "0";
   for (int32_t num_cards = 2; num_cards <= std::min(8, config_.num_hidden_layers); ++num_cards) {
     list += fmt::format(",{}", num_cards - 1);
@@ -333,7 +339,7 @@ std::string format_memory_map(const Placement& placement) {
   return map;
 }
 
-AvailableMemory available_memory(const gpu::CudaSupport& support) {
+AvailableMemory available_memory(std::span<const gpu::LogicalDevice> devices) {
   AvailableMemory available{.host_size_bytes = std::numeric_limits<int64_t>::max(),
                             .card_size_bytes = {}};
   std::ifstream meminfo("/proc/meminfo");
@@ -346,8 +352,12 @@ AvailableMemory available_memory(const gpu::CudaSupport& support) {
   }
   const std::optional<int64_t> left = Cgroup::of_this_process().memory_left_bytes();
   if (left) available.host_size_bytes = std::min(available.host_size_bytes, *left);
-  for (const gpu::CudaDevice& card : support.devices) {
-    available.card_size_bytes.push_back(card.free_size_bytes);
+  for (const gpu::LogicalDevice& device : devices) {
+    if (device.is_host()) continue;
+    const auto card_idx = static_cast<size_t>(device.card_idx);
+    if (available.card_size_bytes.size() <= card_idx)
+      available.card_size_bytes.resize(card_idx + 1);
+    available.card_size_bytes[card_idx] = gpu::free_card_size_bytes(device.card_idx);
   }
   return available;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,12 +19,16 @@ struct PlacementRequest {
   int32_t max_batch_tokens = 0;
   int32_t max_logit_rows = 0;
   std::vector<gpu::LogicalDevice> devices = {{}};  // in the order of the layers
+  // What a device's operations take for themselves; a plan for cards that are not there brings its
+  // own.
+  std::function<int64_t(const gpu::LogicalDevice&, const gpu::OpsLimits&, const gpu::MlaShape&)>
+      ops_size_bytes = gpu::planned_ops_size_bytes;
 };
 
 // What is free before loading.
 struct AvailableMemory {
   int64_t host_size_bytes = 0;
-  std::vector<int64_t> card_size_bytes = {};  // [cards]
+  std::vector<int64_t> card_size_bytes = {};  // [cards], 0 for those that no device lies on
 };
 
 // A contiguous run of layers with their KV on one logical device.
@@ -64,7 +69,7 @@ Placement plan_placement(const Checkpoint& checkpoint,
 std::string format_memory_map(const Placement& placement);
 
 // Host memory that can be had without swapping (MemAvailable), respecting the process's cgroup
-// limit, and what is free on each card.
-AvailableMemory available_memory(const gpu::CudaSupport& support);
+// limit, and what is free on the cards among `devices`.
+AvailableMemory available_memory(std::span<const gpu::LogicalDevice> devices);
 
 }  // namespace tandem::offload

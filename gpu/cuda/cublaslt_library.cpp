@@ -19,8 +19,8 @@ void resolve(const LoadedLibrary& library, const char* name, Function& function)
 
 CublasLt load() {
   constexpr const char* kFileName = "libcublasLt.so.13";
-  const LoadedLibrary library =
-      load_library(kFileName, library_candidates(kFileName, search_environment()));
+  const LoadedLibrary library = load_library(
+      kFileName, library_candidates(kFileName, search_environment(TANDEM_CUDA_TOOLKIT_DIR)));
   CublasLt lt;
   resolve(library, "cublasLtCreate", lt.create);
   resolve(library, "cublasLtDestroy", lt.destroy);

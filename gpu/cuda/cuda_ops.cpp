@@ -524,6 +524,10 @@ int64_t planned_ops_size_bytes(int32_t card_idx, const OpsLimits& limits, const 
          MlaAttention::planned_size_bytes(limits, shape, mla_card(properties_of(card_idx)));
 }
 
+int64_t planned_kv_b_extra_size_bytes(const MlaShape& shape) {
+  return CudaKvB::transposed_size_bytes(shape);
+}
+
 int64_t planned_upload_size_bytes() { return static_cast<int64_t>(StagedUpload::kSizeBytes); }
 
 }  // namespace tandem::gpu::cuda

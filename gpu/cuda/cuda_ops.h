@@ -13,6 +13,8 @@ std::unique_ptr<Ops> make_cuda_ops(int32_t card_idx);
 
 // Device memory that an Ops takes for itself: when it is made, and in reserve().
 int64_t planned_ops_size_bytes(int32_t card_idx, const OpsLimits& limits, const MlaShape& shape);
+// What load_kv_b takes besides the size of kv_b_proj.
+int64_t planned_kv_b_extra_size_bytes(const MlaShape& shape);
 // Pinned host memory that it takes while weights are uploaded.
 int64_t planned_upload_size_bytes();
 

@@ -2,7 +2,9 @@
 
 #include <string>
 
+#include "gpu/cuda/device_guard.h"
 #include "gpu/cuda/device_query.h"
+#include "gpu/cuda/error.h"
 
 namespace tandem::gpu::cuda {
 namespace {
@@ -27,11 +29,20 @@ CudaSupport query_devices() {
   for (int device_idx = 0; device_idx < num_devices; ++device_idx) {
     cudaDeviceProp properties{};
     if (cudaGetDeviceProperties(&properties, device_idx) != cudaSuccess) continue;
-    support.devices.push_back({properties.name, static_cast<int64_t>(properties.totalGlobalMem),
-                               properties.major * 10 + properties.minor});
+    support.devices.push_back({.name = properties.name,
+                               .memory_size_bytes = static_cast<int64_t>(properties.totalGlobalMem),
+                               .compute_capability = properties.major * 10 + properties.minor});
   }
   if (support.devices.empty()) support.problem = "the driver names no card";
   return support;
+}
+
+int64_t free_size_bytes(int32_t card_idx) {
+  const DeviceGuard guard(card_idx);
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  TANDEM_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));
+  return static_cast<int64_t>(free_bytes);
 }
 
 }  // namespace tandem::gpu::cuda

@@ -32,6 +32,10 @@ inline constexpr int32_t kExpandedBlockTokens = 8192;
 class CudaKvB : public KvBWeight {
  public:
   CudaKvB(MatrixView<const bf16> kv_b_proj, const MlaShape& shape, StagedUpload& uploader);
+  static int64_t transposed_size_bytes(const MlaShape& shape) {
+    return int64_t{shape.num_attention_heads} * shape.kv_lora_rank * shape.qk_nope_head_dim *
+           int64_t{sizeof(bf16)};
+  }
 
   [[nodiscard]] const bf16* kv_b() const { return kv_b_.as<const bf16>(); }
   [[nodiscard]] const bf16* uk_transposed() const { return uk_transposed_.as<const bf16>(); }

@@ -17,10 +17,8 @@ using Catch::Matchers::MessageMatches;
 CudaSupport machine_with_cards(int num_cards) {
   CudaSupport support{.in_build = true, .runtime_version = "13.0", .devices = {}, .problem = ""};
   for (int idx = 0; idx < num_cards; ++idx) {
-    support.devices.push_back({.name = "NVIDIA H100",
-                               .memory_size_bytes = int64_t{80} << 30,
-                               .free_size_bytes = int64_t{79} << 30,
-                               .compute_capability = 90});
+    support.devices.push_back(
+        {.name = "NVIDIA H100", .memory_size_bytes = int64_t{80} << 30, .compute_capability = 90});
   }
   if (num_cards == 0) support.problem = "no CUDA-capable device is detected";
   return support;
@@ -71,6 +69,16 @@ TEST_CASE("anything else than cards and none is refused with what is expected", 
   CHECK_THROWS_MATCHES(
       cards_of("0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0", 2), ConfigError,
       MessageMatches(ContainsSubstring("17 logical devices, expected at most 16")));
+}
+
+TEST_CASE("a card gives memory in pages, small things share one", "[gpu]") {
+  const LogicalDevice card{.card_idx = 0};
+  constexpr int64_t kMiB = int64_t{1} << 20;
+  CHECK(allocation_size_bytes({}, 3 * kMiB + 1) == 3 * kMiB + 1);
+  CHECK(allocation_size_bytes(card, 1) == 512);
+  CHECK(allocation_size_bytes(card, 1000) == 1024);
+  CHECK(allocation_size_bytes(card, 2 * kMiB) == 2 * kMiB);
+  CHECK(allocation_size_bytes(card, 2 * kMiB + 1) == 4 * kMiB);
 }
 
 TEST_CASE("the description names build, cards and why there are none", "[gpu]") {

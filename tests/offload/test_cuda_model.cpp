@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "offload/placement.h"
 #include "runtime/reference/reference_model.h"
 #include "runtime/tokenizer/chat.h"
 #include "runtime/tokenizer/tokenizer.h"
@@ -111,6 +112,31 @@ TEST_CASE("two logical devices on one card compute the bits of one", "[gpu]") {
     CHECK(run_chunked(*two.model, token_ids, chunk_tokens) ==
           run_chunked(*one.model, token_ids, chunk_tokens));
   }
+}
+
+TEST_CASE("a model takes no more of a card than was planned and left as a reserve", "[gpu]") {
+  require_card();
+  const std::string dir = golden_dir("real_head");
+  const Checkpoint checkpoint = Checkpoint::open(dir);
+  int64_t free_before = 0;
+  LoadedModel loaded(dir, 2, {.devices = kOneCard, .on_plan = [&](const std::string&) {
+                                free_before = gpu::free_card_size_bytes(0);
+                              }});
+  const std::vector<int32_t> token_ids = random_tokens(100, loaded.model->vocab_size(), 13);
+  run_chunked(*loaded.model, token_ids, 1);
+  run_chunked(*loaded.model, token_ids, 100);
+  const offload::Placement placement = offload::plan_placement(
+      checkpoint,
+      {.kv_cache_tokens = 1536,
+       .max_context_tokens = 512,
+       .max_batch_tokens = 320,
+       .max_logit_rows = 320,
+       .devices = kOneCard},
+      {.host_size_bytes = int64_t{1} << 40, .card_size_bytes = {free_before}});
+  const int64_t planned_size_bytes = placement.size_bytes_in(kOneCard.front());
+  const int64_t taken_size_bytes = free_before - gpu::free_card_size_bytes(0);
+  INFO(planned_size_bytes << " bytes planned, " << taken_size_bytes << " taken");
+  CHECK(taken_size_bytes <= planned_size_bytes + (int64_t{1} << 29));
 }
 
 TEST_CASE("on a card steps with the same batch compute the same bits, recorded or not", "[gpu]") {

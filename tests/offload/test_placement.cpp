@@ -26,7 +26,14 @@ offload::AvailableMemory host_with(int64_t size_bytes) { return {.host_size_byte
 // A checkpoint whose planned bytes are all in its weights: KV and workspace are small beside them.
 Checkpoint open_golden() { return Checkpoint::open(golden_dir("k2_thinking")); }
 
-offload::PlacementRequest small_request() { return {.max_batch_tokens = 64, .max_logit_rows = 8}; }
+// For cards whose operations take nothing for themselves.
+offload::PlacementRequest request_of(int32_t max_batch_tokens, int32_t max_logit_rows) {
+  return {.max_batch_tokens = max_batch_tokens,
+          .max_logit_rows = max_logit_rows,
+          .ops_size_bytes = [](const gpu::LogicalDevice&, const gpu::OpsLimits&,
+                               const gpu::MlaShape&) { return int64_t{0}; }};
+}
+offload::PlacementRequest small_request() { return request_of(64, 8); }
 
 const std::vector<gpu::LogicalDevice> kTwoCards = {{.card_idx = 0}, {.card_idx = 1}};
 
@@ -162,7 +169,7 @@ TEST_CASE("too many KV tokens: the number that fits is named, and fits, and no m
 
 TEST_CASE("a step too large: values of both flags are named that fit", "[offload]") {
   const Checkpoint checkpoint = open_golden();
-  offload::PlacementRequest request = {.max_batch_tokens = 1 << 20, .max_logit_rows = 64};
+  offload::PlacementRequest request = request_of(1 << 20, 64);
   const std::string message = refusal(checkpoint, request, host_with(kGiB));
   request.max_batch_tokens = static_cast<int32_t>(value_of(message, "--max-batch-tokens"));
   request.kv_cache_tokens = value_of(message, "--kv-cache-tokens");
@@ -174,7 +181,7 @@ TEST_CASE("weights too large for a card: the number of cards that would do is na
           "[offload]") {
   using Catch::Matchers::ContainsSubstring;
   const Checkpoint checkpoint = open_golden();
-  offload::PlacementRequest request = {.max_batch_tokens = 1, .max_logit_rows = 1};
+  offload::PlacementRequest request = request_of(1, 1);
   request.devices = {{.card_idx = 0}};
   const int64_t needed_size_bytes =
       offload::plan_placement(checkpoint, request,
@@ -191,6 +198,20 @@ TEST_CASE("weights too large for a card: the number of cards that would do is na
   CHECK_THAT(refusal(checkpoint, request,
                      {.host_size_bytes = 4 * kGiB, .card_size_bytes = {kGiB / 2, kGiB / 2}}),
              ContainsSubstring("--gpus none"));
+}
+
+TEST_CASE("what the operations take for themselves counts on their device", "[offload]") {
+  const Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = small_request();
+  request.devices = kTwoCards;
+  const offload::AvailableMemory available = {.host_size_bytes = 4 * kGiB,
+                                              .card_size_bytes = {kGiB, kGiB}};
+  const offload::Placement without = offload::plan_placement(checkpoint, request, available);
+  request.ops_size_bytes = [](const gpu::LogicalDevice& device, const gpu::OpsLimits&,
+                              const gpu::MlaShape&) { return int64_t{1000} * device.card_idx; };
+  const offload::Placement with = offload::plan_placement(checkpoint, request, available);
+  CHECK(with.devices[0].workspace_size_bytes == without.devices[0].workspace_size_bytes);
+  CHECK(with.devices[1].workspace_size_bytes == without.devices[1].workspace_size_bytes + 1000);
 }
 
 TEST_CASE("experts too large for the host: the memory that is needed is named", "[offload]") {
@@ -218,11 +239,12 @@ TEST_CASE("the memory map names every device and every part", "[offload]") {
   }
 }
 
-TEST_CASE("available memory is a positive amount, a card's what the driver says", "[offload]") {
-  const offload::AvailableMemory available = offload::available_memory(
-      {.devices = {{.memory_size_bytes = 80 * kGiB, .free_size_bytes = 70 * kGiB}}});
+TEST_CASE("available memory is a positive amount, and without cards among the devices the host's",
+          "[offload]") {
+  const std::vector<gpu::LogicalDevice> devices = {{}, {}};
+  const offload::AvailableMemory available = offload::available_memory(devices);
   CHECK(available.host_size_bytes > 0);
-  CHECK(available.card_size_bytes == std::vector<int64_t>{70 * kGiB});
+  CHECK(available.card_size_bytes.empty());
 }
 
 }  // namespace

@@ -37,8 +37,9 @@ std::vector<fs::path> package_dirs(const fs::path& root) {
 
 }  // namespace
 
-SearchEnvironment search_environment() {
+SearchEnvironment search_environment(const std::string& build_toolkit_dir) {
   SearchEnvironment environment;
+  if (!build_toolkit_dir.empty()) environment.toolkit_dirs.push_back(build_toolkit_dir);
   for (const char* name : {"CUDA_HOME", "CUDA_PATH"}) {
     if (const std::string dir = variable(name); !dir.empty())
       environment.toolkit_dirs.push_back(dir);

@@ -17,7 +17,9 @@ struct SearchEnvironment {
   std::vector<std::string> toolkit_dirs;  // /usr/local/cuda, $CUDA_HOME
   std::vector<std::string> python_dirs;   // roots of Python environments: $VIRTUAL_ENV, /usr
 };
-SearchEnvironment search_environment();
+// Of this machine; `build_toolkit_dir`, that of the toolkit that compiled the program, comes first
+// unless it is "".
+SearchEnvironment search_environment(const std::string& build_toolkit_dir);
 
 // The names to try, in order: what $TANDEM_CUBLAS_DIR names alone where it is set, else the
 // loader's path, toolkits (lib64, targets), Python environments (site-packages and dist-packages:

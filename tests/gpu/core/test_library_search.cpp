@@ -46,6 +46,15 @@ TEST_CASE(
         expected);
 }
 
+TEST_CASE("the toolkit that compiled the program is asked before others", "[gpu_core]") {
+  setenv("CUDA_HOME", "/home/toolkit", 1);
+  const SearchEnvironment with = search_environment("/build/toolkit");
+  CHECK(with.toolkit_dirs[0] == "/build/toolkit");
+  CHECK(with.toolkit_dirs[1] == "/home/toolkit");
+  CHECK(search_environment("").toolkit_dirs[0] == "/home/toolkit");
+  unsetenv("CUDA_HOME");
+}
+
 TEST_CASE("TANDEM_CUBLAS_DIR is the only place that is tried", "[gpu_core]") {
   setenv("TANDEM_CUBLAS_DIR", "/opt/mine", 1);
   CHECK(library_candidates("libx.so.13", {.toolkit_dirs = {"/toolkit"}, .python_dirs = {"/usr"}}) ==

@@ -15,6 +15,7 @@
 #include "gpu/cuda/event.h"
 #include "gpu/cuda/graph.h"
 #include "gpu/cuda/pinned_memory.h"
+#include "gpu/cuda/staged_upload.h"
 #include "gpu/cuda/stream.h"
 #include "runtime/base/errors.h"
 #include "tests/gpu/cuda/cuda_test_support.h"
@@ -98,6 +99,20 @@ TEST_CASE("streams copy in order and wait for each other's events", "[gpu]") {
   CHECK(copied.elapsed_ms_since(start) >= 0.0f);
   CHECK(std::equal(source.as<uint8_t>(), source.as<uint8_t>() + source.size_bytes(),
                    target.as<uint8_t>()));
+}
+
+TEST_CASE("a staged upload of more than the ring holds arrives whole", "[gpu]") {
+  testing::require_card();
+  const DeviceGuard guard(0);
+  std::vector<std::byte> source(StagedUpload::kSizeBytes * 3 / 2 + 7);
+  for (size_t idx = 0; idx < source.size(); ++idx) {
+    source[idx] = static_cast<std::byte>(idx * 37 + idx / 4093);
+  }
+  const DeviceMemory device(source.size());
+  StagedUpload upload;
+  upload.upload(source, device.as<std::byte>());
+  upload.finish();
+  CHECK(read_back(device) == source);
 }
 
 TEST_CASE("a captured graph runs when launched, not when recorded, and as often as wanted",
