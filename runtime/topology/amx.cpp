@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -42,7 +43,10 @@ bool execute_tile_instruction() {
 bool probe() {
   constexpr long kArchReqXcompPerm = 0x1023;
   constexpr long kXfeatureXtiledata = 18;
-  if (__builtin_cpu_supports("amx-tile") == 0) return false;
+  // By CPUID: clang 14's __builtin_cpu_supports knows no AMX.
+  constexpr unsigned kAmxTile = 1u << 24;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kAmxTile) == 0) return false;
   if (syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) != 0) return false;
   return execute_tile_instruction();
 }

@@ -70,7 +70,11 @@ void stream_copy(std::byte* target, const std::byte* source, int64_t size_bytes)
   const int64_t num_vectors = size_bytes / int64_t{sizeof(Vector)} / 4 * 4;
   for (int64_t vector_idx = 0; vector_idx < num_vectors; vector_idx += 4) {
     for (int64_t part = 0; part < 4; ++part) {
+#if defined(__clang__)
+      __builtin_nontemporal_store(from[vector_idx + part], to + vector_idx + part);
+#else
       __builtin_ia32_movntdq(to + vector_idx + part, from[vector_idx + part]);
+#endif
     }
   }
   __builtin_ia32_sfence();

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <string>
 
@@ -9,6 +13,26 @@
 #include "runtime/topology/amx.h"
 
 namespace tandem {
+
+#if defined(__x86_64__)
+namespace {
+
+struct Leaf7 {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+// What clang 14's __builtin_cpu_supports has no name for; zeros where the CPU has no such leaf.
+Leaf7 cpuid_leaf_7(unsigned subleaf) {
+  Leaf7 leaf;
+  __get_cpuid_count(7, subleaf, &leaf.eax, &leaf.ebx, &leaf.ecx, &leaf.edx);
+  return leaf;
+}
+
+bool has_avx_vnni() { return cpuid_leaf_7(0).eax >= 1 && (cpuid_leaf_7(1).eax >> 4 & 1) != 0; }
+bool has_amx_bf16() { return (cpuid_leaf_7(0).edx >> 22 & 1) != 0; }
+
+}  // namespace
+#endif
 
 std::string_view isa_name(CpuIsa isa) {
   switch (isa) {
@@ -41,12 +65,12 @@ std::vector<CpuIsa> supported_isas() {
                       __builtin_cpu_supports("avx512dq");
   const bool avx512_vnni = avx512 && __builtin_cpu_supports("avx512vnni");
   if (avx2) isas.push_back(CpuIsa::kAvx2);
-  if (avx2 && __builtin_cpu_supports("avxvnni")) isas.push_back(CpuIsa::kAvxVnni);
+  if (avx2 && has_avx_vnni()) isas.push_back(CpuIsa::kAvxVnni);
   if (avx512) isas.push_back(CpuIsa::kAvx512);
   if (avx512_vnni) isas.push_back(CpuIsa::kAvx512Vnni);
   const bool avx512_bf16 = avx512_vnni && __builtin_cpu_supports("avx512bf16");
   if (avx512_bf16) isas.push_back(CpuIsa::kAvx512Bf16);
-  if (avx512_bf16 && __builtin_cpu_supports("amx-bf16") && amx_works()) {
+  if (avx512_bf16 && has_amx_bf16() && amx_works()) {
     isas.push_back(CpuIsa::kAmxBf16);
   }
 #endif
