@@ -1,17 +1,18 @@
 """Starts the built executable and talks plain HTTP to it. Python's standard library only."""
-import http.client
-import json
 import os
 import queue
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
-import urllib.parse
 
 SKIPPED = 4  # what ctest takes for "skipped"
 SOURCE_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(SOURCE_DIR, "tests", "support"))
+from server_process import ServerProcess  # noqa: E402
+
 DEMO_MODEL_DIR = os.environ.get("TANDEM_DEMO_MODEL") or os.path.join(SOURCE_DIR, "server/demo/model")
 DIALOGUES = os.path.join(SOURCE_DIR, "server/demo/dialogues.json")
 
@@ -27,7 +28,7 @@ def run(executable, *args, timeout=120, **kwargs):
     return done.returncode, done.stdout, done.stderr
 
 
-class TandemServer:
+class TandemServer(ServerProcess):
     """`tandem serve --port 0 ARGS`, ready when the `with` block begins and stopped when it ends."""
 
     def __init__(self, executable, *args, wait_until_ready=True, timeout_s=120):
@@ -35,7 +36,6 @@ class TandemServer:
         self.wait_until_ready = wait_until_ready
         self.timeout_s = timeout_s
         self.lines = []
-        self.url = None
 
     def __enter__(self):
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -49,13 +49,7 @@ class TandemServer:
         return self
 
     def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        self.end()
         self.reader.join()
 
     def _read(self):
@@ -86,22 +80,6 @@ class TandemServer:
         self.process.send_signal(signal_number)
         return self.process.wait(timeout_s)
 
-    def connection(self, timeout_s=120):
-        return http.client.HTTPConnection(urllib.parse.urlsplit(self.url).netloc, timeout=timeout_s)
-
-    def request(self, method, path, body=None, headers=None, timeout_s=120):
-        """(status, headers, body text) of a request with a JSON body."""
-        connection = self.connection(timeout_s)
-        try:
-            data = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
-            connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
-            response = connection.getresponse()
-            return response.status, dict(response.getheaders()), response.read().decode()
-        finally:
-            connection.close()
-
     def chat(self, **body):
         """The parsed answer of /v1/chat/completions; an assertion unless the status is 200."""
-        status, _, text = self.request("POST", "/v1/chat/completions", {"model": self.model, **body})
-        assert status == 200, f"status {status}: {text}"
-        return json.loads(text)
+        return self.post_chat({"model": self.model, **body})

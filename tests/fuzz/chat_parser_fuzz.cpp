@@ -10,24 +10,10 @@
 #include "runtime/tokenizer/assistant_parser.h"
 #include "runtime/tokenizer/chat.h"
 #include "runtime/tokenizer/utf8.h"
+#include "tests/support/byte_vocabulary.h"
 
 namespace tandem {
 namespace {
-
-// 256 single bytes and the added tokens of model/spec.md §4.4 behind them.
-Tokenizer byte_tokenizer() {
-  constexpr std::string_view kDigits =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string lines;
-  for (unsigned byte = 0; byte < 256; ++byte) {
-    lines += kDigits[byte >> 2];
-    lines += kDigits[(byte & 3) << 4];
-    lines += "== ";
-    lines += std::to_string(byte);
-    lines += '\n';
-  }
-  return Tokenizer::parse(lines, "", 512, "fuzz");
-}
 
 AssistantParserOptions options_of(uint8_t flags, std::string_view schema) {
   AssistantParserOptions options;
@@ -64,8 +50,7 @@ void check_deltas(const std::vector<AssistantDelta>& deltas, int32_t num_tool_ca
   TANDEM_CHECK(num_calls == num_tool_calls, "the number of calls");
 }
 
-// input: flags, schema up to a NUL, then the answer; a byte >= 0xC0 pairs with the next to a
-// marker.
+// input: flags, schema up to a NUL, then the answer; a byte >= 0xE0 is one of the markers.
 void check_answer(const Tokenizer& tokenizer, std::string_view input) {
   const auto flags = static_cast<uint8_t>(input[0]);
   input.remove_prefix(1);
@@ -98,7 +83,7 @@ void check_tools(std::string_view text) {
 }  // namespace tandem
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const tandem::Tokenizer tokenizer = tandem::byte_tokenizer();
+  const tandem::Tokenizer& tokenizer = tandem::tests::byte_tokenizer();
   const std::string_view input(reinterpret_cast<const char*>(data), size);
   if (input.empty()) return 0;
   if (input[0] == '[' || input[0] == '{') {

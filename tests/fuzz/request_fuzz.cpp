@@ -9,33 +9,19 @@
 #include "server/dialects.h"
 #include "server/openai/error_body.h"
 #include "server/openai/tokenize.h"
+#include "tests/support/byte_vocabulary.h"
 
 namespace tandem {
 namespace {
 
-Tokenizer byte_tokenizer() {
-  constexpr std::string_view kDigits =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string lines;
-  for (unsigned byte = 0; byte < 256; ++byte) {
-    lines += kDigits[byte >> 2];
-    lines += kDigits[(byte & 3) << 4];
-    lines += "== ";
-    lines += std::to_string(byte);
-    lines += '\n';
-  }
-  return Tokenizer::parse(lines, "", 512, "fuzz");
-}
-
 const server::ServedModel& served_model() {
-  static const Tokenizer tokenizer = byte_tokenizer();
   static const server::ServedModel model = [] {
     server::ServedModel served;
-    served.tokenizer = &tokenizer;
-    served.vocab_size = 512;
+    served.tokenizer = &tests::byte_tokenizer();
+    served.vocab_size = tests::kByteVocabSize;
     served.max_context_tokens = 1 << 16;
     served.names = {"fuzz"};
-    served.stop_token_ids = {tokenizer.specials().im_end};
+    served.stop_token_ids = {tests::byte_tokenizer().specials().im_end};
     return served;
   }();
   return model;

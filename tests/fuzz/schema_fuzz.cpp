@@ -1,5 +1,5 @@
-// Schemas and patterns of any bytes: a grammar that compiles and lets through JSON only, or an
-// error in words; no crash, no hang.
+// Schemas and patterns of any bytes: a grammar that compiles, lets through JSON only and (a
+// schema's) never ends in nothing, or an error in words; no crash, no hang.
 #include <boost/json/parse.hpp>
 #include <cstdint>
 #include <string>
@@ -10,33 +10,18 @@
 #include "runtime/grammar/answer_grammar.h"
 #include "runtime/grammar/json_schema.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "tests/support/byte_vocabulary.h"
 
 namespace tandem {
 namespace {
 
-constexpr int32_t kVocabSize = 512;
 constexpr int kMaxTokens = 200;
-
-const Tokenizer& byte_tokenizer() {
-  static const Tokenizer tokenizer = [] {
-    constexpr std::string_view kDigits =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    std::string lines;
-    for (unsigned byte = 0; byte < 256; ++byte) {
-      lines += kDigits[byte >> 2];
-      lines += kDigits[(byte & 3) << 4];
-      lines += "== " + std::to_string(byte) + "\n";
-    }
-    return Tokenizer::parse(lines, "", kVocabSize, "fuzz");
-  }();
-  return tokenizer;
-}
 
 // Follows one path through the answer, chosen by the input; what is complete must be JSON.
 void follow(const AnswerGrammar& grammar, std::string_view choices, bool is_json) {
   using Tokens = TokenConstraint::Allowance::Tokens;
   const auto constraint = grammar.start();
-  std::vector<uint32_t> mask((kVocabSize + 31) / 32);
+  std::vector<uint32_t> mask((tests::kByteVocabSize + 31) / 32);
   std::string text;
   for (int idx = 0; idx < kMaxTokens; ++idx) {
     const auto allowance = constraint->allow(mask);
@@ -47,6 +32,7 @@ void follow(const AnswerGrammar& grammar, std::string_view choices, bool is_json
       static_cast<void>(boost::json::parse(text, code, {}, options));
       TANDEM_CHECK(!code, "a complete answer that is no JSON");
     }
+    TANDEM_CHECK(allowance.tokens != Tokens::kNone || allowance.may_end || !is_json, "a dead end");
     if (allowance.tokens != Tokens::kMasked) return;
     std::vector<int32_t> allowed;
     for (int32_t id = 0; id < 256; ++id) {
@@ -67,7 +53,7 @@ void follow(const AnswerGrammar& grammar, std::string_view choices, bool is_json
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tandem;  // NOLINT(google-build-using-namespace)
   if (size < 2 || size > 4096) return 0;
-  static GrammarCompiler compiler(byte_tokenizer(), kVocabSize,
+  static GrammarCompiler compiler(tests::byte_tokenizer(), tests::kByteVocabSize,
                                   {.num_threads = 1, .cache_size_bytes = 16 << 20});
   const std::string text(reinterpret_cast<const char*>(data) + 1, size - 1);
   const bool is_pattern = data[0] == 'r';

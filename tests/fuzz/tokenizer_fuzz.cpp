@@ -9,33 +9,12 @@
 #include "runtime/base/errors.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "runtime/tokenizer/utf8.h"
+#include "tests/support/byte_vocabulary.h"
 
 namespace tandem {
 namespace {
 
-// 256 bytes in base64 and some merges, without a fixture that reads files.
-std::string small_vocabulary() {
-  constexpr std::string_view kDigits =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string lines;
-  int rank = 0;
-  for (unsigned byte = 0; byte < 256; ++byte) {
-    lines += kDigits[byte >> 2];
-    lines += kDigits[(byte & 3) << 4];
-    lines += "== ";
-    lines += std::to_string(rank++);
-    lines += '\n';
-  }
-  for (const char* merge : {"YWI=", "ICA=", "YWFh", "5LitIA==", "8J8="}) {
-    lines += merge;
-    lines += ' ';
-    lines += std::to_string(rank++);
-    lines += '\n';
-  }
-  return lines;
-}
-
-constexpr int32_t kVocabSize = 261 + 256;
+const std::vector<std::string> kMerges = {"ab", "  ", "aaa", "\u4e2d ", "\xF0\x9F"};
 
 void check_text(const Tokenizer& tokenizer, std::string_view text) {
   const std::string valid = replace_invalid_utf8(text);
@@ -61,7 +40,8 @@ void check_files(std::string_view files) {
   const size_t cut = files.find('\0');
   const std::string_view config = cut == std::string_view::npos ? "" : files.substr(cut + 1);
   try {
-    Tokenizer::parse(small_vocabulary() + std::string(files.substr(0, cut)), config, 600, "fuzz");
+    Tokenizer::parse(tests::tiktoken_lines(kMerges) + std::string(files.substr(0, cut)), config,
+                     600, "fuzz");
   } catch (const LoadError&) {
   }
 }
@@ -70,8 +50,7 @@ void check_files(std::string_view files) {
 }  // namespace tandem
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const tandem::Tokenizer tokenizer =
-      tandem::Tokenizer::parse(tandem::small_vocabulary(), "", tandem::kVocabSize, "fuzz");
+  static const tandem::Tokenizer tokenizer = tandem::tests::small_tokenizer(tandem::kMerges);
   const std::string_view input(reinterpret_cast<const char*>(data), size);
   if (input.empty()) return 0;
   if (input[0] == 'F') {

@@ -1,15 +1,7 @@
 #include "tests/server/scripted_model.h"
 
-#include <string_view>
-
 namespace tandem::tests {
 namespace {
-
-std::string base64(unsigned char byte) {
-  constexpr std::string_view kDigits =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  return {kDigits[byte >> 2], kDigits[(byte & 3) << 4], '=', '='};
-}
 
 std::vector<ScriptedAnswer> to_answers(const std::vector<Script>& scripts) {
   std::vector<ScriptedAnswer> answers;
@@ -24,17 +16,6 @@ std::vector<ScriptedAnswer> to_answers(const std::vector<Script>& scripts) {
 }
 
 }  // namespace
-
-const Tokenizer& byte_tokenizer() {
-  static const Tokenizer tokenizer = [] {
-    std::string lines;
-    for (int byte = 0; byte < 256; ++byte) {
-      lines += base64(static_cast<unsigned char>(byte)) + " " + std::to_string(byte) + "\n";
-    }
-    return Tokenizer::parse(lines, "", 512, "bytes");
-  }();
-  return tokenizer;
-}
 
 ScriptedModel::ScriptedModel(const std::vector<Script>& scripts,
                              int32_t num_kv_pages,

@@ -6,12 +6,10 @@
 #include <vector>
 
 #include "runtime/tokenizer/tokenizer.h"
+#include "tests/support/byte_vocabulary.h"
 #include "tests/support/dialogue_model.h"
 
 namespace tandem::tests {
-
-// 256 single bytes, then 256 added tokens with the names of model/spec.md §4.4.
-const Tokenizer& byte_tokenizer();
 
 struct Script {
   std::string when;     // part of the last message; "" for any

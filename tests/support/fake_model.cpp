@@ -59,7 +59,7 @@ void FakeModel::enter_step() {
     is_held_ = step_idx >= hold_from_step_;
     changed_.notify_all();
     // Not for ever, so that a test that fails meanwhile can end.
-    changed_.wait_for(lock, std::chrono::seconds(20), [&] { return step_idx < hold_from_step_; });
+    changed_.wait_for(lock, std::chrono::seconds(120), [&] { return step_idx < hold_from_step_; });
     is_held_ = false;
   }
   if (options_.step_delay.count() > 0) std::this_thread::sleep_for(options_.step_delay);
@@ -203,7 +203,7 @@ std::vector<int32_t> HashModel::expected_greedy(std::span<const int32_t> prompt_
   return {history.begin() + static_cast<int64_t>(prompt_ids.size()), history.end()};
 }
 
-void ScriptedModel::logits_of(std::span<const int32_t> history, std::span<float> logits) const {
+void AnswerModel::logits_of(std::span<const int32_t> history, std::span<float> logits) const {
   constexpr float kScriptLogit = 30.0f;
   const std::vector<int32_t>& marker = script_.generation_prompt;
   const auto found = std::find_end(history.begin(), history.end(), marker.begin(), marker.end());

@@ -7,12 +7,12 @@
 // exceeded: each counts in violations().
 // expected_greedy() says what a greedy engine must generate for a prompt, with no pages at all.
 //
-// ScriptedModel: plays answers. The prompt is everything up to and including the last occurrence of
+// AnswerModel: plays answers. The prompt is everything up to and including the last occurrence of
 // `generation_prompt`; what follows is the answer so far. `script(prompt)` gives the whole answer's
 // tokens; each has a logit of 30 (all others 0), after the last one it is `end_token_id`'s turn.
 // At temperature <= 1 and some 100,000 tokens the script is left with probability < 1e-7 a token.
 //
-//   ScriptedModel model({.vocab_size = n},
+//   AnswerModel model({.vocab_size = n},
 //       {.generation_prompt = tokenizer.encode(...), .end_token_id = im_end,
 //        .script = answers_by_substring({{ids_of("weather"), answer_ids}}, default_answer_ids)});
 //
@@ -126,22 +126,22 @@ ScriptFn answers_by_substring(
     std::vector<std::pair<std::vector<int32_t>, std::vector<int32_t>>> answers,
     std::vector<int32_t> otherwise);
 
-struct Script {
+struct PlayedAnswers {
   std::vector<int32_t> generation_prompt;  // not empty; must not occur in an answer
   int32_t end_token_id = 0;
   ScriptFn script;  // called on the engine thread
 };
 
-class ScriptedModel final : public FakeModel {
+class AnswerModel final : public FakeModel {
  public:
-  ScriptedModel(const FakeModelOptions& options, Script script)
+  AnswerModel(const FakeModelOptions& options, PlayedAnswers script)
       : FakeModel(options), script_(std::move(script)) {}
 
  protected:
   void logits_of(std::span<const int32_t> history, std::span<float> logits) const override;
 
  private:
-  Script script_;
+  PlayedAnswers script_;
 };
 
 }  // namespace tandem::tests

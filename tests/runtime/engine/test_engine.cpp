@@ -58,7 +58,7 @@ TEST_CASE("a stop token ends the answer, counts, and is not sent", "[engine]") {
 
 TEST_CASE("stop tokens are not chosen before min_new_tokens", "[engine]") {
   // The model says nothing but stop: what comes instead is the next best, token 0.
-  ScriptedModel model(
+  AnswerModel model(
       {.vocab_size = 64},
       {.generation_prompt = {7}, .end_token_id = 3, .script = answers_by_substring({}, {})});
   Engine engine(model, {});
@@ -76,10 +76,10 @@ TEST_CASE("stop tokens are not chosen before min_new_tokens", "[engine]") {
 }
 
 TEST_CASE("a scripted model plays the answer of the latest key", "[engine]") {
-  ScriptedModel model({.vocab_size = 64},
-                      {.generation_prompt = {50, 51},
-                       .end_token_id = 60,
-                       .script = answers_by_substring({{{1, 2}, {10, 11, 12}}, {{3}, {20}}}, {9})});
+  AnswerModel model({.vocab_size = 64},
+                    {.generation_prompt = {50, 51},
+                     .end_token_id = 60,
+                     .script = answers_by_substring({{{1, 2}, {10, 11, 12}}, {{3}, {20}}}, {9})});
   Engine engine(model, {});
   struct Case {
     std::vector<int32_t> prompt, answer;

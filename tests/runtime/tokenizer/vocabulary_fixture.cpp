@@ -44,27 +44,7 @@ void sha256_block(const uint8_t* block, std::array<uint32_t, 8>& hash) {
   for (size_t idx = 0; idx < 8; ++idx) hash[idx] += s[idx];
 }
 
-constexpr int32_t kNumAddedTokens = 256;
-
 }  // namespace
-
-std::string base64(std::string_view bytes) {
-  constexpr std::string_view kDigits =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string text;
-  for (size_t begin = 0; begin < bytes.size(); begin += 3) {
-    uint32_t bits = 0;
-    for (size_t idx = 0; idx < 3; ++idx) {
-      bits <<= 8;
-      if (begin + idx < bytes.size()) bits |= static_cast<uint8_t>(bytes[begin + idx]);
-    }
-    const size_t num_digits = std::min<size_t>(3, bytes.size() - begin) + 1;
-    for (size_t idx = 0; idx < 4; ++idx) {
-      text += idx < num_digits ? kDigits[(bits >> (18 - 6 * idx)) & 63] : '=';
-    }
-  }
-  return text;
-}
 
 std::string sha256_hex(std::string_view bytes) {
   std::array<uint32_t, 8> hash = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
@@ -89,25 +69,6 @@ std::string sha256_hex(std::string_view bytes) {
 std::string read_text_file(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-std::string tiktoken_lines(const std::vector<std::string>& merges) {
-  std::string lines;
-  int rank = 0;
-  const auto add = [&](std::string_view bytes) {
-    lines += base64(bytes);
-    lines += ' ';
-    lines += std::to_string(rank++);
-    lines += '\n';
-  };
-  for (int byte = 0; byte < 256; ++byte) add(std::string(1, static_cast<char>(byte)));
-  for (const std::string& merge : merges) add(merge);
-  return lines;
-}
-
-Tokenizer small_tokenizer(const std::vector<std::string>& merges) {
-  const auto num_base = static_cast<int32_t>(256 + merges.size());
-  return Tokenizer::parse(tiktoken_lines(merges), "", num_base + kNumAddedTokens, "small");
 }
 
 std::optional<std::filesystem::path> shared_file(std::string_view file) {

@@ -9,17 +9,12 @@
 #include <vector>
 
 #include "runtime/tokenizer/tokenizer.h"
+#include "tests/support/byte_vocabulary.h"
 
 namespace tandem::tests {
 
-std::string base64(std::string_view bytes);
 std::string sha256_hex(std::string_view bytes);
 std::string read_text_file(const std::filesystem::path& path);
-
-// The lines of a tiktoken.model: the 256 bytes, then `merges`.
-std::string tiktoken_lines(const std::vector<std::string>& merges);
-// 256 bytes, then `merges`, then a block of 256 added tokens with the names of spec §4.4.
-Tokenizer small_tokenizer(const std::vector<std::string>& merges = {});
 
 // TANDEM_SHARED_DIR, else ../shared beside the source tree; nothing when `file` is not there.
 std::optional<std::filesystem::path> shared_file(std::string_view file);
