@@ -100,6 +100,13 @@ std::vector<Subject> subjects() {
           {"a file of 8 KB",
            {"write_file", file},
            R"({"path": "src/sum.cpp", "content": ")" + source + R"("})"},
+          {"limited lengths",
+           {"post", R"({"type":"object","properties":{"title":{"type":"string","maxLength":60},)"
+                    R"("body":{"type":"string","minLength":200,"maxLength":2000},"tags":{"type":)"
+                    R"("array","items":{"type":"string","maxLength":20}}},)"
+                    R"("required":["title","body"]})"},
+           R"({"title": "Sums of rows", "body": ")" + source.substr(0, source.size() / 6) +
+               R"(", "tags": ["c++", "rows"]})"},
           {"any JSON object",
            {"anything", R"({"type":"object"})"},
            R"({"a": [1, 2.5, {"b": null}], "text": "some text", "flag": false})"},

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <mutex>
 #include <utility>
 
 #include "runtime/grammar/answer_matcher.h"
@@ -69,15 +70,22 @@ Result<std::string, GrammarError> choice_ebnf(const AnswerFormat& format) {
   return "root ::= " + choices + "\n";
 }
 
-Result<std::string, GrammarError> format_ebnf(const AnswerFormat& format) {
+std::shared_ptr<const LengthPlan> shared_plan(LengthPlan plan) {
+  return plan.empty() ? nullptr : std::make_shared<const LengthPlan>(std::move(plan));
+}
+
+// Also sets `lengths`, of a schema.
+Result<std::string, GrammarError> format_ebnf(const AnswerFormat& format,
+                                              std::shared_ptr<const LengthPlan>& lengths) {
   const auto named = [&](const GrammarError& error) {
     return GrammarError{fmt::format("{}: {}", format.field, error.message)};
   };
   switch (format.kind) {
     case AnswerFormat::Kind::kJsonSchema: {
-      const auto grammar = json_schema_grammar(format.text, SchemaPolicy::kExact);
+      auto grammar = json_schema_grammar(format.text, SchemaPolicy::kExact);
       if (!grammar) return named(grammar.error());
-      return grammar->ebnf;
+      lengths = shared_plan(std::move(grammar->lengths));
+      return std::move(grammar->ebnf);
     }
     case AnswerFormat::Kind::kJsonObject:
       return json_object_grammar();
@@ -103,21 +111,32 @@ Result<std::string, GrammarError> format_ebnf(const AnswerFormat& format) {
 
 struct GrammarCompiler::Impl {
   const Tokenizer& tokenizer;
+  int32_t vocab_size;
   TextGrammarCompiler texts;
+  std::once_flag token_lengths_built;
+  std::shared_ptr<const TokenLengths> token_lengths;
+
+  const std::shared_ptr<const TokenLengths>& lengths_of_tokens() {
+    std::call_once(token_lengths_built, [&] {
+      token_lengths = std::make_shared<const TokenLengths>(tokenizer, vocab_size);
+    });
+    return token_lengths;
+  }
 
   // The same grammar for every value and every reader of one schema: kArguments never fails.
-  SharedTextGrammar compile_arguments(const ToolDeclaration& tool,
-                                      std::vector<std::string>& unenforced) {
+  CompiledAnswer::Function compile_function(const ToolDeclaration& tool,
+                                            std::vector<std::string>& unenforced) {
     if (!tool.parameters_json.empty()) {
       auto grammar = json_schema_grammar(tool.parameters_json, SchemaPolicy::kArguments);
       if (grammar) {
         for (const std::string& what : grammar->unenforced)
           unenforced.push_back(fmt::format("{}: {}", tool.name, what));
-        if (auto compiled = texts.compile_ebnf(grammar->ebnf)) return *compiled;
+        if (auto compiled = texts.compile_ebnf(grammar->ebnf))
+          return {tool.name, *compiled, shared_plan(std::move(grammar->lengths))};
         unenforced.push_back(fmt::format("{}: its schema", tool.name));
       }
     }
-    return *texts.compile_ebnf(json_object_grammar());
+    return {tool.name, *texts.compile_ebnf(json_object_grammar()), nullptr};
   }
 };
 
@@ -125,8 +144,13 @@ GrammarCompiler::GrammarCompiler(const Tokenizer& tokenizer,
                                  int32_t vocab_size,
                                  const Options& options)
     : impl_(new Impl{tokenizer,
+                     vocab_size,
                      TextGrammarCompiler(
-                         tokenizer, vocab_size, {options.num_threads, options.cache_size_bytes})}) {
+                         tokenizer, vocab_size, {options.num_threads, options.cache_size_bytes}),
+                     {},
+                     {}}) {
+  // What all schemas share is then compiled before the first of them comes.
+  static_cast<void>(impl_->texts.compile_ebnf(json_object_grammar()));
 }
 GrammarCompiler::GrammarCompiler(const Tokenizer& tokenizer, int32_t vocab_size)
     : GrammarCompiler(tokenizer, vocab_size, Options{}) {}
@@ -139,6 +163,7 @@ Result<std::shared_ptr<const AnswerGrammar>, GrammarError> GrammarCompiler::comp
   answer->tokenizer = &impl_->tokenizer;
   answer->call_required = rules.call_required;
   answer->max_calls = rules.max_calls;
+  answer->may_think = rules.may_think;
   answer->starts_in_reasoning = rules.starts_in_reasoning;
   answer->thinking_budget = rules.thinking_budget;
   if (!rules.tools.empty()) {
@@ -146,11 +171,19 @@ Result<std::shared_ptr<const AnswerGrammar>, GrammarError> GrammarCompiler::comp
     if (!header) return GrammarError{"tools: " + header.error().message};
     answer->header = *header;
   }
-  for (const ToolDeclaration& tool : rules.tools)
-    answer->functions.push_back({tool.name, impl_->compile_arguments(tool, unenforced)});
+  bool has_lengths = false;
+  for (const ToolDeclaration& tool : rules.tools) {
+    const size_t num_unenforced = unenforced.size();
+    answer->functions.push_back(impl_->compile_function(tool, unenforced));
+    has_lengths = has_lengths || answer->functions.back().lengths != nullptr;
+    if (tool.is_strict && unenforced.size() > num_unenforced) {
+      return GrammarError{
+          fmt::format("tools: strict: true of function {}", unenforced[num_unenforced])};
+    }
+  }
   if (rules.format) {
     const AnswerFormat& format = *rules.format;
-    const auto text = format_ebnf(format);
+    const auto text = format_ebnf(format, answer->format_lengths);
     if (!text) return text.error();
     const bool is_lark =
         format.kind == AnswerFormat::Kind::kGrammar && format.text.find("::=") == std::string::npos;
@@ -158,7 +191,9 @@ Result<std::shared_ptr<const AnswerGrammar>, GrammarError> GrammarCompiler::comp
     if (!compiled) return GrammarError{format.field + ": " + compiled.error().message};
     answer->format = *compiled;
     answer->format_field = format.field;
+    has_lengths = has_lengths || answer->format_lengths != nullptr;
   }
+  if (has_lengths) answer->token_lengths = impl_->lengths_of_tokens();
   std::shared_ptr<const AnswerGrammar> grammar =
       std::make_shared<CompiledGrammar>(std::move(answer), std::move(unenforced));
   return grammar;

@@ -30,7 +30,24 @@ Allowance masked(std::span<const uint32_t> mask, bool may_end) {
 AnswerMatcher::AnswerMatcher(std::shared_ptr<const CompiledAnswer> answer)
     : answer_(std::move(answer)), markers_(answer_->tokenizer->specials()) {
   if (answer_->starts_in_reasoning) part_ = Part::kReasoning;
-  if (answer_->format) text_.emplace(answer_->format);
+  if (answer_->format) begin_text(answer_->format, answer_->format_lengths);
+}
+
+void AnswerMatcher::begin_text(const SharedTextGrammar& grammar,
+                               const std::shared_ptr<const LengthPlan>& lengths) {
+  text_.emplace(grammar);
+  lengths_.reset();
+  if (lengths) lengths_.emplace(lengths, answer_->token_lengths);
+}
+
+void AnswerMatcher::fill_text(std::span<uint32_t> mask) {
+  text_->fill(mask);
+  if (lengths_) lengths_->narrow(mask);
+}
+
+bool AnswerMatcher::accept_text(int32_t token_id) {
+  if (lengths_) lengths_->accept(token_id);
+  return text_->accept(token_id);
 }
 
 TokenConstraint::Allowance AnswerMatcher::allow(std::span<uint32_t> mask) {
@@ -57,9 +74,9 @@ bool AnswerMatcher::may_call() const {
 }
 
 Allowance AnswerMatcher::allow_content(std::span<uint32_t> mask) {
-  const bool may_think = !has_reasoned_ && !has_content_;
+  const bool may_think = answer_->may_think && !has_reasoned_ && !has_content_;
   if (answer_->format) {
-    text_->fill(mask);
+    fill_text(mask);
     if (may_think) set_bit(mask, markers_.think_begin);
     if (may_call() && !has_content_) set_bit(mask, markers_.tool_calls_section_begin);
     return masked(mask, text_->is_complete());
@@ -95,7 +112,7 @@ Allowance AnswerMatcher::allow_section(std::span<uint32_t> mask) const {
 }
 
 Allowance AnswerMatcher::allow_text(std::span<uint32_t> mask, int32_t end_marker) {
-  text_->fill(mask);
+  fill_text(mask);
   if (text_->is_complete()) set_bit(mask, end_marker);
   return masked(mask, false);
 }
@@ -124,8 +141,9 @@ bool AnswerMatcher::accept(int32_t token_id) {
       header_ += answer_->tokenizer->token_bytes(token_id);
       return text_->accept(token_id);
     case Part::kArguments:
-      if (token_id != markers_.tool_call_end) return text_->accept(token_id);
+      if (token_id != markers_.tool_call_end) return accept_text(token_id);
       text_.reset();
+      lengths_.reset();
       section_has_call_ = true;
       part_ = in_section_ ? Part::kSection : Part::kContent;
       return true;
@@ -149,10 +167,10 @@ bool AnswerMatcher::accept_content(int32_t token_id) {
     part_ = Part::kHeader;
     ++num_calls_;
     header_.clear();
-    text_.emplace(answer_->header);
+    begin_text(answer_->header, nullptr);
   } else if (part_ == Part::kContent) {
     has_content_ = true;
-    if (answer_->format) return text_->accept(token_id);
+    if (answer_->format) return accept_text(token_id);
   }
   return true;
 }
@@ -167,7 +185,7 @@ bool AnswerMatcher::begin_arguments() {
                                   [&](const auto& function) { return function.name == name; });
   if (found == answer_->functions.end()) return false;
   function_ = &*found;
-  text_.emplace(found->arguments);
+  begin_text(found->arguments, found->lengths);
   part_ = Part::kArguments;
   return true;
 }

@@ -16,7 +16,7 @@ Result<SchemaGrammar, GrammarError> json_schema_grammar(std::string_view schema_
                                                         SchemaPolicy policy) {
   const auto failed = [&](std::string message) -> Result<SchemaGrammar, GrammarError> {
     if (policy == SchemaPolicy::kExact) return GrammarError{std::move(message)};
-    return SchemaGrammar{json_object_grammar(), {std::move(message)}};
+    return SchemaGrammar{json_object_grammar(), {}, {std::move(message)}};
   };
   if (schema_json.size() > kMaxSchemaBytes) return failed("the schema is too large for a grammar");
   boost::json::parse_options options;

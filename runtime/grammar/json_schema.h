@@ -8,6 +8,7 @@
 
 #include "runtime/base/result.h"
 #include "runtime/grammar/grammar_error.h"
+#include "runtime/grammar/length_plan.h"
 
 namespace tandem {
 
@@ -18,10 +19,12 @@ enum class SchemaPolicy {
 
 struct SchemaGrammar {
   std::string ebnf;                     // its rule `root` is the value
+  LengthPlan lengths;                   // what the rules leave out of strings' lengths
   std::vector<std::string> unenforced;  // "properties.tags: uniqueItems", kArguments only
 };
 
-// Every text of the grammar is valid JSON and satisfies the schema, but for `unenforced`. The
+// Every text of the grammar whose strings keep to `lengths` is valid JSON and satisfies the schema,
+// but for `unenforced`; and such a text can be ended wherever it is. The
 // grammar says less than the schema allows where that is how models write: undeclared properties
 // only where additionalProperties (or a schema without properties) asks for them, white space
 // after ':' and ',' and around members only, integers of at most 18 digits, no lone surrogates.

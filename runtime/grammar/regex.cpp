@@ -27,6 +27,37 @@ const CodePointSet kSpaces{{0x09, 0x0D},     {' ', ' '},       {0xA0, 0xA0},    
                            {0x3000, 0x3000}, {0xFEFF, 0xFEFF}};
 const CodePointSet kLineTerminators{{'\n', '\n'}, {'\r', '\r'}, {0x2028, 0x2029}};
 
+std::optional<int64_t> sum(const std::optional<int64_t>& left,
+                           const std::optional<int64_t>& right) {
+  return left && right ? std::optional(*left + *right) : std::nullopt;
+}
+
+// Texts of one behind texts of the other. While all lengths are fixed, the last part decides.
+PatternLengths behind(const PatternLengths& first, const PatternLengths& second) {
+  PatternLengths both{.least = first.least + second.least, .most = sum(first.most, second.most)};
+  if (first.most == first.least) both.ends_from = sum(first.least, second.ends_from);
+  if (both.most == both.least) both.ends_from = both.least;
+  return both;
+}
+
+PatternLengths either(const PatternLengths& left, const PatternLengths& right) {
+  PatternLengths any{.least = std::min(left.least, right.least)};
+  if (left.most && right.most) any.most = std::max(*left.most, *right.most);
+  if (any.most == any.least) any.ends_from = any.least;
+  return any;
+}
+
+PatternLengths repeated(const PatternLengths& once, int64_t least, std::optional<int64_t> most) {
+  PatternLengths all{.least = once.least * least};
+  if (once.most && most) all.most = *once.most * *most;
+  if (once.most == 0) all.most = 0;
+  const bool is_fixed = once.most == once.least;
+  if (is_fixed && (once.least == 1 || least == most)) all.ends_from = all.least;
+  return all;
+}
+
+const PatternLengths kAnything{.least = 0, .most = std::nullopt, .ends_from = 0};
+
 // Recursive descent over code points; throws GrammarError, which does not leave this file.
 class Parser {
  public:
@@ -34,13 +65,17 @@ class Parser {
 
   std::string parse() {
     std::string choices;
+    std::optional<PatternLengths> any;
     do {
-      if (!choices.empty()) choices += '|';
+      if (any) choices += '|';
       choices += top_alternative();
+      any = any ? either(*any, lengths_) : lengths_;
     } while (take('|'));
+    lengths_ = *any;
     if (!at_end()) fail("an unmatched ')'");
     return "(" + choices + ")";
   }
+  [[nodiscard]] const PatternLengths& lengths() const { return lengths_; }  // of what was parsed
 
  private:
   [[noreturn]] void fail(std::string_view what) const {
@@ -76,8 +111,9 @@ class Parser {
   size_t position_ = 0;
   RegexUse use_;
   int depth_ = 0;
-  int64_t copies_ = 1;    // of the atom just parsed
-  bool is_wide_ = false;  // it matches most characters
+  int64_t copies_ = 1;      // of the atom just parsed
+  bool is_wide_ = false;    // it matches most characters
+  PatternLengths lengths_;  // of the atom, alternative or group just parsed
 };
 
 // Anchors bind here only; without them text may stand around the match.
@@ -85,11 +121,17 @@ std::string Parser::top_alternative() {
   const bool searches = use_ == RegexUse::kInsideJsonString;
   const std::string anything = fmt::format("{}*", json_character_regex());
   std::string expression;
-  if (!take('^') && searches) expression += anything;
+  const bool is_open = !take('^') && searches;
+  if (is_open) expression += anything;
   int64_t copies = 1;
   bool is_wide = false;
   expression += alternative(copies, is_wide);
-  if (!take('$') && searches) expression += anything;
+  if (is_open) lengths_ = behind(kAnything, lengths_);
+  if (!take('$') && searches) {
+    expression += anything;
+    lengths_ = lengths_.ends_from ? PatternLengths{lengths_.least, {}, lengths_.ends_from}
+                                  : behind(lengths_, kAnything);
+  }
   if (!at_end() && peek() != '|' && peek() != ')') fail("an anchor in the middle");
   return expression;
 }
@@ -97,15 +139,18 @@ std::string Parser::top_alternative() {
 // Raises `copies` and `is_wide` to what its atoms have.
 std::string Parser::alternative(int64_t& copies, bool& is_wide) {
   std::string expression;
+  PatternLengths all{.least = 0, .most = 0, .ends_from = 0};
   while (!at_end() && peek() != '|' && peek() != ')' && peek() != '$') {
     copies_ = 1;
     is_wide_ = false;
     std::string part = atom();
     expression += quantified(std::move(part), copies_);
+    all = behind(all, lengths_);
     copies = std::max(copies, copies_);
     is_wide = is_wide || is_wide_;
     if (expression.size() > kMaxExpressionBytes) fail("too long an expression");
   }
+  lengths_ = all;
   return expression;
 }
 
@@ -114,10 +159,13 @@ std::string Parser::disjunction() {
   std::string choices;
   int64_t copies = 1;
   bool is_wide = false;
+  std::optional<PatternLengths> any;
   do {
-    if (!choices.empty()) choices += '|';
+    if (any) choices += '|';
     choices += alternative(copies, is_wide);
+    any = any ? either(*any, lengths_) : lengths_;
   } while (take('|'));
+  lengths_ = *any;
   if (peek() == '$' && !at_end()) fail("an anchor in a group");
   copies_ = copies;
   is_wide_ = is_wide;
@@ -130,9 +178,12 @@ std::string Parser::quantified(std::string atom_text, int64_t copies_inside) {
   int64_t copies = copies_inside;
   if (take('*')) {
     bounds = "*";
+    lengths_ = repeated(lengths_, 0, std::nullopt);
   } else if (take('+')) {
     bounds = "+";
+    lengths_ = repeated(lengths_, 1, std::nullopt);
   } else if (take('?')) {
+    lengths_ = repeated(lengths_, 0, 1);
     // XGrammar 0.2.8 takes (ab*)? to match "b" as well; a choice with nothing is right.
     atom_text = "(|" + std::move(atom_text) + ")";
   } else if (peek() == '{' && !at_end()) {
@@ -148,6 +199,7 @@ std::string Parser::quantified(std::string atom_text, int64_t copies_inside) {
     // x{2,} is written as x{2}x*.
     if (!most) bounds += atom_text + "*";
     copies *= std::max<int64_t>(largest, 1);
+    lengths_ = repeated(lengths_, *least, most);
   } else {
     copies_ = copies;
     return atom_text;
@@ -205,6 +257,7 @@ std::string Parser::of_set(const CodePointSet& set) {
   uint32_t num_characters = 0;
   for (const auto& [first, last] : set.ranges()) num_characters += last - first + 1;
   is_wide_ = is_wide_ || num_characters > kWideCharacters;
+  lengths_ = {.least = 1, .most = 1, .ends_from = 1};
   return text;
 }
 
@@ -327,6 +380,16 @@ const std::string& json_character_regex() {
                   R"([dD][89abAB]{}{{2}}\\u[dD][c-fC-F]{}{{2}}))))",
                   regex_class(plain_json_characters()), kHex, kHex, kHex, kHex);
   return kCharacter;
+}
+
+Result<PatternLengths, GrammarError> pattern_lengths(std::string_view pattern, RegexUse use) {
+  try {
+    Parser parser(pattern, use);
+    parser.parse();
+    return parser.lengths();
+  } catch (GrammarError& failure) {
+    return std::move(failure);
+  }
 }
 
 Result<std::string, GrammarError> rewrite_regex(std::string_view pattern, RegexUse use) {

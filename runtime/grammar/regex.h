@@ -3,6 +3,8 @@
 // boundaries, Unicode properties or anchors in the middle.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -18,6 +20,18 @@ enum class RegexUse {
 
 // One character of a JSON string, escaped or not; an escaped surrogate only as half of a pair.
 const std::string& json_character_regex();
+
+// How long the texts that a whole pattern describes can be, in characters.
+struct PatternLengths {
+  int64_t least = 0;
+  std::optional<int64_t> most{};  // none: any length
+  // A text that has so many characters may end wherever it is, and a shorter one can still be ended
+  // with so many; none: not known.
+  std::optional<int64_t> ends_from{};
+};
+
+// The same pattern as in rewrite_regex(); inside a JSON string, text around it counts.
+Result<PatternLengths, GrammarError> pattern_lengths(std::string_view pattern, RegexUse use);
 
 // For ebnf_regex(); or what the pattern has that cannot be done ("look-ahead at 3").
 Result<std::string, GrammarError> rewrite_regex(std::string_view pattern, RegexUse use);

@@ -60,7 +60,8 @@ struct SchemaWriter::ObjectShape {
   std::vector<Property> properties;
   std::vector<std::string> known_names;   // names that undeclared members cannot have
   std::optional<std::string> undeclared;  // rule of a member that is none of them
-  int64_t least = 0;                      // members
+  std::optional<std::string> undeclared_value;
+  int64_t least = 0;  // members
   std::optional<int64_t> most;
 };
 
@@ -171,6 +172,9 @@ std::optional<std::string> SchemaWriter::object(const Parts& parts) {
   if (!add_properties(parts, shape)) return std::nullopt;
   add_undeclared(parts, shape);
   limit_members(parts, shape);
+  for (const auto& [name, rule, is_required] : shape.properties)
+    place().members[json_string_body(name)] = place_of(rule);
+  if (shape.undeclared_value) place().other_members = place_of(*shape.undeclared_value);
   const bool is_any =
       shape.properties.empty() && shape.undeclared == "member" && shape.least == 0 && !shape.most;
   if (is_any) return "object";
@@ -269,6 +273,7 @@ void SchemaWriter::add_undeclared(const Parts& parts, ObjectShape& shape) {
   if (is_closed || !is_open) return;
   const auto value = values.empty() ? std::optional<std::string>("any") : value_rule(values);
   if (!value) return;
+  shape.undeclared_value = value;
   if (names.empty()) {
     if (shape.known_names.empty() && *value == "any") {
       shape.undeclared = "member";
@@ -282,7 +287,10 @@ void SchemaWriter::add_undeclared(const Parts& parts, ObjectShape& shape) {
   }
   static const json::value kAnyString = {{"type", "string"}};
   names.push_back({&kAnyString, "", false});
-  if (const auto name = value_rule(names)) shape.undeclared = add_rule(*name + " colon " + *value);
+  is_key_ = true;
+  const auto name = value_rule(names);
+  is_key_ = false;
+  if (name) shape.undeclared = add_rule(*name + " colon " + *value);
 }
 
 // Only properties whose names match the one pattern there is: the others cannot be told.
@@ -307,6 +315,7 @@ void SchemaWriter::add_patterns(const Parts& parts, bool has_names, ObjectShape&
     const auto key = rewrite_regex({pattern.data(), pattern.size()}, RegexUse::kInsideJsonString);
     if (!key) return cannot(path, key.error().message + " cannot be enforced");
     const auto value = value_rule({{&schema, path, false}});
+    shape.undeclared_value = value;
     if (value)
       shape.undeclared = add_rule(ebnf_regex(fmt::format("\"{}\"", *key)) + " colon " + *value);
   }

@@ -17,10 +17,7 @@ namespace {
 
 namespace json = boost::json;
 
-// Characters are counted by states, each of which takes some 20 ms to compile on K2's vocabulary:
-// worth it for a format that asks for it, not for each of a client's tools.
-constexpr int64_t kMaxCountedLength = 128;
-constexpr int64_t kMaxCountedArgumentLength = 8;
+constexpr int64_t kMaxCountedKeyLength = 8;
 constexpr int64_t kMaxCountedItems = 1024;
 constexpr int64_t kMaxEnumeratedMultiples = 512;
 
@@ -38,7 +35,7 @@ const std::map<std::string_view, std::string_view>& format_patterns() {
        "^P([0-9]{1,9}W|[0-9]{1,9}D(T[0-9]{1,9}[HMS])?|T[0-9]{1,9}[HMS]|[0-9]{1,9}[YM])$"},
       {"uuid", "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"},
       {"email",
-       "^[A-Za-z0-9_%+-]{1,32}(\\.[A-Za-z0-9_%+-]{1,31})?@([A-Za-z0-9]{1,63}\\.){1,3}[A-Za-z]{2,"
+       "^[A-Za-z0-9_%+-]{1,32}(\\.[A-Za-z0-9_%+-]{1,31})?@([A-Za-z0-9]{1,40}\\.){1,3}[A-Za-z]{2,"
        "24}$"},
       {"hostname", "^([A-Za-z0-9]{1,63}\\.){0,3}[A-Za-z0-9]{1,63}$"},
       {"ipv4",
@@ -46,11 +43,15 @@ const std::map<std::string_view, std::string_view>& format_patterns() {
        "9]?[0-9])$"},
       {"ipv6", "^([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}$"},
       {"uri",
-       "^[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9._~:@!$&'()*+,;=-]+(/[A-Za-z0-9._~:@!$&'()*+,;=-]*)*"
+       "^[A-Za-z][A-Za-z0-9+.-]{0,15}://[A-Za-z0-9._~:@!$&'()*+,;=-]+(/"
+       "[A-Za-z0-9._~:@!$&'()*+,;=-]*)*"
        "(\\?[A-Za-z0-9._~:@!$&'()*+,;=/?-]*)?(#[A-Za-z0-9._~:@!$&'()*+,;=/?-]*)?$"},
   };
   return kPatterns;
 }
+
+// Behind a scheme of 16 letters, "://" and one character a URI may end anywhere.
+constexpr int64_t kUriEndsFrom = 20;
 
 // Formats that JSON Schema defines and that are not told here.
 bool is_defined_format(std::string_view format) {
@@ -193,18 +194,18 @@ std::optional<std::string> SchemaWriter::integer(const DecimalRange& range,
 }
 
 std::optional<std::string> SchemaWriter::string(const Parts& parts) {
-  const auto least = count_of(parts, "minLength", true);
-  const auto most = count_of(parts, "maxLength", false);
-  if (least && most && *least > *most) return std::nullopt;
+  const StringLengths wanted{.least = count_of(parts, "minLength", true).value_or(0),
+                             .most = count_of(parts, "maxLength", false)};
+  if (wanted.most && wanted.least > *wanted.most) return std::nullopt;
   std::string body;  // of a pattern
+  PatternLengths lengths;
   const auto add_pattern = [&](std::string_view pattern, const std::string& path) {
     if (!body.empty()) return cannot(path, "beside another pattern or format cannot be enforced");
     const auto expression = rewrite_regex(pattern, RegexUse::kInsideJsonString);
-    if (expression) {
-      body = *expression;
-    } else {
-      cannot(path, fmt::format("{} cannot be enforced", expression.error().message));
-    }
+    if (!expression)
+      return cannot(path, fmt::format("{} cannot be enforced", expression.error().message));
+    body = *expression;
+    lengths = *pattern_lengths(pattern, RegexUse::kInsideJsonString);
   };
   for (const SchemaPart& part : parts) {
     const json::value* pattern = find_keyword(part, "pattern");
@@ -224,27 +225,54 @@ std::optional<std::string> SchemaWriter::string(const Parts& parts) {
     const auto known = format_patterns().find(name);
     if (known != format_patterns().end()) {
       add_pattern(known->second, path);
+      if (name == "uri" && !lengths.ends_from) lengths.ends_from = kUriEndsFrom;
     } else if (is_defined_format(name)) {
       cannot(path, fmt::format("'{}' cannot be enforced", name));
     }
   }
-  const bool has_lengths = least.value_or(0) > 0 || most;
-  if (!body.empty()) {
-    if (has_lengths)
-      cannot(parts.front().path, "'minLength' or 'maxLength' beside a pattern cannot be enforced");
-    return add_rule(ebnf_regex(fmt::format("\"{}\"", body)));
+  if (!body.empty()) return pattern_rule(parts, body, lengths, wanted);
+  if (is_key_) return key_rule(parts, wanted);
+  place().strings = SchemaPlace::Strings::kFree;
+  place().lengths = wanted;
+  return "string";
+}
+
+// Lengths beside a pattern: implied by it, impossible, or counted where that leads to no dead end.
+std::optional<std::string> SchemaWriter::pattern_rule(const Parts& parts,
+                                                      const std::string& body,
+                                                      const PatternLengths& pattern,
+                                                      const StringLengths& wanted) {
+  const bool is_implied = pattern.least >= wanted.least &&
+                          (!wanted.most || (pattern.most && *pattern.most <= *wanted.most));
+  if ((wanted.most && pattern.least > *wanted.most) ||
+      (pattern.most && *pattern.most < wanted.least))
+    return std::nullopt;
+  place().strings = SchemaPlace::Strings::kPatterned;
+  if (!is_implied) {
+    const bool can_count =
+        !is_key_ && pattern.ends_from && (!wanted.most || *pattern.ends_from <= *wanted.most);
+    if (can_count) {
+      place().lengths = wanted;
+    } else {
+      cannot(parts.front().path,
+             "'minLength' or 'maxLength' beside this pattern cannot be enforced");
+    }
   }
-  if (!has_lengths) return "string";
-  const int64_t max_counted =
-      policy_ == SchemaPolicy::kExact ? kMaxCountedLength : kMaxCountedArgumentLength;
-  if (std::max(least.value_or(0), most.value_or(0)) > max_counted) {
+  return add_rule(ebnf_regex(fmt::format("\"{}\"", body)));
+}
+
+// The plan of lengths knows no keys: their characters are counted by states, each of which takes
+// some 20 ms to compile on K2's vocabulary.
+std::string SchemaWriter::key_rule(const Parts& parts, const StringLengths& wanted) {
+  if (wanted == StringLengths{}) return "string";
+  if (std::max(wanted.least, wanted.most.value_or(0)) > kMaxCountedKeyLength) {
     cannot(parts.front().path,
-           fmt::format("'minLength' or 'maxLength' above {} cannot be enforced", max_counted));
+           fmt::format("lengths of names above {} cannot be enforced", kMaxCountedKeyLength));
     return "string";
   }
   const std::string& character = json_character_regex();
-  const std::string length = most ? fmt::format("{{{},{}}}", least.value_or(0), *most)
-                                  : fmt::format("{{{}}}{}*", least.value_or(0), character);
+  const std::string length = wanted.most ? fmt::format("{{{},{}}}", wanted.least, *wanted.most)
+                                         : fmt::format("{{{}}}{}*", wanted.least, character);
   return add_rule(ebnf_regex(fmt::format("\"{}{}\"", character, length)));
 }
 
@@ -306,6 +334,8 @@ std::optional<std::string> SchemaWriter::array(const Parts& parts) {
            fmt::format("'minItems' above {} cannot be enforced", kMaxCountedItems));
     return "array";
   }
+  for (const std::string& item : items) place().first_items.push_back(place_of(item));
+  if (rest) place().other_items = place_of(*rest);
   return array_of(items, rest, least, most);
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <boost/json/serialize.hpp>
+#include <utility>
 
 #include "runtime/grammar/ebnf.h"
 
@@ -102,6 +103,11 @@ std::string constant(const json::value& value) {
   return ebnf_literal(json::serialize(value));
 }
 
+int64_t num_code_points(const json::value& text) {
+  const json::string& string = text.get_string();
+  return static_cast<int64_t>(code_points({string.data(), string.size()}).size());
+}
+
 }  // namespace
 
 SchemaWriter::SchemaWriter(const json::value& root, SchemaPolicy policy)
@@ -113,6 +119,10 @@ std::optional<SchemaGrammar> SchemaWriter::write() {
   if (policy_ == SchemaPolicy::kArguments) schemas.push_back({&kAnyObject, "", false});
   const auto rule = value_rule(schemas);
   if (!rule) return std::nullopt;
+  std::vector<std::string> conflicts;
+  grammar_.lengths = places_.build(place_of(*rule), conflicts);
+  for (const std::string& path : conflicts)
+    cannot(path, "lengths of strings that differ between alternatives cannot be enforced");
   grammar_.ebnf = "root ::= " + *rule + "\n" + grammar_.ebnf + shared_json_rules();
   return std::move(grammar_);
 }
@@ -153,7 +163,11 @@ std::optional<std::string> SchemaWriter::value_rule(const Conjunction& conjuncti
   // Known before it is written: a schema may refer to itself.
   const std::string name = new_rule_name();
   rule_of_[key] = name;
+  const int32_t outer_place = current_place_;
+  current_place_ = places_.add(conjunction.front().path);
+  place_of_rule_[name] = current_place_;
   const std::optional<std::string> choices = value_choices(conjunction);
+  current_place_ = outer_place;
   --depth_;
   set_rule(name, choices.value_or("[^\\u0000-\\U0010ffff]"));
   if (!choices) rule_of_[key] = std::nullopt;
@@ -235,7 +249,9 @@ std::optional<std::string> SchemaWriter::group_choices(const FlatSchema& flat) {
       rest /= group->options.size();
     }
     const auto rule = value_rule(conjunction);
-    if (rule) add_choice(choices, *rule);
+    if (!rule) continue;
+    add_choice(choices, *rule);
+    place().alternatives.push_back(place_of(*rule));
   }
   return choices.empty() ? std::nullopt : std::optional(choices);
 }
@@ -254,9 +270,21 @@ void SchemaWriter::check_one_of(const SchemaGroup& group) {
 std::string SchemaWriter::listed_choices(const Parts& parts, const json::array& values) {
   std::string choices;
   for (const json::value& value : values) {
-    if (fits(value, parts)) add_choice(choices, constant(value));
+    if (!fits(value, parts)) continue;
+    add_choice(choices, constant(value));
+    note_listed(value);
   }
   return choices;
+}
+
+void SchemaWriter::note_listed(const json::value& value) {
+  if (!value.is_string()) return;
+  const int64_t length = num_code_points(value);
+  StringLengths& lengths = place().lengths;
+  const bool is_first = std::exchange(place().strings, SchemaPlace::Strings::kListed) !=
+                        SchemaPlace::Strings::kListed;
+  lengths.least = is_first ? length : std::min(lengths.least, length);
+  lengths.most = is_first ? length : std::max(*lengths.most, length);
 }
 
 // Of a listed value: the other keywords, where they are simple.
@@ -273,11 +301,20 @@ bool SchemaWriter::fits(const json::value& value, const Parts& parts) {
                      [&](const json::value& other) { return equal_values(other, value); }))
       return false;
     for (const auto& [keyword, kind] : kKinds) {
+      if (keyword == "minLength" || keyword == "maxLength") continue;
       if (!(kind & type) || find_keyword(part, keyword) == nullptr || keyword == "format") continue;
       cannot(part.path, fmt::format("'{}' beside the listed values cannot be enforced", keyword));
     }
   }
-  return true;
+  if (!value.is_string()) return true;
+  const int64_t length = num_code_points(value);
+  return length >= count_of(parts, "minLength", true).value_or(0) &&
+         length <= count_of(parts, "maxLength", false).value_or(length);
+}
+
+int32_t SchemaWriter::place_of(const std::string& rule) const {
+  const auto found = place_of_rule_.find(rule);
+  return found != place_of_rule_.end() ? found->second : LengthPlanBuilder::kAnyValue;
 }
 
 std::optional<int64_t> SchemaWriter::count_of(const Parts& parts,

@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "runtime/grammar/json_schema.h"
+#include "runtime/grammar/length_plan.h"
 #include "runtime/grammar/number_range.h"
+#include "runtime/grammar/regex.h"
 #include "runtime/grammar/schema_parts.h"
 
 namespace tandem {
@@ -37,6 +39,7 @@ class SchemaWriter {
   std::optional<std::string> group_choices(const FlatSchema& flat);
   std::string listed_choices(const Parts& parts, const boost::json::array& values);
   bool fits(const boost::json::value& value, const Parts& parts);
+  void note_listed(const boost::json::value& value);
   void check_keywords(const FlatSchema& flat);
   void check_one_of(const SchemaGroup& group);
 
@@ -45,6 +48,11 @@ class SchemaWriter {
                                      const std::vector<int64_t>& divisors,
                                      const std::string& path);
   std::optional<std::string> string(const Parts& parts);
+  std::optional<std::string> pattern_rule(const Parts& parts,
+                                          const std::string& body,
+                                          const PatternLengths& pattern,
+                                          const StringLengths& wanted);
+  std::string key_rule(const Parts& parts, const StringLengths& wanted);
   std::optional<std::string> array(const Parts& parts);
   std::optional<std::string> array_of(const std::vector<std::string>& items,
                                       const std::optional<std::string>& rest,
@@ -66,6 +74,10 @@ class SchemaWriter {
   // A whole number >= 0 of `keyword`, whatever its form; the largest (or least) of all parts.
   std::optional<int64_t> count_of(const Parts& parts, std::string_view keyword, bool largest);
 
+  // The value being written, in the plan of lengths; and the place of a rule's values.
+  SchemaPlace& place() { return places_[current_place_]; }
+  [[nodiscard]] int32_t place_of(const std::string& rule) const;
+
   std::string add_rule(const std::string& body);
   std::string new_rule_name();
   void set_rule(const std::string& name, const std::string& body);
@@ -75,6 +87,10 @@ class SchemaWriter {
   SchemaGrammar grammar_;
   std::map<std::string, std::optional<std::string>> rule_of_;  // by conjunction
   std::map<std::string, std::string> name_of_body_;            // equal bodies share a rule
+  LengthPlanBuilder places_;
+  std::map<std::string, int32_t> place_of_rule_;  // of those that value_rule() wrote
+  int32_t current_place_ = LengthPlanBuilder::kAnyValue;
+  bool is_key_ = false;  // a property's name is being written, which no plan knows
   int num_rules_ = 0;
   int depth_ = 0;
 };

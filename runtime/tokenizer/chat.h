@@ -32,6 +32,7 @@ struct ChatMessage {
 struct ToolDeclaration {
   std::string name{};
   std::string parameters_json{};  // JSON Schema, "" when absent
+  bool is_strict = false;         // a schema that cannot be enforced in full is an error
 };
 
 struct ChatPrompt {

@@ -4,29 +4,11 @@
 #include <catch2/catch_test_macros.hpp>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
+
+#include "runtime/grammar/length_tracker.h"
 
 namespace tandem::tests {
-namespace {
-
-std::string all_bytes() {
-  constexpr std::string_view kDigits =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string lines;
-  for (unsigned byte = 0; byte < 256; ++byte) {
-    lines += kDigits[byte >> 2];
-    lines += kDigits[(byte & 3) << 4];
-    lines += "== " + std::to_string(byte) + "\n";
-  }
-  return lines;
-}
-
-}  // namespace
-
-const Tokenizer& byte_tokenizer() {
-  static const Tokenizer tokenizer = Tokenizer::parse(all_bytes(), "", kByteVocabSize, "bytes");
-  return tokenizer;
-}
-
 const Tokenizer& demo_tokenizer() {
   const std::filesystem::path dir =
       std::filesystem::path(TANDEM_SOURCE_DIR) / "server" / "demo" / "model";
@@ -44,11 +26,14 @@ std::optional<Tokenizer> published_tokenizer() {
   return Tokenizer::load(dir / "model", kPublishedVocabSize);
 }
 
-bool derives(const std::string& ebnf, std::string_view text) {
+bool derives(const SchemaGrammar& grammar, std::string_view text) {
   static TextGrammarCompiler compiler(byte_tokenizer(), kByteVocabSize, {});
-  const auto grammar = compiler.compile_ebnf(ebnf);
-  if (!grammar) FAIL(grammar.error().message << "\n" << ebnf);
-  TextMatcher matcher(*grammar);
+  static const auto token_lengths =
+      std::make_shared<const TokenLengths>(byte_tokenizer(), kByteVocabSize);
+  const auto compiled = compiler.compile_ebnf(grammar.ebnf);
+  if (!compiled) FAIL(compiled.error().message << "\n" << grammar.ebnf);
+  TextMatcher matcher(*compiled);
+  LengthTracker lengths(std::make_shared<const LengthPlan>(grammar.lengths), token_lengths);
   std::vector<uint32_t> mask((kByteVocabSize + 31) / 32);
   for (const char byte : text) {
     const auto id = static_cast<int32_t>(static_cast<unsigned char>(byte));
@@ -57,6 +42,9 @@ bool derives(const std::string& ebnf, std::string_view text) {
     const bool is_accepted = matcher.accept(id);
     if (is_allowed != is_accepted) FAIL("mask and matcher differ at byte " << id);
     if (!is_accepted) return false;
+    lengths.narrow(mask);
+    if ((mask[id / 32] >> (id % 32) & 1u) == 0) return false;
+    lengths.accept(id);
   }
   return matcher.is_complete();
 }

@@ -6,14 +6,12 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/grammar/json_schema.h"
 #include "runtime/grammar/text_grammar.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "tests/support/byte_vocabulary.h"
 
 namespace tandem::tests {
-
-// Ids 0..255 are the bytes; markers as in the published vocabulary's order.
-const Tokenizer& byte_tokenizer();
-inline constexpr int32_t kByteVocabSize = 512;
 
 // The demo model's vocabulary, which lies in the repository.
 const Tokenizer& demo_tokenizer();
@@ -23,7 +21,7 @@ inline constexpr int32_t kDemoVocabSize = 640;
 std::optional<Tokenizer> published_tokenizer();
 inline constexpr int32_t kPublishedVocabSize = 163840;
 
-// Whether the grammar (EBNF) has exactly this text.
-bool derives(const std::string& ebnf, std::string_view text);
+// Whether the grammar has exactly this text, whose strings are as long as it says.
+bool derives(const SchemaGrammar& grammar, std::string_view text);
 
 }  // namespace tandem::tests

@@ -111,19 +111,27 @@ class Generator {
   }
 
   json::value string() {
-    switch (pick(7)) {
+    switch (pick(9)) {
       case 0:
         return {{"type", "string"}, {"pattern", "^[A-Z][a-z-]{2,8}(\\.txt)?$"}};
       case 1:
         return {{"type", "string"}, {"pattern", "\\d+[^x]"}};
       case 2:
-        return {{"type", "string"}, {"minLength", pick(4)}, {"maxLength", 4 + pick(5)}};
+        return {{"type", "string"}, {"minLength", pick(30)}, {"maxLength", 30 + pick(90)}};
       case 3: {
         static const char* const kFormats[] = {"date", "uuid", "email", "ipv4", "uri", "date-time"};
         return {{"type", "string"}, {"format", kFormats[pick(6)]}};
       }
       case 4:
         return {{"type", "string"}, {"pattern", "^(a|b\"|\\\\|\\n|\xC3\xA9)+$"}};
+      case 5:
+        return {{"type", "string"},
+                {"pattern", "^id_[a-z\xC3\xA9\"]{2,}$"},
+                {"minLength", pick(9)},
+                {"maxLength", 9 + pick(9)}};
+      case 6:
+        return {{"anyOf", json::array{{{"type", "string"}, {"maxLength", 2 + pick(9)}},
+                                      {{"type", "null"}}}}};
       default:
         return {{"type", "string"}, {"description", "any text"}};
     }

@@ -182,6 +182,8 @@ TEST_CASE("a format holds behind the thinking and ends the answer", "[grammar]")
   CHECK(answer.say(R"({"city":"Oslo"})"));
   CHECK(answer.is_done());
   CHECK(answer.feature() == "response_format");
+  Answer plain({.format = format, .may_think = false});
+  CHECK(plain.num_allowed() == 1);  // {
   // With tools beside it the model may call instead.
   Answer either({.tools = {kTime}, .format = format});
   CHECK(either.say(markers().tool_calls_section_begin));

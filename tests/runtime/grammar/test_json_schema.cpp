@@ -18,25 +18,25 @@ struct Case {
   std::vector<std::string> refused;
 };
 
-std::string exact_ebnf(const std::string& schema) {
-  const auto grammar = json_schema_grammar(schema, SchemaPolicy::kExact);
+SchemaGrammar exact(const std::string& schema) {
+  auto grammar = json_schema_grammar(schema, SchemaPolicy::kExact);
   if (!grammar) FAIL(schema << ": " << grammar.error().message);
-  return grammar->ebnf;
+  return std::move(*grammar);
 }
 
 void check(const std::vector<Case>& cases) {
   for (const Case& one : cases) {
     INFO(one.schema);
-    const std::string ebnf = exact_ebnf(one.schema);
+    const SchemaGrammar grammar = exact(one.schema);
     const boost::json::value schema = boost::json::parse(one.schema);
     for (const std::string& text : one.allowed) {
       INFO(text);
-      CHECK(derives(ebnf, text));
+      CHECK(derives(grammar, text));
       CHECK(find_violation(text, schema) == "");
     }
     for (const std::string& text : one.refused) {
       INFO(text);
-      CHECK_FALSE(derives(ebnf, text));
+      CHECK_FALSE(derives(grammar, text));
     }
   }
 }
@@ -75,6 +75,47 @@ TEST_CASE("strings: escapes, lengths, patterns, formats", "[grammar]") {
           {"\"123e4567\""}},
          {R"({"type":"string","format":"uri"})", {"\"https://a.b/c?d=1#e\""}, {"\"a b\""}},
          {R"({"type":"string","format":"password"})", {"\"x\""}, {}}});
+}
+
+TEST_CASE("strings of any length are counted, wherever they stand", "[grammar]") {
+  const std::string a300(300, 'a'), a301(301, 'a');
+  check({{R"({"type":"string","minLength":300,"maxLength":300})",
+          {'"' + a300 + '"'},
+          {'"' + a301 + '"', '"' + a300.substr(1) + '"', "\"\""}},
+         {R"({"type":"string","maxLength":3})",
+          {R"("\ud83d\ude00ab")", R"("\n\"\\")", R"("\u00e9\u00e9\u00e9")"},
+          {R"("\ud83d\ude00abc")", R"("\n\n\n\n")"}},
+         {R"({"properties":{"a":{"maxLength":2},"b":{"items":{"minLength":2}}},"type":"object"})",
+          {R"({"a": "xy", "b": ["xy", "abc"]})", R"({"b": [], "a": ""})"},
+          {R"({"a":"xyz"})", R"({"b":["x"]})", R"({"b":["xy", "x"]})"}},
+         {R"({"type":"object","properties":{"a\"b":{}},"additionalProperties":{"maxLength":1}})",
+          {R"({"a\"b":"long","c":"x"})"},
+          {R"({"c":"xy"})"}},
+         {R"({"prefixItems":[{"type":"string"},{"maxLength":1}],"items":{"type":"string",)"
+          R"("maxLength":2}})",
+          {R"(["long","x","xy","xy"])"},
+          {R"(["long","xy"])", R"(["long","x","xyz"])"}},
+         {R"({"$ref":"#/$defs/n","$defs":{"n":{"type":"object","properties":{"s":{"maxLength":1},)"
+          R"("n":{"$ref":"#/$defs/n"}},"required":["s"]}}})",
+          {R"({"s":"a","n":{"s":"b"}})"},
+          {R"({"s":"a","n":{"s":"bc"}})"}},
+         {R"({"anyOf":[{"type":"string","maxLength":2},{"type":"null"}]})",
+          {"\"ab\"", "null"},
+          {"\"abc\""}},
+         {R"({"anyOf":[{"type":"string","minLength":2,"maxLength":4},{"enum":["auto"]}]})",
+          {"\"auto\"", "\"ab\""},
+          {"\"a\"", "\"abcde\""}},
+         {R"({"type":"string","pattern":"^wf_[a-z]{2,}$","maxLength":6})",
+          {"\"wf_ab\"", "\"wf_abc\""},
+          {"\"wf_abcd\"", "\"wf_a\""}},
+         {R"({"type":"string","pattern":"^[a-z]+$","minLength":3,"maxLength":64})",
+          {"\"abc\""},
+          {"\"ab\"", '"' + a300 + '"'}},
+         {R"({"type":"string","pattern":"^(a|b)$","maxLength":3})", {"\"a\""}, {"\"c\""}},
+         {R"({"type":"string","format":"uri","maxLength":24})",
+          {"\"https://example.org/abcd\""},
+          {"\"https://example.org/abcde\""}},
+         {R"({"enum":["a","abc"],"maxLength":2})", {"\"a\""}, {"\"abc\""}}});
 }
 
 TEST_CASE("numbers: limits and multiples", "[grammar]") {
@@ -199,8 +240,13 @@ TEST_CASE("what cannot be enforced is refused by keyword and path", "[grammar]")
       {R"({"type":"string","pattern":"\\bword"})", {"pattern", "word boundary"}},
       {R"s({"type":"string","pattern":"(a)\\1"})s", {"back reference"}},
       {R"({"type":"string","pattern":"\\p{L}"})", {"Unicode property"}},
-      {R"({"type":"string","pattern":"^a$","maxLength":3})", {"maxLength"}},
-      {R"({"type":"string","maxLength":524288})", {"maxLength"}},
+      {R"s({"type":"string","pattern":"^(ab)*$","maxLength":3})s", {"maxLength"}},
+      {R"({"type":"string","pattern":"b","maxLength":3})", {"maxLength"}},
+      {R"({"type":"string","format":"email","maxLength":9})", {"maxLength"}},
+      {R"({"type":"object","propertyNames":{"maxLength":40}})", {"names above 8"}},
+      {R"({"anyOf":[{"type":"string","maxLength":3},{"const":"long enough"}]})", {"lengths"}},
+      {R"({"anyOf":[{"type":"string","maxLength":3},{"type":"string","pattern":"^a*$"}]})",
+       {"lengths"}},
       {R"({"oneOf":[{"type":"number"},{"type":"integer"}]})", {"oneOf"}},
       {R"({"type":"object","patternProperties":{"^a":{},"b$":{}}})", {"patternProperties"}},
       {R"({"type":"object","properties":{"a":{}},"patternProperties":{"^b":{}}})",
@@ -223,7 +269,7 @@ TEST_CASE("what cannot be enforced is refused by keyword and path", "[grammar]")
     const auto best = json_schema_grammar(schema, SchemaPolicy::kArguments);
     REQUIRE(best.ok());
     CHECK_FALSE(best->unenforced.empty());
-    CHECK_FALSE(derives(best->ebnf, "{"));
+    CHECK_FALSE(derives(*best, "{"));
   }
 }
 
