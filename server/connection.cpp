@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
+#include <algorithm>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -17,25 +18,28 @@ namespace asio = boost::asio;
 
 constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
 
-// A client that vanished without a word (power, network) is found by the kernel's probes, two
-// minutes after it was last heard of.
-constexpr int kProbeAfterIdleS = 60;
-constexpr int kProbeIntervalS = 15;
-constexpr int kNumProbes = 4;
-
 template <int kLevel, int kName>
 using IntOption = asio::detail::socket_option::integer<kLevel, kName>;
 
 }  // namespace
 
-Connection::Connection(Socket socket, asio::ssl::context* tls) : stream_(std::move(socket)) {
+Connection::Connection(Socket socket,
+                       asio::ssl::context* tls,
+                       std::chrono::seconds vanished_timeout)
+    : stream_(std::move(socket)) {
   boost::system::error_code ignored;  // a Unix socket has none of these
   Socket& raw = stream_.socket();
   raw.set_option(asio::ip::tcp::no_delay(true), ignored);
   raw.set_option(asio::socket_base::keep_alive(true), ignored);
-  raw.set_option(IntOption<IPPROTO_TCP, TCP_KEEPIDLE>(kProbeAfterIdleS), ignored);
-  raw.set_option(IntOption<IPPROTO_TCP, TCP_KEEPINTVL>(kProbeIntervalS), ignored);
+  const int timeout_s = static_cast<int>(vanished_timeout.count());
+  constexpr int kNumProbes = 4;
+  raw.set_option(IntOption<IPPROTO_TCP, TCP_KEEPIDLE>(std::max(timeout_s / 2, 1)), ignored);
+  raw.set_option(IntOption<IPPROTO_TCP, TCP_KEEPINTVL>(std::max(timeout_s / 2 / kNumProbes, 1)),
+                 ignored);
   raw.set_option(IntOption<IPPROTO_TCP, TCP_KEEPCNT>(kNumProbes), ignored);
+  // No probes are sent while bytes wait for their acknowledgement: Linux would send those again
+  // for a quarter of an hour.
+  raw.set_option(IntOption<IPPROTO_TCP, TCP_USER_TIMEOUT>(timeout_s * 1000), ignored);
   if (tls != nullptr) tls_.emplace(stream_, *tls);
 }
 

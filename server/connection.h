@@ -21,8 +21,9 @@ class Connection {
   using ReadHandler = std::function<void(boost::system::error_code, size_t num_read)>;
   using Buffers = std::array<boost::asio::const_buffer, 3>;
 
-  // `tls` outlives the connection; nullptr: the bytes are plain.
-  Connection(Socket socket, boost::asio::ssl::context* tls);
+  // `tls` outlives the connection; nullptr: the bytes are plain. A client that vanished without a
+  // word (power, network) is given up when nothing was heard of it for `vanished_timeout`.
+  Connection(Socket socket, boost::asio::ssl::context* tls, std::chrono::seconds vanished_timeout);
 
   // At once for a plain one. False: no TLS came to be in time.
   boost::asio::awaitable<bool> handshake(std::chrono::milliseconds timeout);

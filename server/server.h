@@ -37,6 +37,7 @@ struct ServerOptions {
       20'000};                                     // from a request's first byte to its last header
   std::chrono::milliseconds body_timeout{30'000};  // between two pieces of a body
   std::chrono::milliseconds write_timeout{60'000};  // for one batch of frames to be taken
+  std::chrono::seconds vanished_timeout{120};       // for a sign of life from a client's kernel
   int32_t max_header_size_bytes = 32 << 10;
   int32_t max_buffered_events = 16384;  // tokens that wait for one client; beyond, it is cut off
   std::chrono::milliseconds sse_keep_alive_interval{10'000};  // silence before an SSE comment

@@ -90,7 +90,7 @@ Session::Session(Connection::Socket socket,
                  asio::ssl::context* tls,
                  ServerState& state,
                  asio::thread_pool& workers)
-    : connection_(std::move(socket), tls),
+    : connection_(std::move(socket), tls, state.options.vanished_timeout),
       state_(state),
       workers_(workers),
       buffer_(kMaxBufferBytes),

@@ -1,5 +1,6 @@
 // The real server and engine over a model that plays given answers: any client can be tried on any
 // answer. See README.md.
+#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
@@ -31,6 +32,7 @@ struct Options {
   int64_t step_us = 0;
   double sse_keep_alive_s = 10.0;
   double header_timeout_s = 20.0;
+  int64_t vanished_timeout_s = 120;
   bool verbose = false;
 };
 
@@ -68,6 +70,8 @@ void add_options(CLI::App& app, Options& options) {
                  "Seconds of silence before a comment (default: 10)");
   app.add_option("--header-timeout", options.header_timeout_s,
                  "Seconds for the head of a request (default: 20)");
+  app.add_option("--vanished-timeout", options.vanished_timeout_s,
+                 "Seconds for a sign of life from a client's kernel (default: 120)");
   app.add_flag("--verbose", options.verbose, "One line a request on stderr");
 }
 
@@ -82,6 +86,8 @@ int run(Options options) {
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // before any thread exists
   std::signal(SIGPIPE, SIG_IGN);
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("scripted_server"));
+  spdlog::flush_on(spdlog::level::info);
   spdlog::set_level(options.verbose ? spdlog::level::info : spdlog::level::warn);
 
   const ModelConfig config = ModelConfig::load(options.model_dir);
@@ -94,6 +100,7 @@ int run(Options options) {
   if (options.server.served_model_names.empty()) options.server.served_model_names = {"scripted"};
   options.server.sse_keep_alive_interval = milliseconds_of(options.sse_keep_alive_s);
   options.server.header_timeout = milliseconds_of(options.header_timeout_s);
+  options.server.vanished_timeout = std::chrono::seconds(options.vanished_timeout_s);
 
   Engine engine(model, options.engine);
   server::Server server(options.server);
