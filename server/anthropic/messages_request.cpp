@@ -9,6 +9,7 @@
 #include "server/chat/function_tools.h"
 #include "server/chat/json_fields.h"
 #include "server/chat/json_text.h"
+#include "server/chat/thinking_controls.h"
 
 namespace tandem::server {
 namespace {
@@ -55,13 +56,14 @@ void read_tools(FieldReader& fields, ChatRequest& request) {
     const auto name = tool.string("name");
     const auto description = tool.string("description");
     const json::object* schema = tool.object("input_schema");
+    const bool is_strict = tool.boolean("strict").value_or(false);
     if (!tool.ok()) return fields.fail(*tool.error());
     if (type != "custom" && schema == nullptr) continue;
     if (!name || !is_function_name(*name)) {
       return fields.fail(invalid_value(tool.path("name"), kFunctionNameRule,
                                        name ? json_excerpt(*tool.find("name")) : "nothing"));
     }
-    functions.add(*name, description, schema);
+    functions.add(*name, description, schema, is_strict);
   }
   std::move(functions).declare(request);
 }
@@ -100,27 +102,27 @@ void read_tool_choice(FieldReader& fields, ChatRequest& request) {
   }
 }
 
-void read_thinking(FieldReader& fields, MessagesRequest& request) {
+void read_thinking(FieldReader& fields, MessagesRequest& request, ThinkingControls& controls) {
   const json::object* thinking = fields.object("thinking");
   if (thinking == nullptr) return;
   FieldReader entries(*thinking, "thinking.");
   const auto type = entries.string("type");
-  const auto budget = entries.integer("budget_tokens", 1, kMaxInt32);
-  if (budget) request.chat.thinking_budget = static_cast<int32_t>(*budget);
+  controls.set_budget(entries.integer("budget_tokens", 1, kMaxInt32));
   if (!entries.ok()) return fields.fail(*entries.error());
   if (type != "enabled" && type != "adaptive" && type != "disabled") {
     return fields.fail(invalid_value("thinking.type", "'enabled', 'adaptive' or 'disabled'",
                                      type ? json_excerpt(*entries.find("type")) : "nothing"));
   }
   request.shows_thinking = type != "disabled";
+  if (type == "disabled") controls.disable();
 }
 
 // {"format": {"type": "json_schema", "schema": {...}}, "effort": ...}
-void read_output_config(FieldReader& fields, ChatRequest& request) {
+void read_output_config(FieldReader& fields, ChatRequest& request, ThinkingControls& controls) {
   const json::object* config = fields.object("output_config");
   if (config == nullptr) return;
   FieldReader entries(*config, "output_config.");
-  static_cast<void>(entries.string("effort"));
+  controls.read_effort(entries, "effort");
   const json::object* format = entries.object("format");
   if (!entries.ok()) return fields.fail(*entries.error());
   if (format == nullptr) return;
@@ -185,7 +187,8 @@ Result<MessagesRequest, ApiError> parse_messages_request(std::string_view body,
   read_stop_sequences(fields, request.chat);
   read_tools(fields, request.chat);
   read_tool_choice(fields, request.chat);
-  read_thinking(fields, request);
+  ThinkingControls controls;
+  read_thinking(fields, request, controls);
   if (fields.find("thread") != nullptr) {
     // The SDK's tool runners then go on without threads, with the whole conversation each time.
     ApiError error = unsupported("thread", "a conversation kept by the server", "send all of it");
@@ -193,7 +196,8 @@ Result<MessagesRequest, ApiError> parse_messages_request(std::string_view body,
     fields.fail(std::move(error));
   }
   static_cast<void>(fields.object("metadata"));
-  read_output_config(fields, request.chat);
+  read_output_config(fields, request.chat, controls);
+  request.chat.thinking_budget = controls.budget();
   if (fields.ok() && use == MessagesUse::kGenerate && !request.chat.max_tokens) {
     fields.fail(invalid_value("max_tokens", "a whole number of at least 1", "nothing"));
   }

@@ -32,6 +32,7 @@ struct GenerationOptions {
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   bool include_stop_in_output = false;
+  std::optional<AnswerFormat> format;  // of the answer; of a chat, the text behind its thinking
 
   bool stream = false;
   bool include_usage = false;
@@ -50,7 +51,6 @@ struct ChatRequest : GenerationOptions {
   bool parallel_tool_calls = true;
   bool call_required = false;               // the answer must be a call
   std::vector<std::string> callable_tools;  // names of declared tools; empty: all of them
-  std::optional<AnswerFormat> format;       // of the text behind the thinking part
   std::optional<int32_t> thinking_budget;   // tokens
 
   bool logprobs = false;

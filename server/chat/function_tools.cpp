@@ -16,8 +16,10 @@ json::string_view to_json(std::string_view text) { return {text.data(), text.siz
 
 void FunctionTools::add(std::string_view name,
                         std::optional<std::string_view> description,
-                        const json::object* parameters) {
+                        const json::object* parameters,
+                        bool is_strict) {
   ToolDeclaration declaration;
+  declaration.is_strict = is_strict;
   declaration.name = name;
   json::object function;
   function["name"] = to_json(name);

@@ -16,7 +16,8 @@ class FunctionTools {
  public:
   void add(std::string_view name,
            std::optional<std::string_view> description,
-           const boost::json::object* parameters);  // nullptr: none
+           const boost::json::object* parameters,  // nullptr: none
+           bool is_strict);
   // Declares them in `request`; calls are then allowed.
   void declare(ChatRequest& request) &&;
 

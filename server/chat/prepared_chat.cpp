@@ -72,6 +72,16 @@ Result<int32_t, ApiError> fit_new_tokens(int64_t num_prompt_tokens,
   return static_cast<int32_t>(std::min<int64_t>(room, wanted.value_or(static_cast<int32_t>(room))));
 }
 
+Result<std::shared_ptr<const AnswerGrammar>, ApiError> compile_rules(const AnswerRules& rules,
+                                                                     const ServedModel& model) {
+  auto grammar = model.grammars->compile(rules);
+  if (grammar) return std::move(*grammar);
+  ApiError error;
+  error.message = grammar.error().message;
+  error.param = error.message.substr(0, error.message.find(':'));
+  return error;
+}
+
 bool needs_grammar(const PreparedChat& chat, const ServedModel& model) {
   return model.grammars != nullptr && chat.grammar == nullptr &&
          !answer_rules(chat.request, model).empty();
@@ -79,13 +89,8 @@ bool needs_grammar(const PreparedChat& chat, const ServedModel& model) {
 
 std::optional<ApiError> compile_grammar(PreparedChat& chat, const ServedModel& model) {
   const AnswerRules rules = answer_rules(chat.request, model);
-  auto grammar = model.grammars->compile(rules);
-  if (!grammar) {
-    ApiError error;
-    error.message = grammar.error().message;
-    if (rules.format) error.param = rules.format->field;
-    return error;
-  }
+  auto grammar = compile_rules(rules, model);
+  if (!grammar) return grammar.error();
   chat.grammar = std::move(*grammar);
   for (const std::string& what : chat.grammar->unenforced())
     spdlog::debug("tools: not enforced in {}", what);

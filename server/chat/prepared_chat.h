@@ -33,9 +33,14 @@ Result<RenderedPrompt, ApiError> render_request(ChatRequest& request, const Serv
 // Renders and measures; the slow part of a request on this side of the engine.
 Result<PreparedChat, ApiError> prepare_chat(ChatRequest request, const ServedModel& model);
 
+// What no grammar can enforce is an error that names the field. Up to some 100 ms.
+Result<std::shared_ptr<const AnswerGrammar>, ApiError> compile_rules(const AnswerRules& rules,
+                                                                     const ServedModel& model);
+
 // Whether compile_grammar() has something to do, which takes up to some 100 ms.
 bool needs_grammar(const PreparedChat& chat, const ServedModel& model);
-// A format that no grammar can enforce is an error that names the field. Tools never are.
+// A format that no grammar can enforce is an error that names the field; of tools, only one that is
+// declared strict.
 std::optional<ApiError> compile_grammar(PreparedChat& chat, const ServedModel& model);
 
 // The engine request of one choice, without its sink. Choices differ in their seeds.

@@ -29,7 +29,7 @@ constexpr std::array<Alias, 2> kShort = {{{"regex", Kind::kRegex}, {"ebnf", Kind
 
 class Reader {
  public:
-  Reader(FieldReader& fields, ChatRequest& request) : fields_(fields), request_(request) {}
+  Reader(FieldReader& fields, GenerationOptions& request) : fields_(fields), request_(request) {}
 
   void set(AnswerFormat format) {
     if (!fields_.ok()) return;
@@ -101,12 +101,12 @@ class Reader {
   }
 
   FieldReader& fields_;
-  ChatRequest& request_;
+  GenerationOptions& request_;
 };
 
 }  // namespace
 
-void read_answer_format(FieldReader& fields, ChatRequest& request) {
+void read_answer_format(FieldReader& fields, GenerationOptions& request) {
   Reader reader(fields, request);
   reader.read_response_format();
   reader.read_aliases(fields, kGuided);

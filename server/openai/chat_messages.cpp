@@ -180,7 +180,7 @@ std::optional<ApiError> read_tool(const json::value& value,
   const auto name = body.string("name");
   static_cast<void>(body.string("description"));
   const json::object* parameters = body.object("parameters");
-  static_cast<void>(body.boolean("strict"));
+  declaration.is_strict = body.boolean("strict").value_or(false);
   if (!body.ok()) return body.error();
   if (!name || !is_function_name(*name)) {
     return invalid_value(body.path("name"), kFunctionNameRule,

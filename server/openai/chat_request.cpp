@@ -6,6 +6,7 @@
 
 #include "server/chat/json_fields.h"
 #include "server/chat/json_text.h"
+#include "server/chat/thinking_controls.h"
 #include "server/chat/tool_choice.h"
 #include "server/openai/answer_format.h"
 #include "server/openai/chat_messages.h"
@@ -59,34 +60,50 @@ void refuse_unsupported(FieldReader& fields) {
   }
 }
 
-// Thinking controls: K2-Thinking always thinks, so effort is checked and left alone; a budget cuts
-// the thinking off.
+void read_thinking_kwargs(FieldReader& fields, ChatRequest& request, ThinkingControls& controls) {
+  const json::object* kwargs = fields.object("chat_template_kwargs");
+  if (kwargs == nullptr) return;
+  FieldReader entries(*kwargs, "chat_template_kwargs.");
+  entries.read("preserve_thinking", request.prompt.preserve_thinking);
+  for (const std::string_view key : {"thinking", "enable_thinking"}) {
+    if (!entries.boolean(key).value_or(true)) controls.disable();
+  }
+  if (!entries.ok()) fields.fail(*entries.error());
+}
+
+// {"type": "enabled" | "disabled" | "adaptive", "keep": "all", "budget_tokens": N}: Moonshot's and
+// Anthropic's.
+void read_thinking_object(FieldReader& fields, ChatRequest& request, ThinkingControls& controls) {
+  const json::value* thinking = fields.find("thinking");
+  if (thinking == nullptr || !thinking->is_object()) return;
+  FieldReader entries(thinking->get_object(), "thinking.");
+  const auto type = entries.string("type");
+  if (type && *type != "enabled" && *type != "disabled" && *type != "adaptive") {
+    entries.fail_value("type", "'enabled', 'adaptive' or 'disabled'", *entries.find("type"));
+  }
+  if (type == "disabled") controls.disable();
+  if (entries.string("keep").value_or("") == "all") request.prompt.preserve_thinking = true;
+  controls.set_budget(entries.integer("budget_tokens", 0, kMaxInt32));
+  if (!entries.ok()) fields.fail(*entries.error());
+}
+
 void read_thinking(FieldReader& fields, ChatRequest& request) {
-  static_cast<void>(fields.string("reasoning_effort"));
-  const auto set_budget = [&](const std::optional<int64_t>& tokens) {
-    if (tokens) request.thinking_budget = static_cast<int32_t>(*tokens);
-  };
-  set_budget(fields.integer("thinking_token_budget", 0, kMaxInt32));
+  ThinkingControls controls;
+  controls.read_effort(fields, "reasoning_effort");
+  if (const json::object* reasoning = fields.object("reasoning")) {
+    FieldReader entries(*reasoning, "reasoning.");
+    controls.read_effort(entries, "effort");
+    if (!entries.ok()) fields.fail(*entries.error());
+  }
+  controls.set_budget(fields.integer("thinking_token_budget", 0, kMaxInt32));
   fields.read("preserve_thinking", request.prompt.preserve_thinking);
   fields.read("include_reasoning", request.include_reasoning);
   if (const auto separate = fields.boolean("separate_reasoning")) {
     if (!*separate) fields.fail(unsupported("separate_reasoning", "false", ""));
   }
-  if (const json::object* kwargs = fields.object("chat_template_kwargs")) {
-    FieldReader entries(*kwargs, "chat_template_kwargs.");
-    entries.read("preserve_thinking", request.prompt.preserve_thinking);
-    static_cast<void>(entries.boolean("thinking"));
-    static_cast<void>(entries.boolean("enable_thinking"));
-    if (!entries.ok()) fields.fail(*entries.error());
-  }
-  // {"type": "enabled" | "disabled", "keep": "all", "budget_tokens": N}: Moonshot's and
-  // Anthropic's.
-  const json::value* thinking = fields.find("thinking");
-  if (thinking == nullptr || !thinking->is_object()) return;
-  FieldReader entries(thinking->get_object(), "thinking.");
-  if (entries.string("keep").value_or("") == "all") request.prompt.preserve_thinking = true;
-  set_budget(entries.integer("budget_tokens", 0, kMaxInt32));
-  if (!entries.ok()) fields.fail(*entries.error());
+  read_thinking_kwargs(fields, request, controls);
+  read_thinking_object(fields, request, controls);
+  request.thinking_budget = controls.budget();
 }
 
 // {"n": 8, "return_trajectories": true}, or true for the defaults.

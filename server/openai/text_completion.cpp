@@ -105,6 +105,19 @@ const std::vector<int32_t>& TextCompletion::prompt_of(size_t choice_idx) const {
   return request_.prompts[choice_idx / static_cast<size_t>(request_.n)];
 }
 
+bool TextCompletion::needs_preparation() const {
+  return request_.format && model_.grammars != nullptr && grammar_ == nullptr;
+}
+
+void TextCompletion::prepare() {
+  AnswerRules rules;
+  rules.format = request_.format;
+  rules.may_think = false;
+  auto grammar = compile_rules(rules, model_);
+  if (!grammar) return fail(grammar.error());
+  grammar_ = std::move(*grammar);
+}
+
 std::vector<GenerationRequest> TextCompletion::take_requests() {
   std::vector<GenerationRequest> requests;
   if (std::exchange(taken_, true)) return requests;
@@ -121,6 +134,7 @@ std::vector<GenerationRequest> TextCompletion::take_requests() {
                                      request_.stop_token_ids.end());
     generation.ignore_eos = request_.ignore_eos;
     generation.num_logprobs = request_.logprobs;
+    if (grammar_) generation.constraint = grammar_->start();
     generation.prompt_logprobs = request_.echo && request_.logprobs >= 0;
   }
   return requests;

@@ -21,6 +21,8 @@ class TextCompletion : public Exchange {
                  std::vector<int32_t> max_new_tokens,
                  const ServedModel& model);
 
+  [[nodiscard]] bool needs_preparation() const override;
+  void prepare() override;
   std::vector<GenerationRequest> take_requests() override;
   bool push(int32_t choice_idx, const TokenEvent& event, std::string& frames) override;
   void fail(ApiError error) override { error_ = std::move(error); }
@@ -52,6 +54,7 @@ class TextCompletion : public Exchange {
   TextRequest request_;
   std::vector<int32_t> max_new_tokens_;  // of each prompt
   const ServedModel& model_;
+  std::shared_ptr<const AnswerGrammar> grammar_;  // of the format, once compiled
   std::string id_;
   int64_t created_unix_s_ = 0;
   bool taken_ = false;

@@ -7,6 +7,7 @@
 #include "server/chat/json_fields.h"
 #include "server/chat/json_text.h"
 #include "server/chat/prepared_chat.h"
+#include "server/openai/answer_format.h"
 #include "server/openai/generation_fields.h"
 
 namespace tandem::server {
@@ -74,6 +75,7 @@ Result<TextRequest, ApiError> parse_text_request(std::string_view body, const Se
   read_generation_options(fields, limits, request);
   if (!request.max_tokens) request.max_tokens = kDefaultMaxTokens;
   read_prompts(fields, model, request);
+  read_answer_format(fields, request);
   fields.read("echo", request.echo);
   fields.read("logprobs", 0, kMaxLogprobs, request.logprobs);
   if (fields.ok() && *request.max_tokens == 0 && !request.echo) {

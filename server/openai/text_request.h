@@ -19,7 +19,8 @@ struct TextRequest : GenerationOptions {
 };
 
 // `prompt` is a text, token ids, or a list of either; markers in a text become special tokens, as
-// in /tokenize. max_tokens is 16 unless given, and may be 0 with echo.
+// in /tokenize. A format (response_format, guided_*) holds from the first token on. max_tokens is
+// 16 unless given, and may be 0 with echo.
 Result<TextRequest, ApiError> parse_text_request(std::string_view body, const ServedModel& model);
 
 }  // namespace tandem::server

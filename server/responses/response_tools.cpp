@@ -73,9 +73,10 @@ class ToolReader {
     const std::string model_name = ResponseTools::model_name(*name, name_space);
     if (is_custom) {
       const json::object parameters = custom_parameters();
-      functions_.add(model_name, custom_description(tool), &parameters);
+      functions_.add(model_name, custom_description(tool), &parameters, false);
     } else {
-      functions_.add(model_name, tool.string("description"), tool.object("parameters"));
+      functions_.add(model_name, tool.string("description"), tool.object("parameters"),
+                     tool.boolean("strict").value_or(false));
     }
     if (!tool.ok()) return tool.error();
     tools_[model_name] = {is_custom ? ResponseTool::Kind::kCustom : ResponseTool::Kind::kFunction,

@@ -7,6 +7,7 @@
 
 #include "server/chat/json_fields.h"
 #include "server/chat/json_text.h"
+#include "server/chat/thinking_controls.h"
 #include "server/chat/tool_choice.h"
 #include "server/http/json_writer.h"
 #include "server/responses/input_items.h"
@@ -72,6 +73,17 @@ void read_text_format(FieldReader& fields, ChatRequest& request) {
   }
   fields.fail(invalid_value("text.format.type", "'text', 'json_object' or 'json_schema'",
                             type ? json_excerpt(*members.find("type")) : "nothing"));
+}
+
+// {"effort": "medium", "summary": "auto"}
+void read_reasoning(FieldReader& fields, ChatRequest& request) {
+  const json::object* reasoning = fields.object("reasoning");
+  if (reasoning == nullptr) return;
+  FieldReader entries(*reasoning, "reasoning.");
+  ThinkingControls controls;
+  controls.read_effort(entries, "effort");
+  if (!entries.ok()) return fields.fail(*entries.error());
+  request.thinking_budget = controls.budget();
 }
 
 // What needs a memory of earlier answers, or an answer nobody waits for.
@@ -145,7 +157,7 @@ Result<ResponsesRequest, ApiError> parse_responses_request(std::string_view body
   read_tools(fields, request);
   read_text_format(fields, chat);
   refuse_stateful(fields);
-  static_cast<void>(fields.object("reasoning"));
+  read_reasoning(fields, chat);
   static_cast<void>(fields.object("metadata"));
   static_cast<void>(fields.boolean("store"));
   static_cast<void>(fields.array("include"));

@@ -121,6 +121,10 @@ const std::vector<Bad> kBadFields = {
     {with(R"("chat_template_kwargs":{"preserve_thinking":"x"})"),
      "chat_template_kwargs.preserve_thinking"},
     {with(R"("reasoning_effort":3)"), "reasoning_effort"},
+    {with(R"("reasoning_effort":"much")"), "reasoning_effort"},
+    {with(R"("reasoning":{"effort":"much"})"), "reasoning.effort"},
+    {with(R"("thinking":{"type":"maybe"})"), "thinking.type"},
+    {with(R"("chat_template_kwargs":{"thinking":"no"})"), "chat_template_kwargs.thinking"},
     {with(R"("modalities":"text")"), "modalities"},
     {R"({"messages":null})", "messages"},
     {R"({"model":"x"})", "messages"},
@@ -351,6 +355,23 @@ TEST_CASE("thinking is preserved when any of the three forms asks for it", "[ser
             .prompt.preserve_thinking);
   CHECK(parsed(with(R"("thinking":{"type":"enabled","keep":"all"})")).prompt.preserve_thinking);
   CHECK(parsed(with(R"("response_format":{"type":"text"})")).n == 1);
+}
+
+TEST_CASE("efforts are thinking budgets, which an explicit budget overrides", "[server][request]") {
+  const auto budget = [](std::string_view members) {
+    return parsed(with(members)).thinking_budget;
+  };
+  CHECK(budget("") == std::nullopt);
+  CHECK(budget(R"("reasoning_effort":"none")") == 0);
+  CHECK(budget(R"("reasoning_effort":"minimal")") == 512);
+  CHECK(budget(R"("reasoning":{"effort":"low"})") == 2048);
+  CHECK(budget(R"("reasoning_effort":"medium")") == 8192);
+  for (const char* high : {"high", "xhigh", "max"})
+    CHECK(budget(std::string(R"("reasoning_effort":")") + high + "\"") == std::nullopt);
+  CHECK(budget(R"("reasoning_effort":"low","thinking_token_budget":7)") == 7);
+  CHECK(budget(R"("thinking":{"type":"enabled","budget_tokens":9})") == 9);
+  CHECK(budget(R"("thinking":{"type":"disabled"},"thinking_token_budget":7)") == 0);
+  CHECK(budget(R"("chat_template_kwargs":{"enable_thinking":true})") == std::nullopt);
 }
 
 TEST_CASE("hostile bodies are a 400, never a crash", "[server][request]") {

@@ -170,6 +170,34 @@ TEST_CASE("what no grammar can enforce is a 400 that names field, keyword and pa
   CHECK(content(ask(client, "hello", R"("temperature":0)")) == "Hello there!");
 }
 
+TEST_CASE("a strict function is refused for what cannot be enforced, others are served",
+          "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  const std::string schema = R"({"type":"object","properties":{"a":{"uniqueItems":true}}})";
+  const auto status = [&](const std::string& path, const std::string& tool) {
+    const Response response = client.post(
+        path, R"({"messages":[{"role":"user","content":"hello"}],"input":"hello","max_tokens":9,)"
+              R"("tools":[)" +
+                  tool + "]}");
+    if (response.status == 400) {
+      CHECK(response.body.find("function f: properties.a") != std::string::npos);
+      CHECK(response.body.find("uniqueItems") != std::string::npos);
+    }
+    return response.status;
+  };
+  for (const bool strict : {true, false}) {
+    const std::string is_strict = strict ? R"("strict":true,)" : R"("strict":false,)";
+    const int expected = strict ? 400 : 200;
+    CHECK(status(kChat, R"({"type":"function","function":{"name":"f",)" + is_strict +
+                            R"("parameters":)" + schema + "}}") == expected);
+    CHECK(status("/v1/responses", R"({"type":"function","name":"f",)" + is_strict +
+                                      R"("parameters":)" + schema + "}") == expected);
+    CHECK(status("/v1/messages",
+                 R"({"name":"f",)" + is_strict + R"("input_schema":)" + schema + "}") == expected);
+  }
+}
+
 TEST_CASE("a thinking budget ends the thinking", "[server][constraint]") {
   ServerFixture fixture({.scripts = scripts()});
   Client client(fixture);
@@ -178,6 +206,23 @@ TEST_CASE("a thinking budget ends the thinking", "[server][constraint]") {
     const json::value choice =
         ask(client, "muse", std::string(R"("temperature":0,"max_tokens":60,)") + budget);
     CHECK(choice.at("message").at("reasoning_content").as_string() == "on an");
+  }
+}
+
+TEST_CASE("thinking that is switched off ends where it begins", "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  for (const char* off :
+       {R"("reasoning_effort":"none")", R"("reasoning":{"effort":"none"})",
+        R"("thinking":{"type":"disabled"})", R"("chat_template_kwargs":{"thinking":false})",
+        R"("chat_template_kwargs":{"enable_thinking":false},"thinking_token_budget":9)"}) {
+    INFO(off);
+    const json::value choice =
+        ask(client, "muse", std::string(R"("temperature":0,"max_tokens":60,)") + off);
+    const json::object& message = choice.at("message").as_object();
+    const json::value& reasoning = message.at("reasoning_content");
+    CHECK((reasoning.is_null() || reasoning.as_string().empty()));
+    CHECK_FALSE(message.at("content").as_string().empty());
   }
 }
 

@@ -350,6 +350,7 @@ TEST_CASE("a wrong field of a responses request is named", "[server][responses]"
       {R"("text":{"format":{"type":"yaml"}})", "\"hi\"", "text.format.type"},
       {R"("text":7)", "\"hi\"", "text"},
       {R"("reasoning":7)", "\"hi\"", "reasoning"},
+      {R"("reasoning":{"effort":"some"})", "\"hi\"", "reasoning.effort"},
       {R"("store":7)", "\"hi\"", "store"},
       {R"("previous_response_id":"resp_1")", "\"hi\"", "previous_response_id"},
       {R"("conversation":"conv_1")", "\"hi\"", "conversation"},

@@ -146,6 +146,28 @@ TEST_CASE("ignore_eos is honoured for the length asked for", "[server][text]") {
   CHECK(usage.at("usage").at("completion_tokens").as_int64() == 40);
 }
 
+TEST_CASE("a text completion keeps to a format from its first token on", "[server][text]") {
+  ServerFixture fixture(setup());
+  Client client(fixture);
+  const auto text = [&](const std::string& extra) {
+    const Response response =
+        client.post(kPath, R"({"prompt":"think","temperature":0,"max_tokens":40,)" + extra + "}");
+    INFO(response.body);
+    REQUIRE(response.status == 200);
+    return std::string(response.json().at("choices").at(0).at("text").as_string());
+  };
+  CHECK(text(R"("guided_choice":["yes"])") == "yes");
+  CHECK(text(R"("guided_regex":"a{3}")") == "aaa");
+  CHECK(text(R"("guided_grammar":"root ::= \"x\"")") == "x");
+  CHECK(text(R"("guided_json":{"enum":[7]})") == "7");
+  CHECK(text(R"("structured_outputs":{"choice":["no"]})") == "no");
+  CHECK(text(R"("response_format":{"type":"json_schema","json_schema":{"schema":{"const":1}}})") ==
+        "1");
+  const Response refused = client.post(kPath, R"s({"prompt":"a","guided_regex":"(?=a)"})s");
+  CHECK(refused.status == 400);
+  CHECK(refused.json().at("error").at("param").as_string() == "guided_regex");
+}
+
 struct Bad {
   std::string_view body;
   std::string_view named;
@@ -168,6 +190,8 @@ TEST_CASE("a wrong field of a text completion is named", "[server][text]") {
       {R"({"prompt":"a","logprobs":21})", "logprobs"},
       {R"({"prompt":"a","echo":1})", "echo"},
       {R"({"prompt":"a","best_of":2})", "best_of"},
+      {R"({"prompt":"a","guided_json":7})", "guided_json"},
+      {R"({"prompt":"a","guided_regex":"a","ebnf":"x"})", "ebnf"},
       {R"({"prompt":"a","suffix":"b"})", "suffix"},
       {R"({"prompt":"a","temperature":"b"})", "temperature"},
       {R"({"prompt":"a","stop":7})", "stop"},
