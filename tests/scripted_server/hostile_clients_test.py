@@ -104,7 +104,7 @@ class Crowd:
         writer.write(chat("endless", stream=True))
         await reader.read(100)
         writer.write_eof()
-        await asyncio.wait_for(reader.read(), 30)  # the server ends it
+        await asyncio.wait_for(reader.read(), 120)  # the server ends it
         writer.close()
 
     async def sends(self, *pieces, pause_s=0.0):
@@ -115,7 +115,7 @@ class Crowd:
                 writer.write(piece)
                 await writer.drain()
                 await asyncio.sleep(pause_s)
-            return await asyncio.wait_for(reader.read(200), 30)
+            return await asyncio.wait_for(reader.read(200), 120)
         except (ConnectionError, BrokenPipeError):
             return b""
         finally:
@@ -173,15 +173,15 @@ class Hostile(unittest.TestCase):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
         begin = time.monotonic()
         with ScriptedServer(EXECUTABLE, SCRIPT, "--max-sequences", 128, "--max-queue", 512,
-                            "--step-us", 1000, "--header-timeout", 3) as server:
+                            "--step-us", 1000, "--header-timeout", 8) as server:
             before_mib = peak_memory_mib(server.process)
             asyncio.run(Crowd(server).run())
             growth_mib = peak_memory_mib(server.process) - before_mib
             self.assertLess(growth_mib, MAX_GROWTH_MIB * SLOW_MACHINE)
             self.assertEqual(server.chat("broken")["choices"][0]["message"]["content"], "a\ufffdb\ufffd")
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while True:  # whoever left has been noticed, and gave everything back
-                health = json.loads(server.request("GET", "/health")[2])
+                health = server.health()
                 if (health["num_running"], health["num_waiting"], health["kv_pages_used"]) == (0, 0, 0):
                     break
                 self.assertLess(time.monotonic(), deadline, health)

@@ -38,7 +38,7 @@ std::string lower(std::string_view text) {
   return result;
 }
 
-constexpr int kReadTimeoutMs = 20'000;
+constexpr int kReadTimeoutMs = 120'000;
 
 // A socket whose reads end in an error after a while. (Asio's own blocking reads ignore
 // SO_RCVTIMEO.)
@@ -291,7 +291,7 @@ std::string chat_body(std::string_view user_text, std::string_view extra) {
 }
 
 bool eventually(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(120);
   while (std::chrono::steady_clock::now() < deadline) {
     if (condition()) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(2));

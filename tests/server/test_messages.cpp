@@ -286,6 +286,8 @@ TEST_CASE("calls can be demanded, formats fixed and thinking limited", "[server]
       "output_config":{"effort":"high",
         "format":{"type":"json_schema","schema":{"type":"object"}}})"));
   CHECK(limited.chat.thinking_budget == 1024);
+  CHECK(parsed(with(R"("thinking":{"type":"disabled"})")).chat.thinking_budget == 0);
+  CHECK(parsed(with(R"("output_config":{"effort":"low"})")).chat.thinking_budget == 2048);
   REQUIRE(limited.chat.format);
   CHECK(limited.chat.format->text == R"({"type":"object"})");
   CHECK(limited.chat.format->field == "output_config.format.schema");
@@ -348,6 +350,7 @@ TEST_CASE("a wrong field of a messages request is named", "[server][messages]") 
       {R"("tool_choice":{"type":"any"})", hi, "tool_choice.type"},
       {R"("tool_choice":{"type":"tool","name":"f"})", hi, "tool_choice.name"},
       {R"("output_config":{"effort":1})", hi, "output_config.effort"},
+      {R"("output_config":{"effort":"some"})", hi, "output_config.effort"},
       {R"("output_config":{"format":{"type":"yaml"}})", hi, "output_config.format.type"},
       {R"("output_config":{"format":{"type":"json_schema"}})", hi, "output_config.format.schema"},
       {R"("thread":{"type":"create"})", hi, "thread"},

@@ -71,7 +71,7 @@ class CollectingSink final : public TokenSink {
   }
 
  private:
-  static constexpr std::chrono::seconds kTimeout{20};
+  static constexpr std::chrono::seconds kTimeout{120};
 
   std::function<bool(size_t)> accepts_;
   mutable std::mutex mutex_;
