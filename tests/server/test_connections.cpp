@@ -27,10 +27,10 @@ TEST_CASE("a client that leaves a stream stops the generation", "[server][connec
   Client client(fixture);
   client.send_request("POST", kChat, chat_body("go", R"("stream":true)"));
   CHECK(client.read_some().starts_with("HTTP/1.1 200"));
-  CHECK(fixture.engine.stats().num_running == 1);
+  CHECK(eventually([&] { return fixture.engine.stats().num_running == 1; }));
   client.close();
   CHECK(eventually([&] { return fixture.engine.stats().num_aborted == 1; }));
-  CHECK(fixture.engine.stats().num_running == 0);
+  CHECK(eventually([&] { return fixture.engine.stats().num_running == 0; }));
 }
 
 TEST_CASE("a client that leaves before an unstreamed answer stops it, too",
