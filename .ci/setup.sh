@@ -69,19 +69,18 @@ install_xgrammar() {
   echo "tandem: fetching XGrammar 0.2.8 and building it, once; about two minutes on two cores"
   rm -rf "$work"
   mkdir -p "$work/build"
+  # Chained, as `set -e` does not count left of a ||. XGrammar's own config.cmake would override options of the command line.
   (
-    set -e
-    cd "$work"
-    python3 -m venv venv
-    venv/bin/pip download --no-deps --no-binary xgrammar xgrammar==0.2.8
-    echo "8305646fd2b319d6c3003f51a1665e54cbbe9cba1fb636bc41d0b46434ccbb80  $archive" | sha256sum -c
-    tar xf "$archive"
-    # Its own config.cmake would override options of the command line.
-    echo 'set(XGRAMMAR_BUILD_PYTHON_BINDINGS OFF)' > build/config.cmake
-    cmake -S xgrammar-0.2.8 -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS="-fno-lto -Wno-error" \
-      -DCMAKE_INSTALL_PREFIX="$work/prefix" -DCMAKE_INSTALL_LIBDIR=lib
-    cmake --build build --target xgrammar
-    cmake --install build
+    cd "$work" &&
+      python3 -m venv venv &&
+      venv/bin/pip download --no-deps --no-binary xgrammar xgrammar==0.2.8 &&
+      echo "8305646fd2b319d6c3003f51a1665e54cbbe9cba1fb636bc41d0b46434ccbb80  $archive" | sha256sum -c &&
+      tar xf "$archive" &&
+      echo 'set(XGRAMMAR_BUILD_PYTHON_BINDINGS OFF)' > build/config.cmake &&
+      cmake -S xgrammar-0.2.8 -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS="-fno-lto -Wno-error" \
+        -DCMAKE_INSTALL_PREFIX="$work/prefix" -DCMAKE_INSTALL_LIBDIR=lib &&
+      cmake --build build --target xgrammar &&
+      cmake --install build
   ) > "$log" 2>&1 < /dev/null || {
     tail -5 "$log" >&2
     fail "could not build XGrammar 0.2.8 (log: $log)"
@@ -135,11 +134,10 @@ fetch_wheels() {
   echo "tandem: fetching $what from the Python index, once"
   rm -rf "$prefix" "$work"
   mkdir -p "$work"
-  (
-    set -e
-    python3 -m venv "$work/venv"
-    "$work/venv/bin/pip" download --no-deps --only-binary :all: --require-hashes -r "$list" -d "$work/wheels"
-    python3 - "$work/wheels" "$work/prefix" "$select" << 'END'
+  {
+    python3 -m venv "$work/venv" &&
+      "$work/venv/bin/pip" download --no-deps --only-binary :all: --require-hashes -r "$list" -d "$work/wheels" &&
+      python3 - "$work/wheels" "$work/prefix" "$select" << 'END'
 import os, pathlib, sys, zipfile
 
 wheels, prefix, select = sys.argv[1:]
@@ -152,7 +150,7 @@ for wheel in pathlib.Path(wheels).glob("*.whl"):
             if not entry.is_dir():
                 os.chmod(path, entry.external_attr >> 16 & 0o777 | 0o644)
 END
-  ) > "$log" 2>&1 < /dev/null || {
+  } > "$log" 2>&1 || {
     tail -5 "$log" >&2
     fail "could not fetch $what (log: $log); does this machine reach the Python index?"
   }
@@ -166,9 +164,14 @@ is_cuda_13() {
   [ -x "$1" ] && "$1" --version 2> /dev/null | grep -q 'release 13\.'
 }
 
-# Sets cuda_options for cmake. $1 = 1: a toolkit is wanted, and fetched when there is none.
+# Sets cuda_options for cmake. $1 = 1: CUDA is wanted, and a toolkit fetched when there is none; else one that is there is used where a
+# card is, as compiling the kernels takes its time.
 configure_cuda() {
   cuda_options=(-DTANDEM_WITH_CUDA=OFF)
+  if [ "$1" != 1 ] && [ ! -e /dev/nvidiactl ]; then
+    echo "tandem: no NVIDIA driver here, building without CUDA (--with-cuda builds with it all the same)"
+    return
+  fi
   local nvcc='' prefix=$TANDEM_CACHE/cuda-13.0 candidate select
   for candidate in "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc; do
     is_cuda_13 "$candidate" && nvcc=$candidate && break
