@@ -221,7 +221,6 @@ struct Sample {
       head.count_before = found.load(1);
       head.sum_before = found.load(2);
       bits_left = shift;
-      cta.sync();
     }
     return head;
   }

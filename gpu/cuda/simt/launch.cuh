@@ -3,7 +3,11 @@
 //   K::kMaxThreads, K::kMinBlocks      for __launch_bounds__
 //   K::launch_shape(params)            grid, threads and shared memory, on the host
 //   K::run(cta, params)                the body, a template over the Cta
+// For nvcc alone: where the tests compile launches as C++, their emulator has a launch() of its own
+// (tests/gpu/card/emulated_launch.h).
 #pragma once
+
+#if defined(__CUDACC__)
 
 #include <cuda_runtime.h>
 
@@ -59,3 +63,5 @@ cudaError_t launch(const typename Kernel::Params& params, cudaStream_t stream) {
 }
 
 }  // namespace tandem::gpu::simt
+
+#endif  // __CUDACC__

@@ -1,0 +1,25 @@
+// A card without a card: the CUDA runtime's functions that gpu/cuda calls, over host memory and
+// streams that are queues. Linked in place of the runtime, it lets CudaOps run, with the kernels
+// in the emulator of tests/gpu/simt, on any machine that has the CUDA headers.
+//
+// It is as lazy as a card may be: work runs when somebody waits for it, in the order of its stream,
+// so that what is read or overwritten too early shows. Device memory starts as NaN. A copy whose
+// device side is not device memory, a wait or an allocation in a capture are errors, as on a card.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <functional>
+
+namespace tandem::gpu::emulated_card {
+
+inline constexpr int kNumCards = 2;
+
+// To the end of the stream's queue, or into the graph that it records.
+void enqueue(cudaStream_t stream, std::function<void()> work);
+
+// What ran so far, to see that graphs are replayed and not bypassed.
+int64_t num_graph_launches();
+
+}  // namespace tandem::gpu::emulated_card

@@ -1,0 +1,61 @@
+// Whole models on an emulated card: CudaOps, its memory, streams and recorded steps, and every
+// hand-written kernel of a layer, against the reference.
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+
+#include "runtime/reference/reference_model.h"
+#include "tests/gpu/card/emulated_card.h"
+#include "tests/offload/model_fixture.h"
+#include "tests/offload/row_error.h"
+
+namespace tandem::tests {
+namespace {
+
+offload::KimiK2Options on_cards(const std::vector<int32_t>& card_idxs) {
+  offload::KimiK2Options options;
+  options.devices.clear();
+  for (const int32_t card_idx : card_idxs) options.devices.push_back({.card_idx = card_idx});
+  return options;
+}
+
+// Every token goes to every expert, so that logits are a smooth function of the activations, and
+// the typical row is judged: within 1.5 times what rounding activations to BF16 changes.
+void check_rows(const LoadedModel& loaded, const SequenceState& sequence) {
+  const std::vector<int32_t> token_ids(sequence.token_ids.begin(),
+                                       sequence.token_ids.begin() + sequence.done_tokens);
+  const auto reference = [&](ActivationPrecision precision) {
+    return ReferenceModel(loaded.checkpoint, ExpertPrecision::kInt4, precision)
+        .run(token_ids)
+        .logits;
+  };
+  const std::vector<float> fp32 = reference(ActivationPrecision::kFp32);
+  const std::vector<float> bf16 = reference(ActivationPrecision::kBf16);
+  const int32_t vocab_size = loaded.model->vocab_size();
+  const double price_of_bf16 = quantile(row_errors(bf16, fp32, vocab_size), 0.5);
+  CHECK(quantile(row_errors(sequence.logits, fp32, vocab_size), 0.5) <= 1.5 * price_of_bf16);
+}
+
+TEST_CASE("on an emulated card prefills and recorded decodes differ from the reference by rounding",
+          "[cuda_card]") {
+  // real_head has the heads that FlashInfer serves.
+  const std::string name = GENERATE("k2_thinking", "moonlight", "k2_5_nested", "grouped_router");
+  const std::vector<int32_t> cards = GENERATE(std::vector<int32_t>{0}, std::vector<int32_t>{0, 1});
+  const AllExpertsCopy copy(name);
+  LoadedModel loaded(copy.dir(), 2, on_cards(cards));
+  std::vector<SequenceState> sequences(3);
+  for (int32_t idx = 0; idx < 3; ++idx) {
+    SequenceState& sequence = sequences[static_cast<size_t>(idx)];
+    sequence.token_ids =
+        random_tokens(10 + 30 * idx, loaded.model->vocab_size(), static_cast<uint64_t>(30 + idx));
+    sequence.page_ids = {7 - 3 * idx, 10 + 3 * idx};
+  }
+  const int64_t num_launches_before = gpu::emulated_card::num_graph_launches();
+  run_step(*loaded.model, sequences, std::vector<int32_t>{5, 35, 65});
+  for (int step = 0; step < 5; ++step)
+    run_step(*loaded.model, sequences, std::vector<int32_t>{1, 1, 1});
+  CHECK(gpu::emulated_card::num_graph_launches() > num_launches_before);
+  for (const SequenceState& sequence : sequences) check_rows(loaded, sequence);
+}
+
+}  // namespace
+}  // namespace tandem::tests
