@@ -224,6 +224,7 @@ TEST_CASE("shared memory of mla_decode fits what every card of sm_80 has at the 
           "[cuda_kernels]") {
   CHECK(cuda::mla_layout(576, 64).size_bytes <= 163 * 1024);
   CHECK(cuda::mla_layout(576, 16).size_bytes <= 99 * 1024);
+  CHECK(cuda::mla_layout(320, 64).size_bytes <= 99 * 1024);
 }
 
 }  // namespace
