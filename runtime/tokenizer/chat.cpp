@@ -134,7 +134,10 @@ class CallIds {
 // Index of the last assistant message without calls; reasoning up to it is dropped (spec §5.2, 3).
 int64_t last_plain_answer(const ChatPrompt& prompt) {
   if (prompt.preserve_thinking) return -1;
-  for (int64_t idx = std::ssize(prompt.messages) - 1; idx >= 0; --idx) {
+  // A message that is still being written is no answer yet.
+  const int64_t num_complete =
+      std::ssize(prompt.messages) - (prompt.continue_final_message ? 1 : 0);
+  for (int64_t idx = num_complete - 1; idx >= 0; --idx) {
     const ChatMessage& message = prompt.messages[static_cast<size_t>(idx)];
     if (message.role == "assistant" && message.tool_calls.empty()) return idx;
   }
@@ -184,6 +187,12 @@ void write_calls(const SpecialTokens& ids,
 
 }  // namespace
 
+bool continues_thinking(const ChatPrompt& prompt) {
+  if (!prompt.continue_final_message || prompt.messages.empty()) return false;
+  const ChatMessage& last = prompt.messages.back();
+  return last.content.empty() && !last.reasoning_content.empty();
+}
+
 RenderedPrompt render_chat(const Tokenizer& tokenizer, const ChatPrompt& prompt) {
   RenderedPrompt rendered;
   PromptWriter writer(tokenizer, rendered);
@@ -201,6 +210,8 @@ RenderedPrompt render_chat(const Tokenizer& tokenizer, const ChatPrompt& prompt)
   size_t call_idx = 0;
   for (size_t message_idx = 0; message_idx < prompt.messages.size(); ++message_idx) {
     const ChatMessage& message = prompt.messages[message_idx];
+    const bool stays_open =
+        prompt.continue_final_message && message_idx + 1 == prompt.messages.size();
     const bool has_name = message.name.has_value() && !message.name->empty();
     write_opener(ids, message.role, has_name ? *message.name : message.role, writer);
     if (message.role == "assistant") {
@@ -208,7 +219,7 @@ RenderedPrompt render_chat(const Tokenizer& tokenizer, const ChatPrompt& prompt)
       if (static_cast<int64_t>(message_idx) > last_history_idx) {
         writer.text(message.reasoning_content);
       }
-      writer.marker(ids.think_end, "</think>");
+      if (!stays_open || !continues_thinking(prompt)) writer.marker(ids.think_end, "</think>");
     } else if (message.role == "tool") {
       writer.text("## Return of " + call_ids.result_id(message_idx) + "\n");
     }
@@ -217,9 +228,10 @@ RenderedPrompt render_chat(const Tokenizer& tokenizer, const ChatPrompt& prompt)
       write_calls(ids, message.tool_calls, call_ids, call_idx, writer);
       call_idx += message.tool_calls.size();
     }
-    writer.marker(ids.im_end, "<|im_end|>");
+    if (!stays_open) writer.marker(ids.im_end, "<|im_end|>");
   }
-  if (prompt.add_generation_prompt) write_opener(ids, "assistant", "assistant", writer);
+  const bool opens_answer = prompt.add_generation_prompt && !prompt.continue_final_message;
+  if (opens_answer) write_opener(ids, "assistant", "assistant", writer);
   writer.flush();
   return rendered;
 }

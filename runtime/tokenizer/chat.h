@@ -40,8 +40,14 @@ struct ChatPrompt {
   // The compact, recursively key-sorted JSON of the tool list; "" or "[]" for none.
   std::string tools_json{};
   bool add_generation_prompt = true;
+  // The last message, an assistant's without calls, stays open: the answer goes on behind it,
+  // inside its thinking when it has no content yet. No generation prompt then.
+  bool continue_final_message = false;
   bool preserve_thinking = false;  // render reasoning of every turn (off: the official template)
 };
+
+// Whether what is generated begins inside the thinking of the message that it goes on with.
+bool continues_thinking(const ChatPrompt& prompt);
 
 // The prompt in two views of one rendering. In `ids` content never contains specials (a typed
 // marker stays text).

@@ -9,8 +9,7 @@ namespace {
 ChatChoice::Options choice_options(const PreparedChat& chat, const ServedModel& model) {
   const ChatRequest& request = chat.request;
   ChatChoice::Options options;
-  options.parser.starts_in_reasoning =
-      model.generation_prompt_opens_think && request.prompt.add_generation_prompt;
+  options.parser.starts_in_reasoning = starts_in_reasoning(request, model);
   options.parser.num_history_tool_calls = chat.num_history_tool_calls;
   options.parser.tools = request.tools;
   options.parser.stop = request.stop;

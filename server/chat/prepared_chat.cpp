@@ -24,13 +24,18 @@ AnswerRules answer_rules(const ChatRequest& request, const ServedModel& model) {
   rules.call_required = request.call_required;
   rules.max_calls = request.parallel_tool_calls ? 0 : 1;
   if (!request.call_required) rules.format = request.format;
-  rules.starts_in_reasoning =
-      model.generation_prompt_opens_think && request.prompt.add_generation_prompt;
+  rules.starts_in_reasoning = starts_in_reasoning(request, model);
+  rules.may_think = !request.prompt.continue_final_message;
   rules.thinking_budget = request.thinking_budget;
   return rules;
 }
 
 }  // namespace
+
+bool starts_in_reasoning(const ChatRequest& request, const ServedModel& model) {
+  if (request.prompt.continue_final_message) return continues_thinking(request.prompt);
+  return model.generation_prompt_opens_think && request.prompt.add_generation_prompt;
+}
 
 RequestLimits request_limits(const ServedModel& model) {
   return {.max_n = model.max_n,

@@ -25,6 +25,9 @@ struct PreparedChat {
 // What a parser must know of the server that `model` stands in.
 RequestLimits request_limits(const ServedModel& model);
 
+// Whether the first generated token belongs to the thinking part.
+bool starts_in_reasoning(const ChatRequest& request, const ServedModel& model);
+
 // The prompt as the model will see it. Arguments of calls in the history get the form in which this
 // server knows them, so that the prompt of the next turn begins with the tokens of this one. An
 // error when the model is not served.

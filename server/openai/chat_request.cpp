@@ -49,7 +49,7 @@ void refuse_unsupported(FieldReader& fields) {
   if (const json::value* value = fields.find("prompt_logprobs")) {
     fields.fail(unsupported("prompt_logprobs", json_excerpt(*value), ""));
   }
-  for (const std::string_view key : {"use_beam_search", "continue_final_message", "echo"}) {
+  for (const std::string_view key : {"use_beam_search", "echo"}) {
     if (fields.boolean(key).value_or(false)) fields.fail(unsupported(key, "true", ""));
   }
   if (const json::array* modalities = fields.array("modalities")) {
@@ -106,6 +106,22 @@ void read_thinking(FieldReader& fields, ChatRequest& request) {
   request.thinking_budget = controls.budget();
 }
 
+// Whether the prompt opens an answer, or leaves the last message open to go on with.
+void read_prompt_end(FieldReader& fields, ChatPrompt& prompt) {
+  const auto opens_answer = fields.boolean("add_generation_prompt");
+  prompt.add_generation_prompt = opens_answer.value_or(true);
+  fields.read("continue_final_message", prompt.continue_final_message);
+  if (!fields.ok() || !prompt.continue_final_message) return;
+  const bool is_open = !prompt.messages.empty() && prompt.messages.back().role == "assistant" &&
+                       prompt.messages.back().tool_calls.empty();
+  if (!is_open || opens_answer.value_or(false)) {
+    fields.fail(invalid_value("continue_final_message",
+                              "an assistant's message without calls at the end, and no "
+                              "add_generation_prompt: true beside it",
+                              "true"));
+  }
+}
+
 // {"n": 8, "return_trajectories": true}, or true for the defaults.
 void read_heavy(FieldReader& fields, const RequestLimits& limits, ChatRequest& request) {
   const json::value* value = fields.find("heavy");
@@ -122,6 +138,8 @@ void read_heavy(FieldReader& fields, const RequestLimits& limits, ChatRequest& r
     return;
   }
   if (request.n != 1) return fields.fail_value("n", "1 beside heavy", *fields.find("n"));
+  if (request.prompt.continue_final_message)
+    return fields.fail_value("heavy", "no continue_final_message beside it", *value);
   request.heavy = heavy;
 }
 
@@ -146,7 +164,7 @@ Result<ChatRequest, ApiError> parse_chat_request(std::string_view body,
       fields.fail(parsed.error());
     }
   }
-  fields.read("add_generation_prompt", request.prompt.add_generation_prompt);
+  read_prompt_end(fields, request.prompt);
   read_generation_options(fields, limits, request);
   read_logprobs(fields, request);
   read_tools(fields, request);

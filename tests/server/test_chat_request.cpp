@@ -126,6 +126,14 @@ const std::vector<Bad> kBadFields = {
     {with(R"("thinking":{"type":"maybe"})"), "thinking.type"},
     {with(R"("chat_template_kwargs":{"thinking":"no"})"), "chat_template_kwargs.thinking"},
     {with(R"("modalities":"text")"), "modalities"},
+    {with(R"("continue_final_message":1)"), "continue_final_message"},
+    {with(R"("continue_final_message":true)"), "continue_final_message"},
+    {R"({"messages":[{"role":"assistant","content":"a"}],"continue_final_message":true,)"
+     R"("add_generation_prompt":true})",
+     "continue_final_message"},
+    {R"({"messages":[{"role":"assistant","content":"a"}],"continue_final_message":true,)"
+     R"("heavy":true})",
+     "heavy"},
     {R"({"messages":null})", "messages"},
     {R"({"model":"x"})", "messages"},
     {R"({"messages":{}})", "messages"},
@@ -182,7 +190,6 @@ TEST_CASE("what cannot be served yet is a 400 that says so", "[server][request]"
       {with(R"("function_call":"auto")"), "function_call"},
       {with(R"("modalities":["text","audio"])"), "modalities"},
       {with(R"("prompt_logprobs":1)"), "prompt_logprobs"},
-      {with(R"("continue_final_message":true)"), "continue_final_message"},
       {with_message(R"({"role":"function","name":"f","content":"x"})"), "messages[0].role"},
       {with_message(R"({"role":"assistant","function_call":{"name":"f"}})"),
        "messages[0].function_call"},

@@ -226,6 +226,25 @@ TEST_CASE("thinking that is switched off ends where it begins", "[server][constr
   }
 }
 
+TEST_CASE("an answer goes on with a message that was begun", "[server][constraint]") {
+  ServerFixture fixture({.scripts = {{"text", "and more"}, {"thought", "and</think>then"}}});
+  Client client(fixture);
+  const auto go_on = [&](const std::string& user, const std::string& last) {
+    const Response response = client.post(
+        kChat, R"({"messages":[{"role":"user","content":")" + user + R"("},{"role":"assistant",)" +
+                   last + R"(}],"continue_final_message":true,"temperature":0})");
+    INFO(response.body);
+    REQUIRE(response.status == 200);
+    return response.json().at("choices").at(0).at("message");
+  };
+  const json::value text = go_on("text", R"("content":"some text")");
+  CHECK(text.at("content").as_string() == "and more");
+  CHECK(text.at("reasoning_content").is_null());
+  const json::value thought = go_on("thought", R"("content":"","reasoning_content":"a thought")");
+  CHECK(thought.at("reasoning_content").as_string() == "and");
+  CHECK(thought.at("content").as_string() == "then");
+}
+
 TEST_CASE("choices of one request are constrained each by itself", "[server][constraint]") {
   ServerFixture fixture({.scripts = scripts()});
   Client client(fixture);

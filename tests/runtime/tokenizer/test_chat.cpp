@@ -138,6 +138,19 @@ TEST_CASE("reasoning survives only behind the last plain answer", "[chat]") {
   CHECK(rendered_text(messages, true).find("<think>r1</think>b") != std::string::npos);
 }
 
+TEST_CASE("a message to go on with stays open, in its thinking or behind it", "[chat]") {
+  const auto end_of = [](const ChatMessage& last) {
+    const std::vector<ChatMessage> messages = {user("a"), assistant("b", "r1"), user("c"), last};
+    const std::string text =
+        render_chat(small_tokenizer(), {.messages = messages, .continue_final_message = true}).text;
+    CHECK(text.find("<think></think>b<|im_end|>") != std::string::npos);
+    return text.substr(text.rfind("<|im_middle|>"));
+  };
+  CHECK(end_of(assistant("so far", "r2")) == "<|im_middle|><think>r2</think>so far");
+  CHECK(end_of(assistant("", "r2 so far")) == "<|im_middle|><think>r2 so far");
+  CHECK(end_of(assistant("", "")) == "<|im_middle|><think></think>");
+}
+
 TEST_CASE("history ids count over the whole conversation and results follow", "[chat]") {
   const auto ids_in = [](const std::string& text, const std::string& opener) {
     std::vector<std::string> found;
