@@ -516,12 +516,15 @@ void CudaOps::receive(Ops& source, MatrixView<const float> from, MatrixView<floa
 std::unique_ptr<Ops> make_cuda_ops(int32_t card_idx) { return std::make_unique<CudaOps>(card_idx); }
 
 int64_t planned_ops_size_bytes(int32_t card_idx, const OpsLimits& limits, const MlaShape& shape) {
+  int num_cards = 0;
+  TANDEM_CUDA_CHECK(cudaGetDeviceCount(&num_cards));
+  const int32_t known_card_idx = card_idx < num_cards ? card_idx : 0;
   const StepInputs inputs({.max_batch_tokens = limits.max_batch_tokens,
                            .max_context_tokens = limits.max_context_tokens});
   return static_cast<int64_t>(CublasMatmul::kWorkspaceSizeBytes + kMatmulScratchSizeBytes +
                               StepMemory::router_logits_size_bytes(limits)) +
          inputs.num_values() * int64_t{sizeof(int32_t)} +
-         MlaAttention::planned_size_bytes(limits, shape, mla_card(properties_of(card_idx)));
+         MlaAttention::planned_size_bytes(limits, shape, mla_card(properties_of(known_card_idx)));
 }
 
 int64_t planned_kv_b_extra_size_bytes(const MlaShape& shape) {
