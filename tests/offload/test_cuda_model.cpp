@@ -74,7 +74,7 @@ void check_against_reference(const std::string& dir, gpu::MlaForm form, int32_t 
 }  // namespace
 
 TEST_CASE("on a card logits of the goldens differ from the reference by rounding to BF16",
-          "[gpu]") {
+          "[gpu][wide]") {
   require_card();
   const std::string name = GENERATE(from_range(golden_names()));
   const gpu::MlaForm form = GENERATE(gpu::MlaForm::kAbsorbed, gpu::MlaForm::kExpanded);
@@ -100,7 +100,7 @@ TEST_CASE("on a card the demo says what it says on the host", "[gpu]") {
   }
 }
 
-TEST_CASE("two logical devices on one card compute the bits of one", "[gpu]") {
+TEST_CASE("two logical devices on one card compute the bits of one", "[gpu][wide]") {
   require_card();
   const std::string name = GENERATE(from_range(golden_names()));
   INFO(name);
@@ -139,7 +139,8 @@ TEST_CASE("a model takes no more of a card than was planned and left as a reserv
   CHECK(taken_size_bytes <= planned_size_bytes + (int64_t{1} << 29));
 }
 
-TEST_CASE("on a card steps with the same batch compute the same bits, recorded or not", "[gpu]") {
+TEST_CASE("on a card steps with the same batch compute the same bits, recorded or not",
+          "[gpu][wide]") {
   require_card();
   LoadedModel loaded(golden_dir("real_head"), 2, {.devices = kOneCard});
   const std::vector<int32_t> token_ids = random_tokens(100, loaded.model->vocab_size(), 13);

@@ -11,6 +11,8 @@
 // * sm_scale is the natural scale, the kernel multiplies by log2(e);
 // * latent and rope part may be strided views of one array as long as every row starts at 16 bytes:
 //   our page row [c | k_rope] of 576 values is read in place;
+// * a row that sees no key of its range (the first tokens of a tile, in a late range) writes zeros
+//   and an LSE of -inf, which weigh nothing in the merge;
 // * keys at kv_len and beyond are never loaded (zero-filled), so that unwritten slots are harmless;
 // * partial results are BF16, their LSE has base 2; the kernel merges them behind a grid-wide sync,
 //   hence the cooperative launch with one block a multiprocessor. Stream capture is allowed.

@@ -1,4 +1,5 @@
-// What the tests of gpu/cuda share: [gpu] tests need a card and skip visibly without one.
+// What the tests of gpu/cuda share: [gpu] tests need a card and skip visibly without one; [wide]
+// ones take minutes on the emulated card of tests/gpu/card.
 #pragma once
 
 #include <catch2/catch_test_macros.hpp>

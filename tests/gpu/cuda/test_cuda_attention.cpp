@@ -166,7 +166,7 @@ void check_against_host(const MlaShape& shape,
 
 }  // namespace
 
-TEST_CASE("on a card decodes attend as the host's do, whatever their contexts", "[gpu]") {
+TEST_CASE("on a card decodes attend as the host's do, whatever their contexts", "[gpu][wide]") {
   require_card();
   for (const int32_t heads : {1, 16, 64}) {
     INFO("heads " << heads);
@@ -179,13 +179,13 @@ TEST_CASE("on a card decodes attend as the host's do, whatever their contexts", 
   }
 }
 
-TEST_CASE("on a card long contexts are split over all multiprocessors and merged", "[gpu]") {
+TEST_CASE("on a card long contexts are split over all multiprocessors and merged", "[gpu][wide]") {
   require_card();
   check_against_host(k2_shape(64), {{1, 30'000}}, MlaForm::kAuto, 3);
   check_against_host(k2_shape(64), {{1, 20'000}, {1, 10}, {2, 9'000}, {1, 63}}, MlaForm::kAuto, 4);
 }
 
-TEST_CASE("on a card several tokens of a sequence see what stands before each", "[gpu]") {
+TEST_CASE("on a card several tokens of a sequence see what stands before each", "[gpu][wide]") {
   require_card();
   for (const int32_t heads : {2, 16, 64}) {
     INFO("heads " << heads);
@@ -195,7 +195,7 @@ TEST_CASE("on a card several tokens of a sequence see what stands before each", 
   }
 }
 
-TEST_CASE("on a card expanded prefills attend as the host's, behind any prefix", "[gpu]") {
+TEST_CASE("on a card expanded prefills attend as the host's, behind any prefix", "[gpu][wide]") {
   require_card();
   for (const int32_t heads : {2, 64}) {
     INFO("heads " << heads);
@@ -207,7 +207,7 @@ TEST_CASE("on a card expanded prefills attend as the host's, behind any prefix",
   }
 }
 
-TEST_CASE("on a card a batch of decodes and a prefill goes both ways at once", "[gpu]") {
+TEST_CASE("on a card a batch of decodes and a prefill goes both ways at once", "[gpu][wide]") {
   require_card();
   check_against_host(k2_shape(64), {{1, 300}, {150, 70}, {1, 4'000}, {3, 10}}, MlaForm::kAuto, 11);
 }
@@ -223,7 +223,7 @@ TEST_CASE("on a card models of other widths attend too", "[gpu]") {
 // A key far longer than all others takes all the weight of a query along it: the result says
 // whether that one key was seen. Keys at the borders of pages and splits, and the last that a token
 // may see; the one behind it must not be seen.
-TEST_CASE("on a card every token sees exactly the keys up to its own", "[gpu]") {
+TEST_CASE("on a card every token sees exactly the keys up to its own", "[gpu][wide]") {
   require_card();
   const MlaShape shape = k2_shape(16);
   constexpr int32_t kContext = 2'000;

@@ -64,7 +64,7 @@ void check_product(Ops& ops, int64_t rows, int64_t out, int64_t in, uint32_t see
 
 }  // namespace
 
-TEST_CASE("on a card linear equals the product in double for few and many tokens", "[gpu]") {
+TEST_CASE("on a card linear equals the product in double for few and many tokens", "[gpu][wide]") {
   require_card();
   const auto ops = make_cuda_ops(0);
   uint32_t seed = 1;
@@ -75,7 +75,7 @@ TEST_CASE("on a card linear equals the product in double for few and many tokens
   }
 }
 
-TEST_CASE("on a card linear equals the product in double at K2's widths", "[gpu]") {
+TEST_CASE("on a card linear equals the product in double at K2's widths", "[gpu][wide]") {
   require_card();
   const auto ops = make_cuda_ops(0);
   for (const int64_t rows : {1, 4, 16, 40}) {
