@@ -49,7 +49,6 @@ using Codes = __m512i;
 using Sum = __m512i;
 using Rows = __m512;
 
-inline Rows zero_rows() { return _mm512_setzero_ps(); }
 inline Rows load_rows(const float* from) { return _mm512_loadu_ps(from); }
 inline void store_rows(float* to, Rows rows) { _mm512_storeu_ps(to, rows); }
 inline Rows load_scales(const uint8_t* from) {
@@ -122,7 +121,6 @@ struct Rows {
   __m256 low, high;
 };
 
-inline Rows zero_rows() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Rows load_rows(const float* from) {
   return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)};
 }
@@ -232,7 +230,6 @@ struct Rows {
   float row[16];
 };
 
-inline Rows zero_rows() { return {}; }
 inline Rows load_rows(const float* from) {
   Rows rows;
   std::memcpy(rows.row, from, sizeof(rows.row));
