@@ -8,23 +8,24 @@ namespace tandem::gpu::cuda {
 
 inline constexpr int kRowThreads = 256;
 
-inline simt::LaunchShape shape_by_columns(int64_t num_rows, int64_t num_cols) {
-  return {.grid_x = num_rows,
-          .grid_y = static_cast<int32_t>(simt::ceil_div(num_cols, kRowThreads)),
-          .num_threads = kRowThreads};
-}
+// What the bodies share; kOut is the matrix of P that a thread a column covers.
+template <typename P, auto kOut>
+struct ByColumns {
+  using Params = P;
+  static constexpr int kMaxThreads = kRowThreads, kMinBlocks = 1;
+  static simt::LaunchShape launch_shape(const Params& p) {
+    return {.grid_x = (p.*kOut).rows,
+            .grid_y = static_cast<int32_t>(simt::ceil_div((p.*kOut).cols, kRowThreads)),
+            .num_threads = kRowThreads};
+  }
+};
 
 template <typename Cta>
 TANDEM_DEVICE int64_t column_of(const Cta& cta) {
   return int64_t{cta.block_y()} * kRowThreads + cta.thread_idx();
 }
 
-struct Embed {
-  using Params = EmbedParams;
-  static constexpr int kMaxThreads = kRowThreads, kMinBlocks = 1;
-  static simt::LaunchShape launch_shape(const Params& p) {
-    return shape_by_columns(p.residual.rows, p.residual.cols);
-  }
+struct Embed : ByColumns<EmbedParams, &EmbedParams::residual> {
   template <typename Cta>
   static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
     const int64_t col = column_of(cta);
@@ -35,12 +36,7 @@ struct Embed {
   }
 };
 
-struct GatherRows {
-  using Params = GatherRowsParams;
-  static constexpr int kMaxThreads = kRowThreads, kMinBlocks = 1;
-  static simt::LaunchShape launch_shape(const Params& p) {
-    return shape_by_columns(p.out.rows, p.out.cols);
-  }
+struct GatherRows : ByColumns<GatherRowsParams, &GatherRowsParams::out> {
   template <typename Cta>
   static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
     const int64_t col = column_of(cta);
@@ -49,12 +45,7 @@ struct GatherRows {
   }
 };
 
-struct Add {
-  using Params = AddParams;
-  static constexpr int kMaxThreads = kRowThreads, kMinBlocks = 1;
-  static simt::LaunchShape launch_shape(const Params& p) {
-    return shape_by_columns(p.residual.rows, p.residual.cols);
-  }
+struct Add : ByColumns<AddParams, &AddParams::residual> {
   template <typename Cta>
   static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
     const int64_t col = column_of(cta);
@@ -63,12 +54,7 @@ struct Add {
   }
 };
 
-struct Swiglu {
-  using Params = SwigluParams;
-  static constexpr int kMaxThreads = kRowThreads, kMinBlocks = 1;
-  static simt::LaunchShape launch_shape(const Params& p) {
-    return shape_by_columns(p.out.rows, p.out.cols);
-  }
+struct Swiglu : ByColumns<SwigluParams, &SwigluParams::out> {
   template <typename Cta>
   static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
     const int64_t col = column_of(cta);
