@@ -38,14 +38,15 @@ namespace {
 // For timing an adding product of up to 512 rows at K2's widths.
 constexpr size_t kMatmulScratchSizeBytes = size_t{16} << 20;
 
-class PinnedBuffer : public DeviceBuffer {
+template <typename Memory>
+class BufferOf : public DeviceBuffer {
  public:
-  explicit PinnedBuffer(size_t size_bytes) : memory_(size_bytes) {}
-  [[nodiscard]] std::byte* data() const override { return memory_.as<std::byte>(); }
+  explicit BufferOf(size_t size_bytes) : memory_(size_bytes) {}
+  [[nodiscard]] std::byte* data() const override { return memory_.template as<std::byte>(); }
   [[nodiscard]] size_t size_bytes() const override { return memory_.size_bytes(); }
 
  private:
-  PinnedMemory memory_;
+  Memory memory_;
 };
 
 cudaDeviceProp properties_of(int32_t card_idx) {
@@ -129,15 +130,15 @@ class CudaOps final : public Ops {
 
   std::unique_ptr<DeviceBuffer> allocate(size_t size_bytes) override {
     const DeviceGuard guard(card_idx_);
-    return std::make_unique<CudaBuffer>(size_bytes);
+    return std::make_unique<BufferOf<DeviceMemory>>(size_bytes);
   }
   std::unique_ptr<DeviceBuffer> allocate_host(size_t size_bytes) override {
     const DeviceGuard guard(card_idx_);
-    return std::make_unique<PinnedBuffer>(size_bytes);
+    return std::make_unique<BufferOf<PinnedMemory>>(size_bytes);
   }
   std::unique_ptr<DeviceBuffer> upload(std::span<const std::byte> host_bytes) override {
     const DeviceGuard guard(card_idx_);
-    auto buffer = std::make_unique<CudaBuffer>(host_bytes.size());
+    auto buffer = std::make_unique<BufferOf<DeviceMemory>>(host_bytes.size());
     uploader().upload(host_bytes, buffer->data());
     uploader().finish();
     return buffer;

@@ -3,27 +3,15 @@
 
 #include <cstddef>
 
+#include "gpu/cuda/owned_memory.h"
+
 namespace tandem::gpu::cuda {
 
-class PinnedMemory {
+class PinnedMemory : public OwnedMemory {
  public:
-  PinnedMemory() = default;
-  // Zeroed, page-aligned. Throws CudaError.
+  PinnedMemory();  // of nothing
+  // Zeroed, page-aligned, one address for host and devices. Throws CudaError.
   explicit PinnedMemory(size_t size_bytes);
-  ~PinnedMemory();
-  PinnedMemory(PinnedMemory&& other) noexcept;
-  PinnedMemory& operator=(PinnedMemory&& other) noexcept;
-
-  [[nodiscard]] size_t size_bytes() const { return size_bytes_; }
-  // One address for host and devices.
-  template <typename T>
-  [[nodiscard]] T* as() const {
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_ = nullptr;
-  size_t size_bytes_ = 0;
 };
 
 }  // namespace tandem::gpu::cuda
