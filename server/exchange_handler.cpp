@@ -173,6 +173,7 @@ asio::awaitable<bool> serve_exchange(Session& session, const Dialect& dialect, s
     complete = co_await relay(session, *channel, requests, dialect, *exchange);
   }
   const auto elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin);
+  session.state().metrics->count_invalid_calls(exchange->num_invalid_calls());
   const TokenUsage usage = exchange->usage();
   spdlog::info("{} {}: prompt {} ({} cached), completion {}, {:.2f} s", exchange->id(),
                complete ? (exchange->error() ? "failed" : "done") : "client gone",

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <boost/json/parse.hpp>
 #include <mutex>
 #include <utility>
 
@@ -9,27 +10,60 @@
 #include "runtime/grammar/ebnf.h"
 #include "runtime/grammar/json_schema.h"
 #include "runtime/grammar/regex.h"
+#include "runtime/grammar/schema_check.h"
 #include "runtime/grammar/text_grammar.h"
 
 namespace tandem {
 namespace {
 
+namespace json = boost::json;
+
 constexpr size_t kMaxGrammarBytes = 64 << 10;
 constexpr size_t kMaxChoices = 4096;
+constexpr size_t kMaxJsonDepth = 1024;
+
+std::optional<json::value> parse_json(std::string_view text) {
+  json::parse_options options;
+  options.max_depth = kMaxJsonDepth;
+  boost::system::error_code code;
+  json::value value = json::parse(json::string_view(text.data(), text.size()), code, {}, options);
+  if (code) return std::nullopt;
+  return value;
+}
+
+// What is known of a function's schema beyond its grammar.
+struct LooseSchema {
+  std::string function;
+  json::value schema;
+};
 
 class CompiledGrammar : public AnswerGrammar {
  public:
-  CompiledGrammar(std::shared_ptr<const CompiledAnswer> answer, std::vector<std::string> unenforced)
-      : answer_(std::move(answer)), unenforced_(std::move(unenforced)) {}
+  CompiledGrammar(std::shared_ptr<const CompiledAnswer> answer,
+                  std::vector<std::string> unenforced,
+                  std::vector<LooseSchema> loose)
+      : answer_(std::move(answer)), unenforced_(std::move(unenforced)), loose_(std::move(loose)) {}
 
   [[nodiscard]] std::unique_ptr<TokenConstraint> start() const override {
     return std::make_unique<AnswerMatcher>(answer_);
   }
   [[nodiscard]] const std::vector<std::string>& unenforced() const override { return unenforced_; }
 
+  [[nodiscard]] std::optional<std::string> find_violation(
+      std::string_view function, std::string_view arguments) const override {
+    for (const LooseSchema& loose : loose_) {
+      if (loose.function != function) continue;
+      const auto value = parse_json(arguments);
+      if (!value) return "no JSON";
+      return check_schema(*value, loose.schema, loose.schema).violation;
+    }
+    return std::nullopt;
+  }
+
  private:
   std::shared_ptr<const CompiledAnswer> answer_;
   std::vector<std::string> unenforced_;
+  std::vector<LooseSchema> loose_;  // of functions that have something unenforced
 };
 
 // functions.NAME:IDX; the index is bounded, the parser counts for itself.
@@ -160,6 +194,7 @@ Result<std::shared_ptr<const AnswerGrammar>, GrammarError> GrammarCompiler::comp
     const AnswerRules& rules) {
   auto answer = std::make_shared<CompiledAnswer>();
   std::vector<std::string> unenforced;
+  std::vector<LooseSchema> loose;
   answer->tokenizer = &impl_->tokenizer;
   answer->call_required = rules.call_required;
   answer->max_calls = rules.max_calls;
@@ -176,10 +211,13 @@ Result<std::shared_ptr<const AnswerGrammar>, GrammarError> GrammarCompiler::comp
     const size_t num_unenforced = unenforced.size();
     answer->functions.push_back(impl_->compile_function(tool, unenforced));
     has_lengths = has_lengths || answer->functions.back().lengths != nullptr;
-    if (tool.is_strict && unenforced.size() > num_unenforced) {
+    if (unenforced.size() == num_unenforced) continue;
+    if (tool.is_strict) {
       return GrammarError{
           fmt::format("tools: strict: true of function {}", unenforced[num_unenforced])};
     }
+    if (auto schema = parse_json(tool.parameters_json))
+      loose.push_back({tool.name, *std::move(schema)});
   }
   if (rules.format) {
     const AnswerFormat& format = *rules.format;
@@ -195,7 +233,7 @@ Result<std::shared_ptr<const AnswerGrammar>, GrammarError> GrammarCompiler::comp
   }
   if (has_lengths) answer->token_lengths = impl_->lengths_of_tokens();
   std::shared_ptr<const AnswerGrammar> grammar =
-      std::make_shared<CompiledGrammar>(std::move(answer), std::move(unenforced));
+      std::make_shared<CompiledGrammar>(std::move(answer), std::move(unenforced), std::move(loose));
   return grammar;
 }
 

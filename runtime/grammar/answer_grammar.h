@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/base/result.h"
@@ -47,6 +48,10 @@ class AnswerGrammar {
   [[nodiscard]] virtual std::unique_ptr<TokenConstraint> start() const = 0;
   // "get_weather: properties.days: multipleOf ...": what of the tools' schemas is not enforced.
   [[nodiscard]] virtual const std::vector<std::string>& unenforced() const = 0;
+  // What is wrong with a finished call of a function whose schema is not enforced as a whole:
+  // "tags: uniqueItems: items 0 and 2 are the same". Thread-safe.
+  [[nodiscard]] virtual std::optional<std::string> find_violation(
+      std::string_view function, std::string_view arguments) const = 0;
 };
 
 class GrammarCompiler {

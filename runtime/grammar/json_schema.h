@@ -2,6 +2,7 @@
 // has beside it).
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +31,9 @@ struct SchemaGrammar {
 // after ':' and ',' and around members only, integers of at most 18 digits, no lone surrogates.
 Result<SchemaGrammar, GrammarError> json_schema_grammar(std::string_view schema_json,
                                                         SchemaPolicy policy);
+
+// Keywords that no grammar enforces, whatever they say. Others are in part: multipleOf, oneOf, ...
+std::span<const std::string_view> unenforced_keywords();
 
 // Any JSON object.
 std::string json_object_grammar();

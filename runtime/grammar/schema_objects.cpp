@@ -2,11 +2,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <span>
 
 #include "runtime/grammar/ebnf.h"
 #include "runtime/grammar/regex.h"
+#include "runtime/grammar/schema_check.h"
 #include "runtime/grammar/schema_writer.h"
 
 namespace tandem {
@@ -21,11 +23,29 @@ constexpr size_t kMaxMembers = 1024;
 std::string_view as_view(const json::string& text) { return {text.data(), text.size()}; }
 
 bool allows_any_string(const SchemaPart& part) {
-  for (const std::string_view keyword : {"enum", "const", "pattern", "format", "minLength",
-                                         "maxLength", "anyOf", "oneOf", "allOf", "$ref", "not"}) {
-    if (find_keyword(part, keyword) != nullptr) return false;
+  constexpr std::array<std::string_view, 5> kSayNothing = {"type", "title", "description",
+                                                           "$comment", "examples"};
+  for (const auto& member : part.schema->get_object()) {
+    if (std::find(kSayNothing.begin(), kSayNothing.end(), member.key()) == kSayNothing.end())
+      return false;
   }
   return (types_of(part) & kStringType) != 0;
+}
+
+bool any_has(const std::vector<SchemaPart>& parts, std::string_view keyword) {
+  return std::any_of(parts.begin(), parts.end(), [&](const SchemaPart& part) {
+    return find_keyword(part, keyword) != nullptr;
+  });
+}
+
+// What the parts say of members that none of them evaluates.
+Conjunction unevaluated_schemas(const std::vector<SchemaPart>& parts) {
+  Conjunction schemas;
+  for (const SchemaPart& part : parts) {
+    if (const json::value* schema = find_keyword(part, "unevaluatedProperties"))
+      schemas.push_back({schema, child_path(part.path, "unevaluatedProperties"), false});
+  }
+  return schemas;
 }
 
 // Strings without escapes that are none of `names` (sorted), all of which agree before `depth`.
@@ -220,11 +240,23 @@ bool SchemaWriter::add_properties(const Parts& parts, ObjectShape& shape) {
   if (names.size() > kMaxMembers) throw SchemaRefusal{"an object with too many properties"};
   for (const std::string& name : names) {
     const Conjunction schemas = property_schemas(parts, name);
-    const auto rule = schemas.empty() ? std::optional<std::string>("any") : value_rule(schemas);
+    std::optional<std::string> rule;
+    if (is_allowed_name(parts, name)) rule = schemas.empty() ? "any" : value_rule(schemas);
     const bool is_required = required.contains(name);
     if (!rule && is_required) return false;
     if (rule) shape.properties.push_back({name, *rule, is_required});
     shape.known_names.push_back(name);
+  }
+  return true;
+}
+
+bool SchemaWriter::is_allowed_name(const Parts& parts, const std::string& name) {
+  for (const SchemaPart& part : parts) {
+    const json::value* names = find_keyword(part, "propertyNames");
+    if (names == nullptr) continue;
+    const SchemaVerdict verdict = check_schema(json::value(name), *names, root_);
+    if (verdict.violation) return false;
+    if (!verdict.is_complete) cannot(child_path(part.path, "propertyNames"), "cannot be enforced");
   }
   return true;
 }
@@ -245,6 +277,7 @@ Conjunction SchemaWriter::property_schemas(const Parts& parts, std::string_view 
     if (additional != nullptr && find_keyword(part, "patternProperties") == nullptr)
       schemas.push_back({additional, child_path(part.path, "additionalProperties"), false});
   }
+  if (schemas.empty() && !any_has(parts, "additionalProperties")) return unevaluated_schemas(parts);
   return schemas;
 }
 
@@ -269,6 +302,7 @@ void SchemaWriter::add_undeclared(const Parts& parts, ObjectShape& shape) {
         names.push_back({name, child_path(part.path, "propertyNames"), false});
     }
   }
+  if (!any_has(parts, "additionalProperties")) values = unevaluated_schemas(parts);
   if (has_patterns) return add_patterns(parts, !names.empty(), shape);
   if (is_closed || !is_open) return;
   const auto value = values.empty() ? std::optional<std::string>("any") : value_rule(values);

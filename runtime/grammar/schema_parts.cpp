@@ -1,7 +1,9 @@
 #include "runtime/grammar/schema_parts.h"
 
 #include <algorithm>
+#include <boost/json/serialize.hpp>
 #include <cmath>
+#include <map>
 #include <set>
 
 namespace tandem {
@@ -100,6 +102,30 @@ std::string decode_pointer_token(std::string_view token) {
     }
   }
   return decoded;
+}
+
+void append_value_key(std::string& key, const json::value& value) {
+  constexpr double kWholeFrom = -9.2e18, kWholeTo = 9.2e18;
+  if (const json::array* items = value.if_array()) {
+    key += '[';
+    for (const json::value& item : *items) append_value_key(key, item);
+    key += ']';
+  } else if (const json::object* members = value.if_object()) {
+    std::map<std::string_view, const json::value*> sorted;
+    for (const auto& member : *members)
+      sorted.emplace(std::string_view(member.key().data(), member.key().size()), &member.value());
+    key += '{';
+    for (const auto& [name, member] : sorted) {
+      key += json::serialize(json::value(name));
+      append_value_key(key, *member);
+    }
+    key += '}';
+  } else if (value.is_double() && std::trunc(value.get_double()) == value.get_double() &&
+             value.get_double() > kWholeFrom && value.get_double() < kWholeTo) {
+    key += std::to_string(static_cast<int64_t>(value.get_double())) + ',';
+  } else {
+    key += json::serialize(value) + ',';
+  }
 }
 
 // The values that a conjunction allows, where const or enum lists them.
@@ -263,10 +289,15 @@ std::string child_path(std::string_view path, std::string_view child) {
   return path.empty() ? std::string(child) : std::string(path) + "." + std::string(child);
 }
 
+std::string value_key(const json::value& value) {
+  std::string key;
+  append_value_key(key, value);
+  return key;
+}
+
 bool equal_values(const json::value& left, const json::value& right) {
-  if (left.is_number() && right.is_number())
-    return left.to_number<double>() == right.to_number<double>();
-  return left == right;
+  const bool is_plain = left.is_string() || left.is_bool() || left.is_null();
+  return is_plain ? left == right : value_key(left) == value_key(right);
 }
 
 }  // namespace tandem

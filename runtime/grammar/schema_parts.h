@@ -66,7 +66,9 @@ unsigned type_of(const boost::json::value& value);
 const boost::json::value* find_keyword(const SchemaPart& part, std::string_view keyword);
 std::string child_path(std::string_view path, std::string_view child);
 
-// JSON values as schemas compare them: 1 equals 1.0.
+// JSON values as schemas compare them: 1 equals 1.0, the order of members says nothing. Equal
+// values have equal keys, others do not.
+std::string value_key(const boost::json::value& value);
 bool equal_values(const boost::json::value& left, const boost::json::value& right);
 
 }  // namespace tandem

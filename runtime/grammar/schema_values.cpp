@@ -295,13 +295,6 @@ std::optional<std::string> SchemaWriter::array(const Parts& parts) {
     if (const json::array* prefix = prefix_of(part))
       num_prefix = std::max(num_prefix, prefix->size());
     has_items = has_items || rest_of(part) != nullptr;
-    for (const std::string_view keyword : {"uniqueItems", "contains"}) {
-      const json::value* value = find_keyword(part, keyword);
-      const bool is_off = value != nullptr && value->is_bool() && !value->get_bool();
-      if (value == nullptr || is_off) continue;
-      if (keyword == "uniqueItems" && most && *most <= 1) continue;
-      cannot(part.path, fmt::format("the keyword '{}' cannot be enforced", keyword));
-    }
   }
   const auto item_rule = [&](size_t idx) {
     Conjunction schemas;
@@ -312,6 +305,9 @@ std::optional<std::string> SchemaWriter::array(const Parts& parts) {
             {&(*prefix)[idx], child_path(part.path, fmt::format("prefixItems.{}", idx)), false});
       } else if (const json::value* rest = rest_of(part)) {
         schemas.push_back({rest, child_path(part.path, "items"), false});
+      } else if (const json::value* other = find_keyword(part, "unevaluatedItems");
+                 other != nullptr && idx >= num_prefix && !has_items) {
+        schemas.push_back({other, child_path(part.path, "unevaluatedItems"), false});
       }
     }
     return schemas.empty() ? std::optional<std::string>("any") : value_rule(schemas);

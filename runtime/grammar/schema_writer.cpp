@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "runtime/grammar/ebnf.h"
+#include "runtime/grammar/schema_check.h"
 
 namespace tandem {
 namespace {
@@ -20,10 +21,18 @@ constexpr size_t kMaxCombinations = 64;
 constexpr size_t kMaxEbnfBytes = 8 << 20;
 
 // Keywords that say something about values and that no grammar here enforces.
-constexpr std::array<std::string_view, 10> kUnsupported = {
-    "not",          "if",          "dependentRequired", "dependentSchemas",
-    "dependencies", "$dynamicRef", "$recursiveRef",     "contentSchema",
-    "extends",      "disallow"};
+constexpr std::array<std::string_view, 12> kUnsupported = {"not",
+                                                           "if",
+                                                           "uniqueItems",
+                                                           "contains",
+                                                           "dependentRequired",
+                                                           "dependentSchemas",
+                                                           "dependencies",
+                                                           "extends",
+                                                           "disallow",
+                                                           "$dynamicRef",
+                                                           "$recursiveRef",
+                                                           "contentSchema"};
 
 struct KeywordKind {
   std::string_view keyword;
@@ -60,6 +69,14 @@ void add_choice(std::string& choices, const std::string& choice) {
   choices += choice;
 }
 
+unsigned kinds_spoken_of(const SchemaPart& part) {
+  unsigned kinds = 0;
+  for (const auto& [keyword, kind] : kKinds) {
+    if (find_keyword(part, keyword) != nullptr) kinds |= kind;
+  }
+  return kinds;
+}
+
 unsigned types_spoken_of(const std::vector<SchemaPart>& parts) {
   unsigned types = kAllTypes;
   bool is_typed = false;
@@ -67,19 +84,14 @@ unsigned types_spoken_of(const std::vector<SchemaPart>& parts) {
   for (const SchemaPart& part : parts) {
     is_typed = is_typed || find_keyword(part, "type") != nullptr;
     types &= types_of(part);
-    for (const auto& [keyword, kind] : kKinds) {
-      if (find_keyword(part, keyword) != nullptr) spoken_of |= kind;
-    }
+    spoken_of |= kinds_spoken_of(part);
   }
   return is_typed || spoken_of == 0 ? types : types & spoken_of;
 }
 
 bool says_nothing(const std::vector<SchemaPart>& parts) {
-  return std::all_of(parts.begin(), parts.end(), [](const SchemaPart& part) {
-    return std::none_of(kKinds.begin(), kKinds.end(), [&](const KeywordKind& kind) {
-      return find_keyword(part, kind.keyword) != nullptr;
-    });
-  });
+  return std::all_of(parts.begin(), parts.end(),
+                     [](const SchemaPart& part) { return kinds_spoken_of(part) == 0; });
 }
 
 // A constant of the schema as the model would write it.
@@ -109,6 +121,8 @@ int64_t num_code_points(const json::value& text) {
 }
 
 }  // namespace
+
+std::span<const std::string_view> unenforced_keywords() { return kUnsupported; }
 
 SchemaWriter::SchemaWriter(const json::value& root, SchemaPolicy policy)
     : root_(root), policy_(policy) {}
@@ -214,9 +228,13 @@ std::optional<std::string> SchemaWriter::value_choices(const Conjunction& conjun
 
 void SchemaWriter::check_keywords(const FlatSchema& flat) {
   for (const SchemaPart& part : flat.parts) {
+    check_unevaluated(part, flat.parts);
     for (const std::string_view keyword : kUnsupported) {
       const json::value* value = find_keyword(part, keyword);
-      if (value == nullptr || (keyword == "not" && value->is_bool() && !value->get_bool()))
+      if (value == nullptr) continue;
+      const bool is_false = value->is_bool() && !value->get_bool();
+      if (is_false && (keyword == "not" || keyword == "uniqueItems")) continue;
+      if (keyword == "uniqueItems" && count_of(flat.parts, "maxItems", false).value_or(2) <= 1)
         continue;
       cannot(part.path, fmt::format("the keyword '{}' cannot be enforced", keyword));
     }
@@ -224,6 +242,20 @@ void SchemaWriter::check_keywords(const FlatSchema& flat) {
     if (type != nullptr && types_of(part) == kAllTypes &&
         !(type->is_array() && type->get_array().size() >= 6))
       cannot(child_path(part.path, "type"), json::serialize(*type) + " is no type");
+  }
+}
+
+// What a schema leaves unevaluated is known when it encloses all that speaks of the value.
+void SchemaWriter::check_unevaluated(const SchemaPart& part, const Parts& parts) {
+  for (const auto& [keyword, kind] : kKinds) {
+    if (!keyword.starts_with("unevaluated") || find_keyword(part, keyword) == nullptr) continue;
+    const std::string inside = part.path.empty() ? "" : part.path + ".";
+    for (const SchemaPart& other : parts) {
+      const bool is_seen = other.path == part.path || other.path.starts_with(inside);
+      if (is_seen || !(kinds_spoken_of(other) & kind)) continue;
+      return cannot(part.path,
+                    fmt::format("'{}' beside another schema cannot be enforced", keyword));
+    }
   }
 }
 
@@ -287,29 +319,13 @@ void SchemaWriter::note_listed(const json::value& value) {
   lengths.most = is_first ? length : std::max(*lengths.most, length);
 }
 
-// Of a listed value: the other keywords, where they are simple.
 bool SchemaWriter::fits(const json::value& value, const Parts& parts) {
-  const unsigned type = type_of(value);
   for (const SchemaPart& part : parts) {
-    if (!(types_of(part) & type)) return false;
-    if (const json::value* constant = find_keyword(part, "const")) {
-      if (!equal_values(*constant, value)) return false;
-    }
-    const json::value* values = find_keyword(part, "enum");
-    if (values != nullptr && values->is_array() &&
-        std::none_of(values->get_array().begin(), values->get_array().end(),
-                     [&](const json::value& other) { return equal_values(other, value); }))
-      return false;
-    for (const auto& [keyword, kind] : kKinds) {
-      if (keyword == "minLength" || keyword == "maxLength") continue;
-      if (!(kind & type) || find_keyword(part, keyword) == nullptr || keyword == "format") continue;
-      cannot(part.path, fmt::format("'{}' beside the listed values cannot be enforced", keyword));
-    }
+    const SchemaVerdict verdict = check_schema(value, *part.schema, root_);
+    if (verdict.violation) return false;
+    if (!verdict.is_complete) cannot(part.path, "what stands beside the listed values");
   }
-  if (!value.is_string()) return true;
-  const int64_t length = num_code_points(value);
-  return length >= count_of(parts, "minLength", true).value_or(0) &&
-         length <= count_of(parts, "maxLength", false).value_or(length);
+  return true;
 }
 
 int32_t SchemaWriter::place_of(const std::string& rule) const {

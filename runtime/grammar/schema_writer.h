@@ -41,6 +41,7 @@ class SchemaWriter {
   bool fits(const boost::json::value& value, const Parts& parts);
   void note_listed(const boost::json::value& value);
   void check_keywords(const FlatSchema& flat);
+  void check_unevaluated(const SchemaPart& part, const Parts& parts);
   void check_one_of(const SchemaGroup& group);
 
   std::optional<std::string> number(const Parts& parts, bool integers_only);
@@ -64,6 +65,7 @@ class SchemaWriter {
   std::optional<std::string> object(const Parts& parts);
   bool add_properties(const Parts& parts, ObjectShape& shape);
   Conjunction property_schemas(const Parts& parts, std::string_view name);
+  bool is_allowed_name(const Parts& parts, const std::string& name);
   void add_undeclared(const Parts& parts, ObjectShape& shape);
   void add_patterns(const Parts& parts, bool has_names, ObjectShape& shape);
   void limit_members(const Parts& parts, ObjectShape& shape);

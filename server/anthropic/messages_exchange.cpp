@@ -185,6 +185,7 @@ void MessagesExchange::end_answer(std::string& frames) {
   write_stop(json, choice(0));
   json.end_object();
   write_usage(json, usage());
+  append_invalid_calls(data, invalid_calls(0));
   json.end_object();
   append_sse_event(frames, "message_delta", data);
   append_sse_event(frames, "message_stop", R"({"type":"message_stop"})");
@@ -205,6 +206,7 @@ std::string MessagesExchange::body() const {
   json.end_array();
   write_stop(json, choice(0));
   write_usage(json, usage());
+  append_invalid_calls(out, invalid_calls(0));
   json.end_object();
   return out;
 }

@@ -1,6 +1,9 @@
 #include "server/chat/chat_exchange.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace tandem::server {
@@ -30,7 +33,7 @@ ChatExchange::ChatExchange(PreparedChat chat, const ServedModel& model, std::str
   const ChatChoice::Options options = choice_options(chat_, model);
   choices_.reserve(static_cast<size_t>(chat_.request.n));
   for (int32_t choice_idx = 0; choice_idx < chat_.request.n; ++choice_idx) {
-    choices_.push_back({ChatChoice(*model.tokenizer, options), false, {}});
+    choices_.push_back({ChatChoice(*model.tokenizer, options), false, {}, {}});
   }
 }
 
@@ -58,23 +61,31 @@ bool ChatExchange::push(int32_t choice_idx, const TokenEvent& event, std::string
                       aborted ? "aborted" : "engine_failed"));
     return false;
   }
-  note_arguments(choice);
+  note_calls(choice);
   if (!std::exchange(choice.begun, true)) on_begin(choice_idx, frames);
   if (!deltas_.empty()) on_deltas(choice_idx, deltas_, frames);
   if (choice.state.end() != ChatChoice::End::kRunning) on_end(choice_idx, frames);
   return enough;
 }
 
-// At the end of an answer its calls are known in the form in which the model wrote them.
-void ChatExchange::note_arguments(Choice& choice) const {
+// At the end of an answer its calls are known in the form in which the model wrote them, and
+// checked for what the grammar could not hold them to.
+void ChatExchange::note_calls(Choice& choice) const {
   for (const AssistantDelta& delta : deltas_) {
-    if (delta.kind == AssistantDelta::Kind::kToolCallBegin) choice.arguments.emplace_back();
-    if (delta.kind == AssistantDelta::Kind::kToolCallArguments) {
-      choice.arguments.back() += delta.text;
-    }
+    if (delta.kind == AssistantDelta::Kind::kToolCallBegin)
+      choice.calls.push_back({delta.call_id, delta.call_name, ""});
+    if (delta.kind == AssistantDelta::Kind::kToolCallArguments)
+      choice.calls.back().arguments += delta.text;
   }
   if (choice.state.end() != ChatChoice::End::kToolCalls) return;
-  for (const std::string& arguments : choice.arguments) model_.argument_forms->learn(arguments);
+  for (const ToolCall& call : choice.calls) {
+    model_.argument_forms->learn(call.arguments);
+    if (!chat_.grammar) continue;
+    auto violation = chat_.grammar->find_violation(call.name, call.arguments);
+    if (!violation) continue;
+    spdlog::warn("{}: the call {} does not satisfy its schema: {}", id_, call.id, *violation);
+    choice.invalid_calls.push_back({call.id, call.name, *std::move(violation)});
+  }
 }
 
 bool ChatExchange::finished() const {
@@ -91,6 +102,12 @@ TokenUsage ChatExchange::usage() const {
     total.completion_tokens += usage.completion_tokens;
     total.reasoning_tokens += usage.reasoning_tokens;
   }
+  return total;
+}
+
+int64_t ChatExchange::num_invalid_calls() const {
+  int64_t total = 0;
+  for (const Choice& choice : choices_) total += std::ssize(choice.invalid_calls);
   return total;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "server/chat/exchange.h"
+#include "server/chat/invalid_calls.h"
 #include "server/chat/prepared_chat.h"
 
 namespace tandem::server {
@@ -23,6 +24,7 @@ class ChatExchange : public Exchange {
   [[nodiscard]] bool streams() const override { return chat_.request.stream; }
   [[nodiscard]] const std::string& id() const override { return id_; }
   [[nodiscard]] TokenUsage usage() const override;
+  [[nodiscard]] int64_t num_invalid_calls() const override;
 
  protected:
   // `model` outlives the exchange.
@@ -44,15 +46,20 @@ class ChatExchange : public Exchange {
   [[nodiscard]] const ChatChoice& choice(size_t choice_idx) const {
     return choices_[choice_idx].state;
   }
+  // Known when the choice has ended.
+  [[nodiscard]] const std::vector<InvalidCall>& invalid_calls(size_t choice_idx) const {
+    return choices_[choice_idx].invalid_calls;
+  }
 
  private:
   struct Choice {
     ChatChoice state;
     bool begun = false;
-    std::vector<std::string> arguments;  // of the calls so far
+    std::vector<ToolCall> calls;  // so far
+    std::vector<InvalidCall> invalid_calls;
   };
 
-  void note_arguments(Choice& choice) const;
+  void note_calls(Choice& choice) const;
 
   PreparedChat chat_;
   const ServedModel& model_;

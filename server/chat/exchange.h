@@ -44,6 +44,8 @@ class Exchange {
 
   [[nodiscard]] virtual const std::string& id() const = 0;
   [[nodiscard]] virtual TokenUsage usage() const = 0;  // of all choices; the prompt counts once
+  // Finished calls that do not satisfy their function's schema.
+  [[nodiscard]] virtual int64_t num_invalid_calls() const { return 0; }
 };
 
 // What a dialect makes of a body: the slow part of a request on this side of the engine.

@@ -101,6 +101,10 @@ Metrics::Metrics(const std::string& model_name)
       length_(finished_.Add({{"model_name", model_name}, {"finished_reason", "length"}})),
       abort_(finished_.Add({{"model_name", model_name}, {"finished_reason", "abort"}})),
       error_(finished_.Add({{"model_name", model_name}, {"finished_reason", "error"}})),
+      invalid_calls_(add_counters(registry_,
+                                  "invalid_tool_calls_total",
+                                  "Calls that do not satisfy their schema")
+                         .Add({{"model_name", model_name}})),
       time_to_first_token_(add_histogram(registry_,
                                          "time_to_first_token_seconds",
                                          "From submission to the first token",
@@ -138,6 +142,10 @@ void Metrics::count_response(std::string_view route, int status) {
             {"route", std::string(route)},
             {"status", std::to_string(status)}})
       .Increment();
+}
+
+void Metrics::count_invalid_calls(int64_t num_calls) {
+  invalid_calls_.Increment(static_cast<double>(num_calls));
 }
 
 std::string Metrics::text(const std::optional<EngineStats>& engine) const {

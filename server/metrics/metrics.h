@@ -24,6 +24,7 @@ class Metrics {
   explicit Metrics(const std::string& model_name);
 
   void count_response(std::string_view route, int status);
+  void count_invalid_calls(int64_t num_calls);
   // Everything counted, and what the engine says of itself at this moment, as Prometheus text.
   [[nodiscard]] std::string text(const std::optional<EngineStats>& engine) const;
 
@@ -38,6 +39,7 @@ class Metrics {
   prometheus::Counter& length_;
   prometheus::Counter& abort_;
   prometheus::Counter& error_;
+  prometheus::Counter& invalid_calls_;
   prometheus::Histogram& time_to_first_token_;
   prometheus::Histogram& inter_token_latency_;
   prometheus::Histogram& e2e_latency_;

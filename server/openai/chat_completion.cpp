@@ -138,6 +138,7 @@ void ChatCompletion::on_end(int32_t choice_idx, std::string& frames) {
   append_logprobs(frames, tokens);
   frames += fmt::format(",\"finish_reason\":\"{}\",\"stop_reason\":", finish_reason(state.end()));
   append_stop_reason(state, frames);
+  append_invalid_calls(frames, invalid_calls(static_cast<size_t>(choice_idx)));
   frames += ",\"usage\":";
   JsonWriter json(frames);
   write_usage(json, state.usage());
@@ -290,6 +291,7 @@ void ChatCompletion::append_choice(std::string& out, size_t choice_idx) const {
   json.key("finish_reason").string(finish_reason(choice(choice_idx).end()));
   out += ",\"stop_reason\":";
   append_stop_reason(choice(choice_idx), out);
+  append_invalid_calls(out, invalid_calls(choice_idx));
   json.end_object();
 }
 

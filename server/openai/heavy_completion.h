@@ -27,6 +27,9 @@ class HeavyCompletion : public Exchange {
   [[nodiscard]] std::string body() const override;
   [[nodiscard]] const std::string& id() const override { return rollouts_->id(); }
   [[nodiscard]] TokenUsage usage() const override;
+  [[nodiscard]] int64_t num_invalid_calls() const override {
+    return final_ ? final_->num_invalid_calls() : 0;  // trajectories' calls are not run
+  }
 
  private:
   void begin_final();

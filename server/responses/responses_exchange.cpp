@@ -195,6 +195,7 @@ std::string ResponsesExchange::response_json(Status status) const {
   } else {
     json.null();
   }
+  append_invalid_calls(out, invalid_calls(0));
   out += echo_json_;
   json.end_object();
   return out;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/server/exchange_player.h"
 #include "tests/server/server_fixture.h"
 
 namespace tandem::tests {
@@ -32,6 +33,12 @@ const std::vector<Script>& scripts() {
       {"wrong",
        "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
        "<|tool_call_argument_begin|>{\"city\": \"Rome\", \"days\": 3}<|tool_call_end|>"},
+      {"twice",
+       "<|tool_calls_section_begin|><|tool_call_begin|>functions.label:0<|tool_call_argument_begin|"
+       ">"
+       "{\"tags\": [\"a\", \"a\"]}<|tool_call_end|><|tool_call_begin|>functions.label:1"
+       "<|tool_call_argument_begin|>{\"tags\": [\"a\", \"b\"]}<|tool_call_end|>"
+       "<|tool_calls_section_end|>"},
       {"", "Hello there!"},
   };
   return all;
@@ -196,6 +203,60 @@ TEST_CASE("a strict function is refused for what cannot be enforced, others are 
     CHECK(status("/v1/messages",
                  R"({"name":"f",)" + is_strict + R"("input_schema":)" + schema + "}") == expected);
   }
+}
+
+TEST_CASE("a call that breaks what no grammar enforces is passed on, and said to be wrong",
+          "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  const std::string schema = R"({"type":"object","properties":{"tags":{"type":"array",
+      "items":{"type":"string"},"uniqueItems":true}},"required":["tags"]})";
+  const std::string error = "tags: uniqueItems: items 0 and 1 are the same";
+  const auto ask_all = [&](const std::string& path, const std::string& tool, bool streams) {
+    const Response response = client.post(
+        path, R"({"messages":[{"role":"user","content":"twice"}],"input":"twice","max_tokens":500,)"
+              R"("temperature":0,"stream":)" +
+                  std::string(streams ? "true" : "false") + R"(,"tools":[)" + tool + "]}");
+    INFO(response.body);
+    REQUIRE(response.status == 200);
+    if (!streams) return std::vector<json::value>{response.json()};
+    if (path == kChat) return sse_events(response.body);
+    std::vector<json::value> events;
+    for (const NamedEvent& event : named_events(response.body)) events.push_back(event.data);
+    return events;
+  };
+  const auto check_list = [&](const json::value& list) {
+    REQUIRE(list.as_array().size() == 1);  // the other call is good
+    CHECK(list.at(0).at("id").as_string() == "functions.label:0");
+    CHECK(list.at(0).at("name").as_string() == "label");
+    CHECK(list.at(0).at("error").as_string() == error);
+  };
+  for (const bool streams : {false, true}) {
+    const auto chat = ask_all(
+        kChat, R"({"type":"function","function":{"name":"label","parameters":)" + schema + "}}",
+        streams);
+    const json::value& choice = chat.back().at("choices").at(0);
+    CHECK(choice.at("finish_reason").as_string() == "tool_calls");
+    check_list(choice.at("invalid_tool_calls"));
+
+    const auto messages =
+        ask_all("/v1/messages", R"({"name":"label","input_schema":)" + schema + "}", streams);
+    const json::value& end = streams ? messages[messages.size() - 2] : messages.back();
+    CHECK((streams ? end.at("delta") : end).at("stop_reason").as_string() == "tool_use");
+    check_list(end.at("invalid_tool_calls"));
+
+    const auto responses =
+        ask_all("/v1/responses",
+                R"({"type":"function","name":"label","parameters":)" + schema + "}", streams);
+    check_list(
+        (streams ? responses.back().at("response") : responses.back()).at("invalid_tool_calls"));
+  }
+  const std::string metrics = client.get("/metrics").body;
+  CHECK(metrics.find("tandem:invalid_tool_calls_total{model_name=\"tiny\"} 6") !=
+        std::string::npos);
+  // Nothing is said of calls that are right.
+  const json::value good = ask(client, "two", std::string(kTools));
+  CHECK_FALSE(good.as_object().contains("invalid_tool_calls"));
 }
 
 TEST_CASE("a thinking budget ends the thinking", "[server][constraint]") {

@@ -50,6 +50,8 @@ TEST_CASE("types, constants and listed values", "[grammar]") {
          {R"({"const":{"a":[1,"x"]}})", {R"({"a":[1,"x"]})", R"({"a": [1, "x"]})"}, {"{}"}},
          {R"({"enum":["a\"b",1,null]})", {R"("a\"b")", "1", "null"}, {"\"a\"", "2"}},
          {R"({"enum":["a",1,true],"type":"string"})", {"\"a\""}, {"1", "true"}},
+         {R"({"enum":["ab","b1",7],"pattern":"^[a-z]+$"})", {"\"ab\"", "7"}, {"\"b1\""}},
+         {R"({"const":[1,1],"uniqueItems":false})", {"[1, 1]"}, {"[1]"}},
          {R"({"enum":[1,2,3],"allOf":[{"enum":[2,3,4]}]})", {"2", "3"}, {"1", "4"}}});
 }
 
@@ -174,6 +176,9 @@ TEST_CASE("objects: required, order, closed and open", "[grammar]") {
         R"("propertyNames":{"pattern":"^[a-z]+$"}})",
         {R"({"ab":1})"},
         {R"({"A":1})"}},
+       {R"({"type":"object","properties":{"ab":{},"abc":{}},"propertyNames":{"maxLength":2}})",
+        {R"({"ab":1})"},
+        {R"({"abc":1})"}},
        {R"({"type":"object","patternProperties":{"^x-":{"type":"integer"}}})",
         {"{}", R"({"x-a":1})"},
         {R"({"y":1})", R"({"x-a":true})"}},
@@ -219,6 +224,14 @@ TEST_CASE("combinations and references", "[grammar]") {
         {R"({"v":1,"next":null})", R"({"v":1,"next":{"v":2,"next":null}})"},
         {R"({"v":1,"next":{"v":2}})"}},
        {R"({"$ref":"#/definitions/a~1b","definitions":{"a/b":{"type":"null"}}})", {"null"}, {"1"}},
+       {R"({"allOf":[{"properties":{"a":{"type":"null"}}}],"type":"object",)"
+        R"("unevaluatedProperties":false})",
+        {"{}", R"({"a":null})"},
+        {R"({"b":1})", R"({"a":1})"}},
+       {R"({"type":"object","unevaluatedProperties":{"type":"null"},"required":["x"]})",
+        {R"({"x":null})", R"({"x":null,"y":null})"},
+        {"{}", R"({"x":1})", R"({"x":null,"y":1})"}},
+       {R"({"type":"array","unevaluatedItems":false})", {"[]"}, {"[1]"}},
        {R"({"not":false,"type":"null","$comment":"x","title":"t","default":1})", {"null"}, {}}});
 }
 
@@ -229,6 +242,9 @@ TEST_CASE("what cannot be enforced is refused by keyword and path", "[grammar]")
       {R"({"not":{"type":"null"}})", {"'not'"}},
       {R"({"if":{"type":"string"},"then":{"minLength":1}})", {"'if'"}},
       {R"({"type":"array","contains":{"type":"null"}})", {"contains"}},
+      {R"({"type":"array","contains":false})", {"contains"}},
+      {R"({"anyOf":[{"type":"object","unevaluatedProperties":false}],"properties":{"a":{}}})",
+       {"anyOf.0", "unevaluatedProperties"}},
       {R"({"type":"object","dependentRequired":{"a":["b"]}})", {"dependentRequired"}},
       {R"({"type":"object","dependentSchemas":{"a":{}}})", {"dependentSchemas"}},
       {R"({"type":"number","multipleOf":0.3})", {"multipleOf"}},
