@@ -26,6 +26,14 @@ PageHash root_page_hash(uint64_t secret) {
   return root;
 }
 
+PageHash salted_root_hash(PageHash root, std::string_view salt) {
+  constexpr uint64_t kSaltByte = uint64_t{1} << 63;  // in no word of a page: token ids are positive
+  PageHash state = root;
+  for (const char byte : salt) mix(state, kSaltByte | static_cast<unsigned char>(byte));
+  for (int round_idx = 0; round_idx < 4; ++round_idx) mix(state, kSaltByte | salt.size() << 8);
+  return state;
+}
+
 PageHash extend_page_hash(PageHash parent, std::span<const int32_t> token_ids) {
   PageHash state = parent;
   for (size_t token_idx = 0; token_idx < token_ids.size(); token_idx += 2) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace tandem {
@@ -16,6 +17,10 @@ struct PageHash {
 // The parent of a sequence's first page. A secret per process keeps outsiders from constructing
 // two prompts of one hash.
 PageHash root_page_hash(uint64_t secret);
+
+// Another parent for every salt, so that pages computed under one are found under that one alone.
+// `salt` is not empty.
+PageHash salted_root_hash(PageHash root, std::string_view salt);
 
 // Hash of the page that holds `token_ids` behind everything that `parent` stands for. Equal hashes
 // mean equal prefixes: by chance they collide with probability pages^2 / 2^129.

@@ -51,6 +51,16 @@ void PrefixCache::insert(PageHash hash, int32_t page_id) {
   buckets_[bucket_of(hash)] = page_id;
 }
 
+void PrefixCache::forget_all() {
+  for (int32_t page_id = 0; page_id < num_pages(); ++page_id) {
+    if (!pages_[page_id].is_known) continue;
+    forget(page_id);
+    if (allocator_.ref_count(page_id) > 0) continue;
+    remove_idle(page_id);
+    allocator_.free(page_id);
+  }
+}
+
 size_t PrefixCache::bucket_of(PageHash hash) const { return hash.low & (buckets_.size() - 1); }
 
 int32_t PrefixCache::find(PageHash hash) const {

@@ -14,6 +14,15 @@ size_t num_reusable_pages(const Sequence& sequence) {
   return static_cast<size_t>((sequence.num_tokens() - 1) / kPageSizeTokens);
 }
 
+template <typename Sequences>
+void insert_by_rank(Sequences& sequences, Sequence& sequence) {
+  const auto place = std::find_if(sequences.begin(), sequences.end(),
+                                  [&](const Sequence* other) { return sequence.outranks(*other); });
+  sequences.insert(place, &sequence);
+}
+
+bool is_in_prefill(const Sequence* sequence) { return sequence->num_uncomputed_tokens() > 1; }
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerLimits& limits, PrefixCache& cache)
@@ -36,9 +45,13 @@ void Scheduler::enqueue(Sequence& sequence) {
   TANDEM_CHECK(num_pages_for(sequence.max_total_tokens) <= cache_.num_pages(),
                "a sequence must fit into all pages");
   sequence.state = Sequence::State::kWaiting;
+  sequence.arrival = num_enqueued_++;
+  sequence.root_hash = sequence.cache_salt.empty()
+                           ? cache_.root_hash()
+                           : salted_root_hash(cache_.root_hash(), sequence.cache_salt);
   if (cache_.enabled())
-    extend_page_hashes(cache_.root_hash(), sequence.token_ids, sequence.page_hashes);
-  waiting_.push_back(&sequence);
+    extend_page_hashes(sequence.root_hash, sequence.token_ids, sequence.page_hashes);
+  insert_by_rank(waiting_, sequence);
 }
 
 void Scheduler::remove(Sequence& sequence) {
@@ -56,12 +69,11 @@ std::span<const ScheduledItem> Scheduler::plan() {
   num_planned_tokens_ = 0;
   num_planned_rows_ = 0;
   preempted_in_step_ = false;
+  make_room();
   plan_decodes();
   prefill_tokens_left_ =
       std::min(limits_.prefill_chunk_tokens, limits_.max_batch_tokens - num_planned_tokens_);
-  plan_running_prefills();
-  // Who was just preempted would take back the pages that its elders are about to need.
-  if (!preempted_in_step_) admit_waiting();
+  plan_prefills();
   TANDEM_CHECK(!items_.empty() || empty(), "a step without work while sequences wait");
   return items_;
 }
@@ -71,11 +83,22 @@ void Scheduler::complete() {
     Sequence& sequence = *item.sequence;
     sequence.num_computed_tokens += item.num_tokens;
     if (!cache_.enabled()) continue;
-    extend_page_hashes(cache_.root_hash(), sequence.token_ids, sequence.page_hashes);
+    extend_page_hashes(sequence.root_hash, sequence.token_ids, sequence.page_hashes);
     const size_t num_full = static_cast<size_t>(sequence.num_computed_tokens / kPageSizeTokens);
     sequence.pages.remember_full_pages(cache_, std::span(sequence.page_hashes).first(num_full));
   }
   items_.clear();
+}
+
+// Sequences give way to one of a better priority while it finds no place or too few pages.
+void Scheduler::make_room() {
+  if (waiting_.empty()) return;
+  Sequence& first = *waiting_.front();
+  while (!running_.empty() && first.priority < running_.back()->priority) {
+    const bool is_full = static_cast<int32_t>(running_.size()) >= limits_.max_sequences;
+    if (!is_full && find_room(first) != Room::kMissing) return first.pages.release(cache_);
+    preempt_last();
+  }
 }
 
 void Scheduler::plan_decodes() {
@@ -84,7 +107,9 @@ void Scheduler::plan_decodes() {
     if (sequence.num_uncomputed_tokens() != 1) continue;
     bool has_room = sequence.pages.extend_to(cache_, sequence.num_tokens());
     while (!has_room && sequence.state == Sequence::State::kRunning) {
-      preempt_youngest();  // possibly this one, which is then the last
+      TANDEM_CHECK(running_.size() > 1, "a sequence alone ran out of pages");
+      preempted_in_step_ = true;
+      preempt_last();  // possibly this one
       has_room = sequence.state == Sequence::State::kRunning &&
                  sequence.pages.extend_to(cache_, sequence.num_tokens());
     }
@@ -92,31 +117,34 @@ void Scheduler::plan_decodes() {
   }
 }
 
-void Scheduler::plan_running_prefills() {
-  const auto is_in_prefill = [](const Sequence* sequence) {
-    return sequence->num_uncomputed_tokens() > 1;
-  };
+// In the order of rank, running and waiting ones alike.
+void Scheduler::plan_prefills() {
   auto num_later =
       static_cast<int32_t>(std::count_if(running_.begin(), running_.end(), is_in_prefill));
-  for (Sequence* sequence : running_) {
-    if (prefill_tokens_left_ == 0) return;
-    if (is_in_prefill(sequence)) plan_prefill(*sequence, --num_later);
+  // Who was just preempted would take back the pages that those before it are about to need.
+  bool may_admit = !preempted_in_step_;
+  const auto admit_before = [&](const Sequence* running) {
+    while (may_admit && !waiting_.empty() && prefill_tokens_left_ > 0 &&
+           (running == nullptr || waiting_.front()->outranks(*running))) {
+      Sequence& sequence = *waiting_.front();
+      may_admit = num_planned_rows_ + num_later < limits_.max_sequences &&
+                  static_cast<int32_t>(running_.size()) < limits_.max_sequences && admit(sequence);
+      if (may_admit) plan_prefill(sequence, num_later);
+    }
+  };
+  const std::vector<Sequence*>& running = running_;
+  for (size_t idx = 0; idx < running.size() && prefill_tokens_left_ > 0; ++idx) {
+    Sequence* sequence = running[idx];
+    if (!is_in_prefill(sequence)) continue;
+    admit_before(sequence);
+    while (running[idx] != sequence) ++idx;  // behind those just admitted
+    if (prefill_tokens_left_ > 0) plan_prefill(*sequence, --num_later);
   }
+  admit_before(nullptr);
 }
 
-void Scheduler::admit_waiting() {
-  while (!waiting_.empty() && prefill_tokens_left_ > 0 &&
-         num_planned_rows_ < limits_.max_sequences &&
-         static_cast<int32_t>(running_.size()) < limits_.max_sequences) {
-    Sequence& sequence = *waiting_.front();
-    if (!admit(sequence)) return;
-    waiting_.pop_front();
-    running_.push_back(&sequence);
-    plan_prefill(sequence, 0);
-  }
-}
-
-bool Scheduler::admit(Sequence& sequence) {
+// Takes the known pages of a sequence that may be admitted, or none.
+Scheduler::Room Scheduler::find_room(Sequence& sequence) {
   const size_t num_hashes = sequence.wants_all_logits ? 0
                                                       : std::min(num_reusable_pages(sequence),
                                                                  sequence.page_hashes.size());
@@ -127,15 +155,20 @@ bool Scheduler::admit(Sequence& sequence) {
   const int32_t num_wanted_pages =
       std::min(num_pages_for(sequence.num_tokens()) + 1, num_pages_for(sequence.max_total_tokens));
   const bool has_room = num_wanted_pages - num_known_pages <= cache_.num_available();
-  if (!has_room || waits_for_running_prefill(sequence)) {
-    sequence.pages.release(cache_);
-    return false;
-  }
+  if (has_room && !waits_for_running_prefill(sequence)) return Room::kThere;
+  sequence.pages.release(cache_);
+  return has_room ? Room::kSoonCached : Room::kMissing;
+}
+
+bool Scheduler::admit(Sequence& sequence) {
+  if (find_room(sequence) != Room::kThere) return false;
+  sequence.num_computed_tokens = sequence.pages.num_pages() * kPageSizeTokens;
   const bool extended = sequence.pages.extend_to(cache_, sequence.num_tokens());
   TANDEM_CHECK(extended, "pages counted as available were not");
-  sequence.num_computed_tokens = num_known_pages * kPageSizeTokens;
   if (sequence.num_cached_tokens < 0) sequence.num_cached_tokens = sequence.num_computed_tokens;
   sequence.state = Sequence::State::kRunning;
+  waiting_.pop_front();
+  insert_by_rank(running_, sequence);
   return true;
 }
 
@@ -172,19 +205,17 @@ void Scheduler::plan_item(Sequence& sequence, int32_t num_tokens) {
   num_planned_rows_ += num_rows;
 }
 
-void Scheduler::preempt_youngest() {
+void Scheduler::preempt_last() {
   Sequence& sequence = *running_.back();
-  TANDEM_CHECK(running_.size() > 1, "a sequence alone ran out of pages");
   running_.pop_back();
-  waiting_.push_front(&sequence);
   sequence.pages.release(cache_);
   if (cache_.enabled())
-    extend_page_hashes(cache_.root_hash(), sequence.token_ids, sequence.page_hashes);
+    extend_page_hashes(sequence.root_hash, sequence.token_ids, sequence.page_hashes);
   sequence.num_computed_tokens = 0;
   sequence.state = Sequence::State::kWaiting;
+  insert_by_rank(waiting_, sequence);
   ++sequence.num_preemptions;
   ++num_preemptions_;
-  preempted_in_step_ = true;
 }
 
 }  // namespace tandem

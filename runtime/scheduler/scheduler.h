@@ -1,15 +1,18 @@
 // Decides which tokens make the next step. Pure bookkeeping, one thread, no clock: a simulation
 // runs it with no model.
 //
-//   step = one token of every decoding sequence, then prompt chunks in the order of arrival, up to
+//   step = one token of every decoding sequence, then prompt chunks in the order of rank, up to
 //          the limits.
-// A sequence is admitted in the order of arrival when its tokens and one page more find room. When
-// decodes run out of pages, the youngest sequence gives its pages back and waits at the front; its
-// tokens, generated ones included, are its prompt then.
+// Rank is priority, then arrival. The first of those that wait is admitted when its tokens and one
+// page more find room, its prompt going before those of running sequences that it outranks. When
+// decodes run out of pages, the sequence of the last rank gives its pages back and waits; its
+// tokens, generated ones included, are its prompt then. It also gives way when one of a better
+// priority finds no room, but never to one of its own.
 //
-// Why nobody starves: running sequences are older than waiting ones, always. The oldest is never
-// preempted, for alone it has all pages and the request was checked against them; so every step
-// computes at least one token of the oldest sequence or admits it.
+// Why nobody starves among equals: within a priority, running sequences are older than waiting
+// ones, always. The first in rank is never preempted, for alone it has all pages and the request
+// was checked against them; so every step computes at least one token of it, or admits it, or
+// computes the page that it waits for.
 #pragma once
 
 #include <cstdint>
@@ -60,24 +63,27 @@ class Scheduler {
   [[nodiscard]] const SchedulerLimits& limits() const { return limits_; }
 
  private:
+  void make_room();
   void plan_decodes();
-  void plan_running_prefills();
-  void admit_waiting();
+  void plan_prefills();
+  enum class Room { kThere, kMissing, kSoonCached };
+  Room find_room(Sequence& sequence);
   bool admit(Sequence& sequence);
   [[nodiscard]] bool waits_for_running_prefill(const Sequence& sequence) const;
   void plan_prefill(Sequence& sequence, int32_t num_later);
   void plan_item(Sequence& sequence, int32_t num_tokens);
-  void preempt_youngest();
+  void preempt_last();
 
   SchedulerLimits limits_;
   PrefixCache& cache_;
-  std::vector<Sequence*> running_;  // oldest first
-  std::deque<Sequence*> waiting_;   // oldest first, all younger than the running ones
+  std::vector<Sequence*> running_;  // first in rank first
+  std::deque<Sequence*> waiting_;   // first in rank first
   std::vector<ScheduledItem> items_;
   int32_t num_planned_tokens_ = 0;
   int32_t num_planned_rows_ = 0;
   int32_t prefill_tokens_left_ = 0;  // of this step
   bool preempted_in_step_ = false;
+  uint64_t num_enqueued_ = 0;
   int64_t num_preemptions_ = 0;
 };
 

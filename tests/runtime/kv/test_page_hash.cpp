@@ -4,6 +4,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <random>
 #include <set>
+#include <string>
 #include <utility>
 
 #include "runtime/model/forward_model.h"
@@ -91,6 +92,20 @@ TEST_CASE("a page's hash depends on everything before it and on the secret", "[k
   CHECK_FALSE(chained == extend_page_hash(extend_page_hash(root, second), first));
   CHECK_FALSE(chained == extend_page_hash(extend_page_hash(root_page_hash(2), first), second));
   CHECK(chained == extend_page_hash(extend_page_hash(root_page_hash(1), first), second));
+}
+
+TEST_CASE("every salt has a root of its own, which no page has", "[kv]") {
+  const PageHash root = root_page_hash(5);
+  std::vector<PageHash> roots = {root};
+  for (const std::string salt : {"a", "b", "aa", "ab", "ba", "aaaaaaaaa"})
+    roots.push_back(salted_root_hash(root, salt));
+  roots.push_back(salted_root_hash(root, std::string("a\0", 2)));
+  roots.push_back(extend_page_hash(root, std::vector<int32_t>{'a'}));
+  roots.push_back(extend_page_hash(root, std::vector<int32_t>{'a', 'b'}));
+  for (size_t left = 0; left < roots.size(); ++left) {
+    for (size_t right = 0; right < left; ++right) CHECK_FALSE(roots[left] == roots[right]);
+  }
+  CHECK(salted_root_hash(root, "ab") == roots[4]);
 }
 
 TEST_CASE("hashes are appended page by page for full pages only", "[kv]") {

@@ -72,6 +72,28 @@ TEST_CASE("a disabled cache remembers nothing", "[kv]") {
   CHECK(cache.num_available() == 2);
 }
 
+TEST_CASE("what is forgotten is not found, and its idle pages are free", "[kv]") {
+  PrefixCache cache({.num_pages = 4, .enabled = true, .secret = 1});
+  const PageHash held_hash{1, 1}, idle_hash{2, 2};
+  const int32_t held = cache.allocate();
+  const int32_t idle = cache.allocate();
+  cache.insert(held_hash, held);
+  cache.insert(idle_hash, idle);
+  cache.release(idle);
+  CHECK(cache.num_idle() == 1);
+  cache.forget_all();
+  CHECK(cache.num_idle() == 0);
+  CHECK(cache.num_available() == 3);
+  CHECK(cache.acquire(held_hash) == -1);
+  CHECK(cache.acquire(idle_hash) == -1);
+  // A page still held goes on, and may be made known again.
+  cache.insert(held_hash, held);
+  CHECK(cache.acquire(held_hash) == held);
+  cache.release(held);
+  cache.release(held);
+  CHECK(cache.num_available() == 4);
+}
+
 TEST_CASE("a page table takes all pages that it asks for, or none", "[kv]") {
   PrefixCache cache({.num_pages = 4, .enabled = true, .secret = 1});
   PageTable table;

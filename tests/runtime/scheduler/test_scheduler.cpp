@@ -4,9 +4,15 @@
 #include <catch2/catch_test_macros.hpp>
 #include <memory>
 #include <numeric>
+#include <string>
 
 namespace tandem {
 namespace {
+
+struct Extra {
+  int32_t priority = 0;
+  std::string salt{};
+};
 
 // Sequences that give their pages back however a test ends.
 struct Fixture {
@@ -16,8 +22,13 @@ struct Fixture {
     for (const std::unique_ptr<Sequence>& sequence : sequences) scheduler.remove(*sequence);
   }
 
-  Sequence& add(int32_t num_prompt_tokens, int32_t max_new_tokens, int32_t first_token) {
+  Sequence& add(int32_t num_prompt_tokens,
+                int32_t max_new_tokens,
+                int32_t first_token,
+                const Extra& extra = {}) {
     auto sequence = std::make_unique<Sequence>();
+    sequence->priority = extra.priority;
+    sequence->cache_salt = extra.salt;
     sequence->token_ids.resize(num_prompt_tokens);
     std::iota(sequence->token_ids.begin(), sequence->token_ids.end(), first_token);
     sequence->num_prompt_tokens = num_prompt_tokens;
@@ -165,6 +176,65 @@ TEST_CASE("one token of a known prompt is always computed", "[scheduler]") {
     CHECK(items[0].num_tokens == num_tokens - again.num_cached_tokens);
     fixture.scheduler.remove(again);
   }
+}
+
+TEST_CASE("a better priority is admitted first and gets the next chunk", "[scheduler]") {
+  Fixture fixture({.max_batch_tokens = 64, .prefill_chunk_tokens = 64}, 40);
+  Sequence& batch = fixture.add(200, 10, 0);
+  fixture.step();
+  Sequence& later = fixture.add(100, 10, 1000);
+  Sequence& urgent = fixture.add(100, 10, 2000, {.priority = -1});
+  std::vector<ScheduledItem> items = fixture.step();
+  REQUIRE(items.size() == 1);
+  CHECK(items[0].sequence == &urgent);
+  items = fixture.step();  // the rest of its prompt, then those of priority 0 by age
+  REQUIRE(items.size() == 2);
+  CHECK(items[0].sequence == &urgent);
+  CHECK(items[1].sequence == &batch);
+  CHECK(later.state == Sequence::State::kWaiting);
+}
+
+TEST_CASE("a worse priority gives way where there is no place, an equal one does not",
+          "[scheduler]") {
+  Fixture fixture({.max_sequences = 1}, 20);
+  Sequence& batch = fixture.add(130, 10, 0, {.priority = 1});
+  fixture.step();
+  fixture.step();
+  Sequence& equal = fixture.add(10, 10, 1000, {.priority = 1});
+  CHECK(fixture.step()[0].sequence == &batch);
+  Sequence& urgent = fixture.add(10, 2, 2000);
+  CHECK(fixture.step()[0].sequence == &urgent);
+  CHECK(batch.num_preemptions == 1);
+  fixture.scheduler.remove(urgent);
+  // Its pages are still known, and it comes before the younger one.
+  const std::vector<ScheduledItem> items = fixture.step();
+  REQUIRE(items.size() == 1);
+  CHECK(items[0].sequence == &batch);
+  CHECK(items[0].num_tokens == batch.num_tokens() - 1 - 128);
+  CHECK(equal.state == Sequence::State::kWaiting);
+}
+
+TEST_CASE("a worse priority gives its pages to a better one", "[scheduler]") {
+  Fixture fixture({}, 6);
+  Sequence& batch = fixture.add(3 * 64, 100, 0, {.priority = 1});
+  fixture.step();
+  Sequence& urgent = fixture.add(4 * 64, 60, 1000);
+  CHECK(fixture.step()[0].sequence == &urgent);
+  CHECK(batch.state == Sequence::State::kWaiting);
+  fixture.scheduler.remove(urgent);
+  CHECK(fixture.step()[0].sequence == &batch);
+}
+
+TEST_CASE("pages are shared between sequences of one salt only", "[scheduler]") {
+  Fixture fixture({}, 40);
+  const auto num_cached = [&](const std::string& salt) {
+    Sequence& sequence = fixture.add(200, 5, 0, {.salt = salt});
+    fixture.step();
+    fixture.scheduler.remove(sequence);
+    return sequence.num_cached_tokens;
+  };
+  for (const char* salt : {"", "a", "b", "aa"}) CHECK(num_cached(salt) == 0);
+  for (const char* salt : {"", "a", "b", "aa"}) CHECK(num_cached(salt) == 192);
 }
 
 }  // namespace

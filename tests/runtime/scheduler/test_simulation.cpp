@@ -50,6 +50,7 @@ struct Scenario {
   int32_t num_planned_steps = 0;
   int32_t num_arrived = 0;
   bool has_cache;
+  bool has_priorities;
 };
 
 Scenario::Scenario(uint32_t seed)
@@ -65,7 +66,8 @@ Scenario::Scenario(uint32_t seed)
              .num_kv_pages = num_pages,
              .max_batch_tokens = limits.max_batch_tokens,
              .max_logit_rows = limits.max_logit_rows}),
-      has_cache(cache.enabled()) {
+      has_cache(cache.enabled()),
+      has_priorities(draw(0, 2) == 0) {
   std::vector<std::vector<int32_t>> prefixes(3);
   for (std::vector<int32_t>& prefix : prefixes) {
     prefix.resize(draw(0, 1) ? draw(0, 150) : draw(0, 20));
@@ -91,6 +93,8 @@ void Scenario::add_request(const std::vector<std::vector<int32_t>>& prefixes) {
   request->sequence.max_total_tokens = request->sequence.num_tokens() + max_new;
   request->num_wanted_tokens = static_cast<int32_t>(draw(0, 1) ? draw(1, max_new) : max_new);
   request->arrival_step = static_cast<int32_t>(draw(0, 1) ? 0 : draw(0, 60));
+  if (has_priorities) request->sequence.priority = static_cast<int32_t>(draw(0, 2)) - 1;
+  if (draw(0, 3) == 0) request->sequence.cache_salt = "salt";
   if (draw(0, 3) == 0)
     request->abort_step = request->arrival_step + static_cast<int32_t>(draw(0, 80));
   request_of[&request->sequence] = request.get();
@@ -99,10 +103,12 @@ void Scenario::add_request(const std::vector<std::vector<int32_t>>& prefixes) {
 
 void Scenario::run() {
   // A step computes at least one token of the oldest sequence, or admits it and does; the oldest
-  // stays the oldest until it ends. So there are no more steps than tokens in all.
+  // stays the oldest until it ends. So there are no more steps than tokens in all; and, where one
+  // that comes may take the pages of those before it, no more than that for each that comes.
   int32_t max_steps = 0;
   for (const std::unique_ptr<Request>& request : requests)
     max_steps += request->sequence.max_total_tokens;
+  if (has_priorities) max_steps *= static_cast<int32_t>(requests.size());
   const auto all_done = [this] {
     return std::all_of(requests.begin(), requests.end(),
                        [](const std::unique_ptr<Request>& request) { return request->is_done; });
@@ -180,17 +186,26 @@ void Scenario::take_token(Request& request, std::span<const float> logits) {
   request.is_done = true;
 }
 
-// Running sequences in the order of age, then the waiting ones; none is lost.
+// Of every priority the running sequences in the order of age, then the waiting ones, and all of
+// either in the order of priority; none is lost.
 void Scenario::check_order() const {
-  std::vector<int32_t> ages;
-  for (const Sequence* sequence : scheduler.running()) ages.push_back(request_of.at(sequence)->age);
-  for (const Sequence* sequence : scheduler.waiting()) ages.push_back(request_of.at(sequence)->age);
-  REQUIRE(std::is_sorted(ages.begin(), ages.end()));
+  std::vector<int32_t> priorities;
+  std::map<int32_t, std::vector<int32_t>> ages;
+  const auto note = [&](const Sequence* sequence) {
+    priorities.push_back(sequence->priority);
+    ages[sequence->priority].push_back(request_of.at(sequence)->age);
+  };
+  for (const Sequence* sequence : scheduler.running()) note(sequence);
+  const auto num_running = static_cast<int64_t>(priorities.size());
+  for (const Sequence* sequence : scheduler.waiting()) note(sequence);
+  REQUIRE(std::is_sorted(priorities.begin(), priorities.begin() + num_running));
+  REQUIRE(std::is_sorted(priorities.begin() + num_running, priorities.end()));
+  for (const auto& [priority, of_one] : ages) REQUIRE(std::is_sorted(of_one.begin(), of_one.end()));
   const auto num_alive =
       std::count_if(requests.begin(), requests.end(), [this](const std::unique_ptr<Request>& r) {
         return r->arrival_step <= step_idx && !r->is_done;
       });
-  REQUIRE(static_cast<int64_t>(ages.size()) == num_alive);
+  REQUIRE(static_cast<int64_t>(priorities.size()) == num_alive);
   REQUIRE(static_cast<int32_t>(scheduler.running().size()) <= limits.max_sequences);
 }
 
