@@ -15,6 +15,8 @@ ActiveRequest::ActiveRequest(uint64_t id, uint64_t seed, GenerationRequest reque
   if (!request.ignore_eos) stop_token_ids = std::move(request.stop_token_ids);
   sequence.token_ids = std::move(request.prompt_ids);
   sequence.num_prompt_tokens = sequence.num_tokens();
+  sequence.priority = request.priority;
+  sequence.cache_salt = std::move(request.cache_salt);
   sequence.max_total_tokens = sequence.num_prompt_tokens + max_new_tokens;
   if (request.prompt_logprobs && sequence.num_prompt_tokens > 1) {
     next_prompt_logprob_idx = 1;

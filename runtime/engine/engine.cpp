@@ -55,6 +55,7 @@ struct Engine::Impl {
   std::vector<std::unique_ptr<ActiveRequest>> submitted;  // bounded by max_queued_requests
   std::vector<uint64_t> aborted_ids;
   bool abort_all = false;
+  bool reset_cache = false;
   bool stopping = false;
   bool draining = false;
   bool failed = false;
@@ -117,6 +118,14 @@ void Engine::abort(RequestId request_id) {
   impl_->has_mail.notify_one();
 }
 
+void Engine::reset_prefix_cache() {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->reset_cache = true;
+  }
+  impl_->has_mail.notify_one();
+}
+
 bool Engine::drain(std::chrono::milliseconds timeout) {
   std::unique_lock lock(impl_->mutex);
   impl_->draining = true;
@@ -163,14 +172,17 @@ void Engine::Impl::run() {
 bool Engine::Impl::wait_for_mail() {
   std::unique_lock lock(mutex);
   has_mail.wait(lock, [this] {
-    return stopping || abort_all || !submitted.empty() || !aborted_ids.empty() || !steps.empty();
+    return stopping || abort_all || reset_cache || !submitted.empty() || !aborted_ids.empty() ||
+           !steps.empty();
   });
   std::swap(incoming, submitted);
   incoming_aborts.clear();
   std::swap(incoming_aborts, aborted_ids);
   const bool aborts_all = std::exchange(abort_all, false);
+  const bool resets_cache = std::exchange(reset_cache, false);
   const bool continues = !stopping;
   lock.unlock();
+  if (resets_cache) steps.reset_prefix_cache();
   if (aborts_all || !continues) {
     for (std::unique_ptr<ActiveRequest>& request : incoming) steps.add(std::move(request));
     incoming.clear();

@@ -27,6 +27,8 @@ struct GenerationRequest {
   // What may be said, of this request alone (it is stateful); null: anything.
   std::shared_ptr<TokenConstraint> constraint;
   bool prompt_logprobs = false;  // the same for the prompt's tokens, from the second on
+  int32_t priority = 0;          // lower ones go first
+  std::string cache_salt;        // KV pages are shared with requests of the same salt alone
   std::shared_ptr<TokenSink> sink;
 };
 
@@ -65,6 +67,8 @@ class Engine {
   Result<RequestId, SubmitError> submit(GenerationRequest request);
   // Takes effect at the next step; the sink gets kFinished with kAborted. Unknown ids are ignored.
   void abort(RequestId request_id);
+  // No request submitted from here on finds KV pages of an earlier one. Thread-safe, never blocks.
+  void reset_prefix_cache();
 
   // Refuses new requests and waits until the running ones have finished; after `timeout` the rest
   // is aborted. True when nothing had to be aborted.

@@ -21,6 +21,7 @@ TokenEvent token_event(TokenEvent::Kind kind, const SampledToken& token) {
   TokenEvent event;
   event.kind = kind;
   event.token_id = token.token_id;
+  event.rank = token.rank;
   event.logprob = token.logprob;
   event.top_logprobs.reserve(token.top_logprobs.size());
   for (const ScoredToken& scored : token.top_logprobs)
@@ -59,7 +60,9 @@ void StepLoop::abort(uint64_t request_id) {
 }
 
 void StepLoop::abort_all() {
-  while (!requests_.empty()) finish(*requests_.begin()->second, FinishReason::kAborted);
+  while (!requests_.empty()) {
+    finish(*requests_.begin()->second, FinishReason::kAborted, "the server is shutting down");
+  }
 }
 
 void StepLoop::fail_all(const std::string& message) {

@@ -29,6 +29,7 @@ class StepLoop {
   void abort(uint64_t request_id);  // unknown ids are ignored
   void abort_all();
   void fail_all(const std::string& message);
+  void reset_prefix_cache() { cache_.forget_all(); }
 
   // One step; tokens go to their sinks, requests that end become finished(). Throws what the model
   // throws.

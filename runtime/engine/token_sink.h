@@ -23,6 +23,7 @@ struct TokenEvent {
   // kPromptToken, kToken
   int32_t token_id = -1;
   float logprob = 0.0f;  // of the unmodified distribution; valid when logprobs were asked for
+  int32_t rank = 0;      // kPromptToken: 1 for the most likely token, 2 for the next, ...
   std::vector<TokenLogprob> top_logprobs;  // descending
   // kFinished, the last event of a request; always sent exactly once
   FinishReason finish_reason = FinishReason::kStop;
@@ -31,7 +32,7 @@ struct TokenEvent {
   int32_t cached_tokens = 0;               // prompt tokens whose KV was found
   int32_t completion_tokens = 0;           // the stop token counts
   std::chrono::nanoseconds queue_wait{0};  // from submit() to the first step, or to the end
-  std::string error;                       // kError: what happened
+  std::string error;  // kError: what happened; kAborted: why, unless somebody called abort()
 };
 
 class TokenSink {

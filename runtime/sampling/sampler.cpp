@@ -46,7 +46,7 @@ SampledToken score_token(std::span<const float> logits,
                          int32_t token_id,
                          int32_t num_logprobs,
                          SamplerScratch& scratch) {
-  SampledToken scored{.token_id = token_id, .logprob = kMinLogprob, .top_logprobs = {}};
+  SampledToken scored{.token_id = token_id, .logprob = kMinLogprob, .rank = 1, .top_logprobs = {}};
   scratch.logits.resize(logits.size());
   scratch.weights.resize(logits.size());
   const float max = clean_row(logits, scratch.logits);
@@ -54,6 +54,9 @@ SampledToken score_token(std::span<const float> logits,
   double log_sum = 0.0;
   find_logprobs(max, num_logprobs, scratch, log_sum);
   scored.logprob = logprob_of(logits, token_id, log_sum);
+  const float own = scratch.logits[static_cast<size_t>(token_id)];
+  scored.rank += static_cast<int32_t>(std::count_if(scratch.logits.begin(), scratch.logits.end(),
+                                                    [&](float other) { return other > own; }));
   scored.top_logprobs = scratch.scratch;
   return scored;
 }

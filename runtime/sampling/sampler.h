@@ -41,6 +41,7 @@ struct SampleRequest {
 struct SampledToken {
   int32_t token_id = -1;
   float logprob = 0.0f;  // of the unmodified distribution, 0 when none was asked for
+  int32_t rank = 0;      // score_token(): one more than there are tokens with a larger logit
   // Descending, of the unmodified distribution; lives in the scratch until its next use.
   std::span<const ScoredToken> top_logprobs;
 };

@@ -31,6 +31,7 @@ TEST_CASE("an abort at any step ends that request only", "[engine]") {
     model.resume();
     const TokenEvent last = aborted->wait();
     CHECK(last.finish_reason == FinishReason::kAborted);
+    CHECK(last.error.empty());  // somebody asked for it
     CHECK(last.prompt_tokens == 120);
     CHECK(last.completion_tokens == static_cast<int32_t>(aborted->num_tokens()));
     // The step that was being computed may still deliver its token.
@@ -174,6 +175,7 @@ TEST_CASE("what does not finish while draining is aborted", "[engine]") {
   for (const auto& sink : {running, waiting}) {
     REQUIRE(sink->num_finished() == 1);
     CHECK(sink->wait().finish_reason == FinishReason::kAborted);
+    CHECK(sink->wait().error == "the server is shutting down");
   }
   CHECK(engine.stats().num_aborted == 2);
 }

@@ -1,4 +1,5 @@
 // Sequences side by side: tokens do not notice, pages are shared.
+#include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <numeric>
 #include <random>
@@ -204,6 +205,48 @@ TEST_CASE("a long prompt does not stop running answers", "[engine]") {
     CHECK(traces[step_idx].num_tokens == 21);
     CHECK(traces[step_idx].num_logit_rows == (step_idx == 23 ? 2 : 1));
   }
+}
+
+TEST_CASE("pages are found under the same salt only, and not behind a reset", "[engine]") {
+  HashModel model;
+  Engine engine(model, {});
+  const std::vector<int32_t> prompt = make_prompt(5, 200, 512);
+  const auto num_cached = [&](const std::string& salt) {
+    const auto sink = std::make_shared<CollectingSink>();
+    GenerationRequest request = greedy_request(prompt, 4, sink);
+    request.cache_salt = salt;
+    REQUIRE(engine.submit(std::move(request)).ok());
+    const int32_t num_found = sink->wait().cached_tokens;
+    CHECK(sink->token_ids() == model.expected_greedy(prompt, 4));
+    return num_found;
+  };
+  for (int time_idx = 0; time_idx < 2; ++time_idx) {
+    for (const char* salt : {"", "a", "b"}) CHECK(num_cached(salt) == 0);
+    for (const char* salt : {"", "a", "b"}) CHECK(num_cached(salt) == 192);
+    engine.reset_prefix_cache();
+  }
+}
+
+TEST_CASE("a better priority takes the place of a worse one, which loses nothing", "[engine]") {
+  HashModel model;
+  Engine engine(model, {.max_sequences = 1});
+  const auto batch = std::make_shared<CollectingSink>();
+  const std::vector<int32_t> prompt = make_prompt(1, 100, 512);
+  model.hold_at_step(2);
+  GenerationRequest request = greedy_request(prompt, 50, batch);
+  request.priority = 1;
+  REQUIRE(engine.submit(std::move(request)).ok());
+  model.wait_until_held();
+  const auto urgent = std::make_shared<CollectingSink>();
+  REQUIRE(engine.submit(greedy_request(make_prompt(2, 20, 512), 5, urgent)).ok());
+  model.resume();
+  CHECK(urgent->wait().finish_reason == FinishReason::kLength);
+  CHECK(batch->wait().finish_reason == FinishReason::kLength);
+  CHECK(batch->token_ids() == model.expected_greedy(prompt, 50));
+  const std::vector<StepTrace> traces = model.traces();
+  const auto prefill = std::find_if(traces.begin(), traces.end(),
+                                    [](const StepTrace& trace) { return trace.num_tokens == 20; });
+  CHECK(prefill - traces.begin() <= 3);  // of some 57 steps
 }
 
 }  // namespace

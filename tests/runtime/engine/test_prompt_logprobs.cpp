@@ -58,6 +58,13 @@ TEST_CASE("a prompt's tokens have the logprobs that they had when they were gene
       const Scored first = split(*generating);
       REQUIRE(first.generated.size() == 100);
       REQUIRE(first.prompt.size() == 69);  // the first token follows nothing
+      for (const TokenEvent& token : first.prompt) {
+        const bool is_best = token.token_id == token.top_logprobs[0].token_id;
+        CHECK((token.rank == 1) == (token.logprob == token.top_logprobs[0].logprob));
+        if (is_best) CHECK(token.rank == 1);
+        const bool is_second = token.token_id == token.top_logprobs[1].token_id;
+        CHECK((is_best || is_second) == (token.rank <= 2));
+      }
       for (size_t idx = 0; idx < first.prompt.size(); ++idx) {
         CHECK(first.prompt[idx].token_id == prompt[idx + 1]);
       }
