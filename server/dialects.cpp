@@ -2,6 +2,7 @@
 
 #include "server/anthropic/error_body.h"
 #include "server/anthropic/messages_exchange.h"
+#include "server/chat/health_check.h"
 #include "server/openai/chat_completion.h"
 #include "server/openai/error_body.h"
 #include "server/openai/text_completion.h"
@@ -14,6 +15,7 @@ const Dialect& dialect_of(std::optional<Endpoint> endpoint) {
   static constexpr Dialect kChatCompletion{open_chat_completion, error_json};
   static constexpr Dialect kTextCompletion{open_text_completion, error_json};
   static constexpr Dialect kResponse{open_response, error_json};
+  static constexpr Dialect kHealthCheck{open_health_check, error_json};
   static constexpr Dialect kAnthropic{nullptr, anthropic_error_json};
   static constexpr Dialect kMessages{open_messages, anthropic_error_json, kSsePing};
   if (!endpoint) return kOpenAi;
@@ -28,6 +30,8 @@ const Dialect& dialect_of(std::optional<Endpoint> endpoint) {
       return kMessages;
     case Endpoint::kCountTokens:
       return kAnthropic;
+    case Endpoint::kHealthGenerate:
+      return kHealthCheck;
     default:
       return kOpenAi;
   }

@@ -19,11 +19,21 @@ namespace asio = boost::asio;
 
 constexpr size_t kInlineInputBytes = 16 << 10;  // about 2 ms of parsing and tokenising
 
+// Of an answer in several passes, where one has been cut short and another would follow.
+ApiError aborted_between_passes() {
+  ApiError error;
+  error.message = "the answer was aborted";
+  error.code = "aborted";
+  return error;
+}
+
 // The engine requests of one answer; what still runs when it goes out of scope is aborted.
 class EngineRequests {
  public:
-  EngineRequests(Engine& engine, std::shared_ptr<TokenChannel> channel)
-      : engine_(engine), channel_(std::move(channel)) {}
+  EngineRequests(Engine& engine,
+                 std::shared_ptr<TokenChannel> channel,
+                 RunningAnswers::Entry& entry)
+      : engine_(engine), channel_(std::move(channel)), entry_(entry) {}
   ~EngineRequests() {
     channel_->close();
     for (const Engine::RequestId id : ids_) engine_.abort(id);  // unknown ids are ignored
@@ -34,10 +44,12 @@ class EngineRequests {
   // What the exchange asks for now; one that the engine does not take fails the exchange.
   void submit_due(Exchange& exchange) {
     for (GenerationRequest& request : exchange.take_requests()) {
+      if (entry_.aborted()) return exchange.fail(aborted_between_passes());
       request.sink = channel_->make_sink(static_cast<int32_t>(ids_.size()));
       auto submitted = engine_.submit(std::move(request));
       if (!submitted) return exchange.fail(from_submit_error(submitted.error()));
       ids_.push_back(*submitted);
+      entry_.add(engine_, *submitted);
     }
   }
   void end(int32_t choice_idx) {
@@ -48,6 +60,7 @@ class EngineRequests {
  private:
   Engine& engine_;
   std::shared_ptr<TokenChannel> channel_;
+  RunningAnswers::Entry& entry_;
   std::vector<Engine::RequestId> ids_;
 };
 
@@ -165,7 +178,8 @@ asio::awaitable<bool> serve_exchange(Session& session, const Dialect& dialect, s
       [weak = session.weak_from_this()] {
         if (const auto owner = weak.lock()) owner->cut();
       });
-  EngineRequests requests(session.state().engine(), channel);
+  RunningAnswers::Entry entry(session.state().answers(), exchange->id(), session.request_id());
+  EngineRequests requests(session.state().engine(), channel, entry);
   requests.submit_due(*exchange);
   bool complete = false;
   {

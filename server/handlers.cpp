@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <exception>
+#include <vector>
 
 #include "server/anthropic/messages_exchange.h"
+#include "server/chat/json_fields.h"
 #include "server/dialects.h"
 #include "server/http/api_keys.h"
 #include "server/http/json_writer.h"
@@ -127,7 +129,7 @@ ApiError unauthorized() {
   return error;
 }
 
-std::optional<ApiError> unavailable(const ServerState& state) {
+std::optional<ApiError> unavailable(Endpoint endpoint, const ServerState& state) {
   switch (state.phase()) {
     case ServerState::Phase::kLoading:
       return server_error(503,
@@ -139,8 +141,54 @@ std::optional<ApiError> unavailable(const ServerState& state) {
     case ServerState::Phase::kReady:
       break;
   }
-  if (state.draining) return server_error(503, "The server is shutting down.", "shutting_down");
+  // A drain may be waiting for the very answer that is to be aborted.
+  if (state.draining && !is_admin_endpoint(endpoint))
+    return server_error(503, "The server is shutting down.", "shutting_down");
   return std::nullopt;
+}
+
+bool has_key_for(std::optional<Endpoint> endpoint,
+                 const HttpRequest& request,
+                 const ServerOptions& options) {
+  if (endpoint && is_open_endpoint(*endpoint)) return true;
+  const bool is_admin =
+      !options.admin_api_keys.empty() && is_authorized(request, options.admin_api_keys);
+  const bool needs_admin = endpoint && is_admin_endpoint(*endpoint);
+  if (is_admin || (needs_admin && !options.admin_api_keys.empty())) return is_admin;
+  return is_authorized(request, options.api_keys);
+}
+
+// {"rid": "..."} of SGLang, {"request_ids": [...]}, {"abort_all": true}.
+Result<std::string, ApiError> abort_requests(std::string_view body, const ServerState& state) {
+  auto document = parse_json_object(body);
+  if (!document) return document.error();
+  FieldReader fields(document->get_object());
+  std::vector<std::string> names;
+  if (const auto id = fields.string("rid")) names.emplace_back(*id);
+  const boost::json::array* ids = fields.array("request_ids");
+  if (ids != nullptr) {
+    for (const boost::json::value& id : *ids) {
+      if (!id.is_string()) {
+        fields.fail_value("request_ids", "a list of strings", id);
+        break;
+      }
+      names.emplace_back(as_view(id.get_string()));
+    }
+  }
+  const bool all = fields.boolean("abort_all").value_or(false);
+  if (fields.ok() && names.empty() && ids == nullptr && !all) {
+    fields.fail(
+        invalid_value("request_ids", "a list of ids, or rid, or abort_all: true", "nothing"));
+  }
+  if (!fields.ok()) return *fields.error();
+  int64_t num_aborted = all ? state.answers().abort_all(state.engine()) : 0;
+  for (const std::string& name : names) num_aborted += state.answers().abort(name, state.engine());
+  return fmt::format("{{\"num_aborted\":{}}}", num_aborted);
+}
+
+std::string reset_prefix_cache(const ServerState& state) {
+  state.engine().reset_prefix_cache();
+  return "{\"success\":true}";
 }
 
 }  // namespace
@@ -156,8 +204,7 @@ std::optional<HttpResponse> refuse_early(const HttpRequest& request,
     return response;
   }
   const Dialect& dialect = dialect_of(route.endpoint);
-  const bool open = route.endpoint && is_open_endpoint(*route.endpoint);
-  if (!open && !is_authorized(request, state.options.api_keys)) {
+  if (!has_key_for(route.endpoint, request, state.options)) {
     return error_response(unauthorized(), dialect);
   }
   if (!route.endpoint) return no_route(request, route);
@@ -168,7 +215,8 @@ std::optional<HttpResponse> refuse_early(const HttpRequest& request,
     return error_response(error, dialect);
   }
   if (needs_model(*route.endpoint)) {
-    if (const auto error = unavailable(state)) return error_response(*error, dialect);
+    if (const auto error = unavailable(*route.endpoint, state))
+      return error_response(*error, dialect);
   }
   return std::nullopt;
 }
@@ -206,10 +254,15 @@ HttpResponse handle(Endpoint endpoint,
         return to_response(count_tokens_json(body, state.model()), dialect);
       case Endpoint::kTokenizerInfo:
         return json_response(tokenizer_info_json(state.model()));
+      case Endpoint::kAbortRequest:
+        return to_response(abort_requests(body, state), dialect);
+      case Endpoint::kResetPrefixCache:
+        return json_response(reset_prefix_cache(state));
       case Endpoint::kChatCompletions:
       case Endpoint::kCompletions:
       case Endpoint::kResponses:
       case Endpoint::kMessages:
+      case Endpoint::kHealthGenerate:
         break;  // exchanges
     }
   } catch (const std::exception& failure) {

@@ -21,6 +21,7 @@ struct Operation {
   std::string_view smallest_body;  // its keys are those required; "" without a body
   bool streams = false;            // events with "stream": true
   std::string_view content_type = "application/json";
+  bool any_key_will_do = false;  // of a body none of whose keys is required, but one
 };
 
 constexpr std::string_view kMessages = R"({"messages":[{"role":"user","content":"hello"}]})";
@@ -33,6 +34,8 @@ Operation operation_of(Endpoint endpoint) {
       return {"What this server is", ""};
     case Endpoint::kHealth:
       return {"Whether it can answer: 200, or 503 with the reason", ""};
+    case Endpoint::kHealthGenerate:
+      return {"Whether a token comes: 200, or 503 with the reason", ""};
     case Endpoint::kVersion:
       return {"The server's version", ""};
     case Endpoint::kMetrics:
@@ -63,6 +66,11 @@ Operation operation_of(Endpoint endpoint) {
       return {"The prompt that a chat request becomes", kMessages};
     case Endpoint::kTokenizerInfo:
       return {"Special tokens of the vocabulary", ""};
+    case Endpoint::kAbortRequest:
+      return {"Ends answers by their ids, or all", R"({"request_ids":[]})", false,
+              "application/json", true};
+    case Endpoint::kResetPrefixCache:
+      return {"Later requests find no KV pages of earlier ones", ""};
   }
   return {};
 }
@@ -92,8 +100,9 @@ void write_limit(JsonWriter& out, std::string_view key, const FieldUse& use, dou
 
 void write_request(JsonWriter& out,
                    Endpoint endpoint,
-                   std::string_view body,
+                   const Operation& operation,
                    const ServerState& state) {
+  const std::string_view body = operation.smallest_body;
   out.key("requestBody").begin_object().key("required").boolean(true);
   out.key("content").begin_object().key("application/json").begin_object();
   out.key("schema").begin_object().key("type").string("object");
@@ -105,12 +114,18 @@ void write_request(JsonWriter& out,
     if (use.max) write_limit(out, "maximum", use, *use.max);
     out.end_object();
   }
-  out.end_object().key("required").begin_array();
-  const json::value smallest = json::parse({body.data(), body.size()});
-  for (const auto& entry : smallest.get_object()) {
-    out.string({entry.key().data(), entry.key().size()});
+  out.end_object();
+  if (operation.any_key_will_do) {
+    out.key("minProperties").integer(1);
+  } else {
+    out.key("required").begin_array();
+    const json::value smallest = json::parse({body.data(), body.size()});
+    for (const auto& entry : smallest.get_object()) {
+      out.string({entry.key().data(), entry.key().size()});
+    }
+    out.end_array();
   }
-  out.end_array().end_object().end_object().end_object().end_object();
+  out.end_object().end_object().end_object().end_object();
 }
 
 void write_responses(JsonWriter& out, Endpoint endpoint, const Operation& operation) {
@@ -141,7 +156,7 @@ void write_route(JsonWriter& out, const Route& route, const ServerState& state) 
   }
   if (is_open_endpoint(route.endpoint)) out.key("security").begin_array().end_array();
   if (!operation.smallest_body.empty()) {
-    write_request(out, route.endpoint, operation.smallest_body, state);
+    write_request(out, route.endpoint, operation, state);
   }
   write_responses(out, route.endpoint, operation);
   out.end_object().end_object();

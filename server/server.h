@@ -21,6 +21,7 @@ struct ServerOptions {
   std::string tls_certificate_path;             // PEM, with its chain; "": plain HTTP
   std::string tls_private_key_path;             // PEM
   std::vector<std::string> api_keys;            // empty: no key is asked for
+  std::vector<std::string> admin_api_keys;      // for what acts on all clients; empty: api_keys
   std::vector<std::string> served_model_names;  // the first is the one reported
   int num_io_threads = 1;
   int64_t max_body_size_bytes = 64 << 20;

@@ -13,6 +13,7 @@
 
 #include "server/chat/served_model.h"
 #include "server/metrics/metrics.h"
+#include "server/running_answers.h"
 #include "server/server.h"
 
 namespace tandem::server {
@@ -34,6 +35,8 @@ class ServerState {
   void set_ready(const ServingModel& model);
   void set_failed(const std::string& message);
   [[nodiscard]] std::string failure() const;
+
+  [[nodiscard]] RunningAnswers& answers() const { return *answers_; }
 
   // Valid once phase() has been kReady.
   [[nodiscard]] Engine& engine() const { return *engine_; }
@@ -74,6 +77,7 @@ class ServerState {
   std::atomic<int64_t> body_size_bytes_{0};
   std::atomic<uint64_t> num_request_ids_{0};
   const uint32_t request_id_base_;
+  const std::unique_ptr<RunningAnswers> answers_ = std::make_unique<RunningAnswers>();
   Engine* engine_ = nullptr;
   std::unique_ptr<GrammarCompiler> grammars_;
   ServedModel model_;

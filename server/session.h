@@ -41,6 +41,7 @@ class Session : public std::enable_shared_from_this<Session> {
   boost::asio::awaitable<bool> write_events(std::string_view frames);  // head first, when needed
   boost::asio::awaitable<bool> end_events();
   [[nodiscard]] bool events_begun() const { return events_begun_; }
+  [[nodiscard]] const std::string& request_id() const { return request_.request_id; }
 
   // Tells `channel` when the client closes its end while an answer is being made. Bytes that it
   // sends meanwhile (the next, pipelined request) are kept.

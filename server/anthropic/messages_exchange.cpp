@@ -21,6 +21,8 @@ std::string_view stop_reason(const ChatChoice& choice) {
       return "max_tokens";
     case ChatChoice::End::kToolCalls:
       return "tool_use";
+    case ChatChoice::End::kAborted:
+      return "abort";
     default:
       return choice.matched_stop() ? "stop_sequence" : "end_turn";
   }

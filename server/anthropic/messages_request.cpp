@@ -9,6 +9,7 @@
 #include "server/chat/function_tools.h"
 #include "server/chat/json_fields.h"
 #include "server/chat/json_text.h"
+#include "server/chat/service_fields.h"
 #include "server/chat/thinking_controls.h"
 
 namespace tandem::server {
@@ -168,6 +169,7 @@ void read_sampling(FieldReader& fields, ChatRequest& request) {
   if (max_tokens) request.max_tokens = static_cast<int32_t>(*max_tokens);
   fields.read("ignore_eos", request.ignore_eos);
   fields.read("stream", request.stream);
+  read_service_fields(fields, request);
 }
 
 }  // namespace

@@ -20,6 +20,7 @@ bool ChatChoice::push_token(const TokenEvent& event, std::vector<AssistantDelta>
   ++usage_.completion_tokens;
   const int32_t reasoning_before = parser_.reasoning_tokens();
   parser_.push(event.token_id, deltas);
+  usage_.reasoning_tokens = parser_.reasoning_tokens();
   const bool is_content = parser_.reasoning_tokens() == reasoning_before &&
                           !parser_.in_unclosed_call() && !tokenizer_.is_special(event.token_id);
   if (options_.logprobs && is_content && !parser_.stopped()) logprobs_.push_back(event);
@@ -41,8 +42,8 @@ void ChatChoice::finish(const TokenEvent& event, std::vector<AssistantDelta>& de
     end_ = End::kFailed;
     failure_ = event.error.empty() ? "the engine failed" : event.error;
   } else if (event.finish_reason == FinishReason::kAborted && !cut_) {
-    end_ = End::kFailed;
-    failure_ = "the answer was cut off: the server is shutting down";
+    end_ = event.error.empty() ? End::kAborted : End::kFailed;
+    failure_ = "the answer was cut off: " + event.error;
   } else if (!cut_ && (event.finish_reason == FinishReason::kLength || in_unclosed_call)) {
     end_ = End::kLength;  // a call that the model left open counts as cut, too
   } else {

@@ -20,7 +20,7 @@ struct TokenUsage {
 
 class ChatChoice {
  public:
-  enum class End { kRunning, kStop, kLength, kToolCalls, kFailed };
+  enum class End { kRunning, kStop, kLength, kToolCalls, kAborted, kFailed };
   struct Options {
     AssistantParserOptions parser;
     bool first_call_only = false;            // parallel_tool_calls: false
@@ -39,7 +39,8 @@ class ChatChoice {
 
   [[nodiscard]] End end() const { return end_; }
   [[nodiscard]] const std::string& failure() const { return failure_; }
-  [[nodiscard]] const TokenUsage& usage() const { return usage_; }  // complete after the end
+  // So far; of the prompt nothing before the end.
+  [[nodiscard]] const TokenUsage& usage() const { return usage_; }
   [[nodiscard]] const std::optional<std::string>& matched_stop() const {
     return parser_.matched_stop();
   }

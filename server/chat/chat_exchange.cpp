@@ -28,7 +28,7 @@ ChatChoice::Options choice_options(const PreparedChat& chat, const ServedModel& 
 ChatExchange::ChatExchange(PreparedChat chat, const ServedModel& model, std::string_view id_prefix)
     : chat_(std::move(chat)),
       model_(model),
-      id_(new_id(id_prefix)),
+      id_(answer_id(id_prefix, chat_.request.request_id)),
       num_prompt_tokens_(static_cast<int32_t>(chat_.prompt_ids.size())) {
   const ChatChoice::Options options = choice_options(chat_, model);
   choices_.reserve(static_cast<size_t>(chat_.request.n));
@@ -52,6 +52,10 @@ std::vector<GenerationRequest> ChatExchange::take_requests() {
 }
 
 bool ChatExchange::push(int32_t choice_idx, const TokenEvent& event, std::string& frames) {
+  if (event.kind == TokenEvent::Kind::kPromptToken) {
+    prompt_logprobs_.push_back(event);
+    return false;
+  }
   Choice& choice = choices_[static_cast<size_t>(choice_idx)];
   deltas_.clear();
   const bool enough = choice.state.push(event, deltas_);

@@ -46,6 +46,8 @@ class ChatExchange : public Exchange {
   [[nodiscard]] const ChatChoice& choice(size_t choice_idx) const {
     return choices_[choice_idx].state;
   }
+  // Of the prompt's tokens from the second on, where the request asks for them.
+  [[nodiscard]] std::span<const TokenEvent> prompt_logprobs() const { return prompt_logprobs_; }
   // Known when the choice has ended.
   [[nodiscard]] const std::vector<InvalidCall>& invalid_calls(size_t choice_idx) const {
     return choices_[choice_idx].invalid_calls;
@@ -67,6 +69,7 @@ class ChatExchange : public Exchange {
   int32_t num_prompt_tokens_ = 0;
   bool taken_ = false;
   std::vector<Choice> choices_;
+  std::vector<TokenEvent> prompt_logprobs_;
   std::vector<AssistantDelta> deltas_;  // scratch
   std::optional<ApiError> error_;
 };

@@ -36,6 +36,11 @@ struct GenerationOptions {
 
   bool stream = false;
   bool include_usage = false;
+  bool continuous_usage = false;  // every chunk says what its choice has used so far
+
+  std::string request_id;  // the client's own, part of the answer's id; "" when absent
+  int32_t priority = 0;    // lower ones go first
+  std::string cache_salt;  // KV pages are shared with requests of the same salt alone
 };
 
 // Heavy Mode: answers side by side, then one made of them.
@@ -55,6 +60,7 @@ struct ChatRequest : GenerationOptions {
 
   bool logprobs = false;
   int32_t top_logprobs = 0;
+  int32_t prompt_logprobs = -1;  // -1: none; k: of every prompt token and the k best
   bool include_reasoning = true;
   std::optional<HeavyOptions> heavy;
 };

@@ -53,6 +53,8 @@ using OpenExchange = Result<std::unique_ptr<Exchange>, ApiError> (*)(std::string
                                                                      const ServedModel& model);
 
 std::string new_id(std::string_view prefix);  // prefix and 32 random hexadecimal digits
+// The same, with the client's id in place of the digits where it has one.
+std::string answer_id(std::string_view prefix, std::string_view request_id);
 int64_t unix_time_s();
 
 }  // namespace tandem::server

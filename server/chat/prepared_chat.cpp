@@ -124,6 +124,11 @@ GenerationRequest generation_request(const PreparedChat& chat,
                                    request.stop_token_ids.end());
   generation.ignore_eos = request.ignore_eos;
   generation.num_logprobs = request.logprobs ? request.top_logprobs : -1;
+  generation.prompt_logprobs = request.prompt_logprobs >= 0 && choice_idx == 0;
+  if (generation.prompt_logprobs)
+    generation.num_logprobs = std::max(generation.num_logprobs, request.prompt_logprobs);
+  generation.priority = request.priority;
+  generation.cache_salt = request.cache_salt;
   if (chat.grammar) generation.constraint = chat.grammar->start();
   return generation;
 }

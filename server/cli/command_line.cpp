@@ -183,6 +183,12 @@ void add_serve_network(CLI::App* command, ServeOptions& options) {
   add_text(command, "--api-key-file", options.api_key_path, "FILE",
            "More keys, one a line; # begins a comment", "Network");
   command
+      ->add_option("--admin-api-key", server.admin_api_keys,
+                   "For aborts and resets, else any key (or TANDEM_ADMIN_API_KEY)")
+      ->type_name("KEY")
+      ->envname("TANDEM_ADMIN_API_KEY")
+      ->group("Network");
+  command
       ->add_option("--cors-origin", server.cors.origins,
                    "Origin of pages that may ask, * for any (default: loopback)")
       ->type_name("ORIGIN")

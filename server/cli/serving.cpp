@@ -42,6 +42,9 @@ server::ServerOptions server_options(const ServeOptions& options, const std::str
   for (const std::string& key : result.api_keys) {
     if (key.empty()) throw ConfigError("--api-key: expected a key, got an empty one");
   }
+  for (const std::string& key : result.admin_api_keys) {
+    if (key.empty()) throw ConfigError("--admin-api-key: expected a key, got an empty one");
+  }
   // Pages of this machine may use a server that only this machine can reach.
   result.cors.loopback_origins = !result.uds_path.empty() || is_loopback(result.host);
   return result;

@@ -8,6 +8,7 @@ namespace {
 constexpr std::array kRoutes = {
     Route{"/", Method::kGet, Endpoint::kRoot},
     Route{"/health", Method::kGet, Endpoint::kHealth},
+    Route{"/health_generate", Method::kGet, Endpoint::kHealthGenerate},
     Route{"/version", Method::kGet, Endpoint::kVersion},
     Route{"/metrics", Method::kGet, Endpoint::kMetrics},
     Route{"/load", Method::kGet, Endpoint::kLoad},
@@ -25,6 +26,9 @@ constexpr std::array kRoutes = {
     Route{"/v1/detokenize", Method::kPost, Endpoint::kDetokenize},
     Route{"/apply-template", Method::kPost, Endpoint::kApplyTemplate},
     Route{"/tokenizer_info", Method::kGet, Endpoint::kTokenizerInfo},
+    Route{"/abort_request", Method::kPost, Endpoint::kAbortRequest},
+    Route{"/reset_prefix_cache", Method::kPost, Endpoint::kResetPrefixCache},
+    Route{"/flush_cache", Method::kPost, Endpoint::kResetPrefixCache},
 };
 
 bool matches(const Route& route, std::string_view path) {
@@ -56,6 +60,10 @@ RouteMatch match_route(Method method, std::string_view path) {
 }
 
 bool is_open_endpoint(Endpoint endpoint) { return endpoint == Endpoint::kHealth; }
+
+bool is_admin_endpoint(Endpoint endpoint) {
+  return endpoint == Endpoint::kAbortRequest || endpoint == Endpoint::kResetPrefixCache;
+}
 
 bool needs_model(Endpoint endpoint) {
   return endpoint != Endpoint::kRoot && endpoint != Endpoint::kHealth &&

@@ -13,6 +13,7 @@ namespace tandem::server {
 enum class Endpoint {
   kRoot,
   kHealth,
+  kHealthGenerate,
   kVersion,
   kMetrics,
   kLoad,
@@ -28,6 +29,8 @@ enum class Endpoint {
   kDetokenize,
   kApplyTemplate,
   kTokenizerInfo,
+  kAbortRequest,
+  kResetPrefixCache,
 };
 
 struct Route {
@@ -51,5 +54,7 @@ RouteMatch match_route(Method method, std::string_view path);
 // Endpoints that need no key (a probe has none) and answer while the model loads.
 bool is_open_endpoint(Endpoint endpoint);
 bool needs_model(Endpoint endpoint);
+// Endpoints that act on the requests of all clients: behind keys of their own where there are some.
+bool is_admin_endpoint(Endpoint endpoint);
 
 }  // namespace tandem::server

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "server/http/json_writer.h"
@@ -22,6 +23,8 @@ std::string_view finish_reason(ChatChoice::End end) {
       return "length";
     case ChatChoice::End::kToolCalls:
       return "tool_calls";
+    case ChatChoice::End::kAborted:
+      return "abort";
     default:
       return "stop";
   }
@@ -53,6 +56,20 @@ void write_token(JsonWriter& json, const Tokenizer& tokenizer, int32_t token_id,
   json.key("bytes").begin_array();
   for (const char byte : bytes) json.integer(static_cast<unsigned char>(byte));
   json.end_array();
+}
+
+// prompt_logprobs may have made the engine tell more.
+std::span<const TokenLogprob> best(const TokenEvent& token, int32_t num_wanted) {
+  return std::span(token.top_logprobs)
+      .first(std::min(token.top_logprobs.size(), static_cast<size_t>(num_wanted)));
+}
+
+// "123":{"logprob":-0.25,"rank":1,"decoded_token":" the"}, as vLLM writes it.
+void write_ranked(
+    JsonWriter& json, const Tokenizer& tokenizer, int32_t token_id, float logprob, int64_t rank) {
+  json.key(std::to_string(token_id)).begin_object();
+  json.key("logprob").number(finite_logprob(logprob)).key("rank").integer(rank);
+  json.key("decoded_token").string(tokenizer.token_bytes(token_id)).end_object();
 }
 
 void append_stop_reason(const ChatChoice& choice, std::string& out) {
@@ -95,8 +112,8 @@ ChatCompletion::ChatCompletion(PreparedChat chat, const ServedModel& served)
 void ChatCompletion::on_begin(int32_t choice_idx, std::string& frames) {
   if (!streams()) return;
   begin_chunk(choice_idx, frames);
-  frames +=
-      "\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+  frames += "\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null";
+  end_chunk(choice_idx, frames);
 }
 
 void ChatCompletion::on_deltas(int32_t choice_idx,
@@ -142,7 +159,7 @@ void ChatCompletion::on_end(int32_t choice_idx, std::string& frames) {
   frames += ",\"usage\":";
   JsonWriter json(frames);
   write_usage(json, state.usage());
-  frames += "}]}\n\n";
+  end_chunk(choice_idx, frames);
 }
 
 void ChatCompletion::begin_chunk(int32_t choice_idx, std::string& frames) const {
@@ -187,7 +204,20 @@ void ChatCompletion::append_delta(int32_t choice_idx,
   }
   frames += "}";
   append_logprobs(frames, tokens);
-  frames += ",\"finish_reason\":null}]}\n\n";
+  frames += ",\"finish_reason\":null";
+  end_chunk(choice_idx, frames);
+}
+
+void ChatCompletion::end_chunk(int32_t choice_idx, std::string& frames) const {
+  frames += "}]";
+  if (request().continuous_usage) {
+    TokenUsage usage = choice(static_cast<size_t>(choice_idx)).usage();
+    usage.prompt_tokens = num_prompt_tokens();
+    frames += ",\"usage\":";
+    JsonWriter json(frames);
+    write_usage(json, usage);
+  }
+  frames += "}\n\n";
 }
 
 // Null where there are none: not asked for, or no content in this chunk.
@@ -203,7 +233,7 @@ void ChatCompletion::append_logprobs(std::string& out, std::span<const TokenEven
     json.begin_object();
     write_token(json, *model().tokenizer, token.token_id, token.logprob);
     json.key("top_logprobs").begin_array();
-    for (const TokenLogprob& alternative : token.top_logprobs) {
+    for (const TokenLogprob& alternative : best(token, request().top_logprobs)) {
       json.begin_object();
       write_token(json, *model().tokenizer, alternative.token_id, alternative.logprob);
       json.end_object();
@@ -237,9 +267,31 @@ std::string ChatCompletion::body() const {
   out += "],\"usage\":";
   JsonWriter json(out);
   write_usage(json, usage());
+  append_prompt_logprobs(out);
   if (!trajectories_json_.empty()) out += ",\"trajectories\":" + trajectories_json_;
   out += "}";
   return out;
+}
+
+// Null for the first token, which follows nothing; of the others the token itself and the best.
+void ChatCompletion::append_prompt_logprobs(std::string& out) const {
+  const int32_t num_best = request().prompt_logprobs;
+  if (num_best < 0) return;
+  out += ",\"prompt_logprobs\":";
+  JsonWriter json(out);
+  json.begin_array().null();
+  for (const TokenEvent& token : prompt_logprobs()) {
+    json.begin_object();
+    write_ranked(json, *model().tokenizer, token.token_id, token.logprob, token.rank);
+    int64_t rank = 0;
+    for (const TokenLogprob& alternative : best(token, num_best)) {
+      ++rank;
+      if (alternative.token_id == token.token_id) continue;
+      write_ranked(json, *model().tokenizer, alternative.token_id, alternative.logprob, rank);
+    }
+    json.end_object();
+  }
+  json.end_array();
 }
 
 void ChatCompletion::add_rollouts(const ChatCompletion& rollouts, bool shown) {

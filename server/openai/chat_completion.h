@@ -47,7 +47,9 @@ class ChatCompletion : public ChatExchange {
 
   void append_delta(int32_t choice_idx, const AssistantDelta& delta, std::string& frames);
   void begin_chunk(int32_t choice_idx, std::string& frames) const;
+  void end_chunk(int32_t choice_idx, std::string& frames) const;
   void append_logprobs(std::string& out, std::span<const TokenEvent> tokens) const;
+  void append_prompt_logprobs(std::string& out) const;
   void append_choice(std::string& out, size_t choice_idx) const;
   void append_choices(std::string& out) const;
 

@@ -26,6 +26,11 @@ void read_logprobs(FieldReader& fields, ChatRequest& request) {
   if (fields.ok() && request.top_logprobs > 0 && !request.logprobs) {
     fields.fail_value("top_logprobs", "logprobs: true beside it", *fields.find("top_logprobs"));
   }
+  fields.read("prompt_logprobs", 0, kMaxTopLogprobs, request.prompt_logprobs);
+  if (fields.ok() && request.prompt_logprobs >= 0 && request.stream) {
+    fields.fail_value("prompt_logprobs", "no stream: true beside it",
+                      *fields.find("prompt_logprobs"));
+  }
 }
 
 void read_tools(FieldReader& fields, ChatRequest& request) {
@@ -46,11 +51,14 @@ void read_tools(FieldReader& fields, ChatRequest& request) {
 // Keys that change the answer and that are not there yet: refused, since an answer without them
 // would be wrong without a word.
 void refuse_unsupported(FieldReader& fields) {
-  if (const json::value* value = fields.find("prompt_logprobs")) {
-    fields.fail(unsupported("prompt_logprobs", json_excerpt(*value), ""));
-  }
   for (const std::string_view key : {"use_beam_search", "echo"}) {
     if (fields.boolean(key).value_or(false)) fields.fail(unsupported(key, "true", ""));
+  }
+  for (const std::string_view key :
+       {"chat_template", "documents", "bad_words", "allowed_token_ids", "truncate_prompt_tokens"}) {
+    const json::value* value = fields.find(key);
+    const bool is_empty = value == nullptr || (value->is_array() && value->get_array().empty());
+    if (!is_empty) fields.fail(unsupported(key, json_excerpt(*value), ""));
   }
   if (const json::array* modalities = fields.array("modalities")) {
     for (const json::value& modality : *modalities) {
@@ -140,6 +148,8 @@ void read_heavy(FieldReader& fields, const RequestLimits& limits, ChatRequest& r
   if (request.n != 1) return fields.fail_value("n", "1 beside heavy", *fields.find("n"));
   if (request.prompt.continue_final_message)
     return fields.fail_value("heavy", "no continue_final_message beside it", *value);
+  if (request.prompt_logprobs >= 0)
+    return fields.fail_value("heavy", "no prompt_logprobs beside it", *value);
   request.heavy = heavy;
 }
 

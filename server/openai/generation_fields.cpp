@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "server/chat/json_text.h"
+#include "server/chat/service_fields.h"
 
 namespace tandem::server {
 namespace {
@@ -123,7 +124,7 @@ void read_stream(FieldReader& fields, GenerationOptions& out) {
   }
   FieldReader entries(*options, "stream_options.");
   entries.read("include_usage", out.include_usage);
-  static_cast<void>(entries.boolean("continuous_usage_stats"));
+  entries.read("continuous_usage_stats", out.continuous_usage);
   if (!entries.ok()) fields.fail(*entries.error());
 }
 
@@ -137,6 +138,7 @@ void read_generation_options(FieldReader& fields,
   read_lengths(fields, limits, options);
   read_stops(fields, limits, options);
   read_stream(fields, options);
+  read_service_fields(fields, options);
 }
 
 }  // namespace tandem::server

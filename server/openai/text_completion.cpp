@@ -92,7 +92,7 @@ TextCompletion::TextCompletion(TextRequest request,
     : request_(std::move(request)),
       max_new_tokens_(std::move(max_new_tokens)),
       model_(model),
-      id_(new_id("cmpl-")),
+      id_(answer_id("cmpl-", request_.request_id)),
       created_unix_s_(unix_time_s()) {
   const size_t num_choices = request_.prompts.size() * static_cast<size_t>(request_.n);
   choices_.reserve(num_choices);
@@ -136,6 +136,8 @@ std::vector<GenerationRequest> TextCompletion::take_requests() {
     generation.num_logprobs = request_.logprobs;
     if (grammar_) generation.constraint = grammar_->start();
     generation.prompt_logprobs = request_.echo && request_.logprobs >= 0;
+    generation.priority = request_.priority;
+    generation.cache_salt = request_.cache_salt;
   }
   return requests;
 }
@@ -208,7 +210,15 @@ void TextCompletion::append_chunk(size_t choice_idx, std::string& frames) {
   Choice& choice = choices_[choice_idx];
   std::string data = head_json("[");
   append_choice(data, choice_idx, choice);
-  data += "]}";
+  data += ']';
+  if (request_.continuous_usage) {
+    TokenUsage usage = choice.state.usage();
+    usage.prompt_tokens = static_cast<int32_t>(prompt_of(choice_idx).size());
+    data += ",\"usage\":";
+    JsonWriter json(data);
+    write_usage(json, usage);
+  }
+  data += '}';
   append_sse_data(frames, data);
   choice.text.clear();
   for (const TokenEvent& token : choice.tokens) {
@@ -258,6 +268,9 @@ void TextCompletion::append_choice(std::string& out,
       break;
     case ChatChoice::End::kLength:
       json.string("length");
+      break;
+    case ChatChoice::End::kAborted:
+      json.string("abort");
       break;
     default:
       json.string("stop");

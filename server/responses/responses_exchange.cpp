@@ -140,7 +140,7 @@ void ResponsesExchange::end_block(const AnswerBlock& block, std::string& frames)
 }
 
 void ResponsesExchange::end_answer(std::string& frames) {
-  if (end() == ChatChoice::End::kLength) {
+  if (final_status() == Status::kIncomplete) {
     append_response_event(frames, "response.incomplete", Status::kIncomplete);
   } else {
     append_response_event(frames, "response.completed", Status::kCompleted);
@@ -156,9 +156,11 @@ void ResponsesExchange::append_stream_end(std::string& frames) {
   append_response_event(frames, "response.failed", Status::kFailed);
 }
 
-std::string ResponsesExchange::body() const {
-  return response_json(end() == ChatChoice::End::kLength ? Status::kIncomplete
-                                                         : Status::kCompleted);
+std::string ResponsesExchange::body() const { return response_json(final_status()); }
+
+ResponsesExchange::Status ResponsesExchange::final_status() const {
+  const bool is_whole = end() != ChatChoice::End::kLength && end() != ChatChoice::End::kAborted;
+  return is_whole ? Status::kCompleted : Status::kIncomplete;
 }
 
 std::string ResponsesExchange::response_json(Status status) const {
@@ -179,7 +181,9 @@ std::string ResponsesExchange::response_json(Status status) const {
   }
   json.key("incomplete_details");
   if (status == Status::kIncomplete) {
-    json.begin_object().key("reason").string("max_output_tokens").end_object();
+    const bool is_aborted = end() == ChatChoice::End::kAborted;
+    json.begin_object().key("reason").string(is_aborted ? "abort" : "max_output_tokens");
+    json.end_object();
   } else {
     json.null();
   }

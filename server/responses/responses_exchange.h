@@ -35,6 +35,7 @@ class ResponsesExchange : public BlockExchange {
   void end_answer(std::string& frames) override;
 
   [[nodiscard]] size_t item_idx() const { return blocks().size() - 1; }
+  [[nodiscard]] Status final_status() const;
   [[nodiscard]] std::string response_json(Status status) const;
   [[nodiscard]] std::string item_json(size_t item_idx, bool done) const;
   [[nodiscard]] std::string call_json(size_t item_idx, bool done) const;

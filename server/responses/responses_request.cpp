@@ -7,6 +7,7 @@
 
 #include "server/chat/json_fields.h"
 #include "server/chat/json_text.h"
+#include "server/chat/service_fields.h"
 #include "server/chat/thinking_controls.h"
 #include "server/chat/tool_choice.h"
 #include "server/http/json_writer.h"
@@ -154,6 +155,7 @@ Result<ResponsesRequest, ApiError> parse_responses_request(std::string_view body
   if (max_tokens) chat.max_tokens = static_cast<int32_t>(*max_tokens);
   fields.read("ignore_eos", chat.ignore_eos);
   fields.read("stream", chat.stream);
+  read_service_fields(fields, chat);
   read_tools(fields, request);
   read_text_format(fields, chat);
   refuse_stateful(fields);

@@ -34,6 +34,7 @@ TokenEvent finished_event(size_t num_tokens, FinishReason reason, const PlayOpti
   TokenEvent event;
   event.kind = TokenEvent::Kind::kFinished;
   event.finish_reason = reason;
+  if (reason == FinishReason::kAborted) event.error = options.error;
   event.prompt_tokens = 11;
   event.cached_tokens = options.cached_tokens;
   event.completion_tokens = static_cast<int32_t>(num_tokens) + 1;

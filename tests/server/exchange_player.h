@@ -31,6 +31,7 @@ struct Playback {
 struct PlayOptions {
   FinishReason reason = FinishReason::kStop;  // how the engine ends
   int32_t cached_tokens = 5;
+  std::string error = "the server is shutting down";  // said with kAborted
 };
 
 // `body` is a JSON object; "stream" is set here. The engine says a prompt of 11 tokens. A failed

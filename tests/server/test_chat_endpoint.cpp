@@ -125,6 +125,24 @@ TEST_CASE("usage counts what the engine did", "[server][chat]") {
   CHECK(again.at("prompt_tokens_details").at("cached_tokens").as_int64() >= 64);
 }
 
+TEST_CASE("every chunk tells the usage so far to who asks", "[server][chat]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  const auto events = [&](const std::string& options) {
+    return sse_events(
+        client.post(kChat, chat_body("hi", R"("stream":true,"stream_options":)" + options)).body);
+  };
+  int64_t num_completion_tokens = 0;
+  for (const json::value& event : events(R"({"continuous_usage_stats":true})")) {
+    const json::value& usage = event.at("usage");
+    CHECK(usage.at("prompt_tokens").as_int64() > 0);
+    CHECK(usage.at("completion_tokens").as_int64() >= num_completion_tokens);
+    num_completion_tokens = usage.at("completion_tokens").as_int64();
+  }
+  CHECK(num_completion_tokens > 2);
+  CHECK_FALSE(events("{}").front().as_object().contains("usage"));
+}
+
 TEST_CASE("limits end an answer with length", "[server][chat]") {
   ServerFixture fixture({.scripts = scripts()});
   Client client(fixture);

@@ -186,10 +186,14 @@ TEST_CASE("what cannot be served yet is a 400 that says so", "[server][request]"
   const std::vector<Unsupported> table = {
       {with(R"("guided_regex":"a","guided_choice":["a"])"), "guided_choice"},
       {with(R"("structured_outputs":{"structural_tag":"x"})"), "structured_outputs.structural_tag"},
+      {with(R"("chat_template":"{{ messages }}")"), "chat_template"},
+      {with(R"("documents":[{"text":"x"}])"), "documents"},
+      {with(R"("bad_words":["x"])"), "bad_words"},
+      {with(R"("allowed_token_ids":[1])"), "allowed_token_ids"},
+      {with(R"("truncate_prompt_tokens":9)"), "truncate_prompt_tokens"},
       {with(R"("functions":[])"), "functions"},
       {with(R"("function_call":"auto")"), "function_call"},
       {with(R"("modalities":["text","audio"])"), "modalities"},
-      {with(R"("prompt_logprobs":1)"), "prompt_logprobs"},
       {with_message(R"({"role":"function","name":"f","content":"x"})"), "messages[0].role"},
       {with_message(R"({"role":"assistant","function_call":{"name":"f"}})"),
        "messages[0].function_call"},
@@ -215,6 +219,7 @@ TEST_CASE("every field reaches the request", "[server][request]") {
          "min_tokens":3,"ignore_eos":true,"n":3,"stop":["a","","b"],"stop_token_ids":[1,2],
          "include_stop_str_in_output":true,"logprobs":true,"top_logprobs":20,"stream":true,
          "stream_options":{"include_usage":true,"continuous_usage_stats":true},
+         "request_id":"req-1","priority":-2,"cache_salt":"pepper",
          "parallel_tool_calls":false,"include_reasoning":false)"));
   CHECK(request.model == "m");
   CHECK(request.sampling.temperature == 0.5f);
@@ -238,6 +243,10 @@ TEST_CASE("every field reaches the request", "[server][request]") {
   CHECK(request.top_logprobs == 20);
   CHECK(request.stream);
   CHECK(request.include_usage);
+  CHECK(request.continuous_usage);
+  CHECK(request.request_id == "req-1");
+  CHECK(request.priority == -2);
+  CHECK(request.cache_salt == "pepper");
   CHECK_FALSE(request.parallel_tool_calls);
   CHECK_FALSE(request.include_reasoning);
   CHECK(parsed(with(R"("stop":"END")")).stop == std::vector<std::string>{"END"});

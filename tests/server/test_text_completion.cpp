@@ -114,6 +114,7 @@ TEST_CASE("text streams add up to the whole answer", "[server][text]") {
     for (const NamedEvent& event : named_events(response.body)) {
       CHECK(event.data.at("object").as_string() == "text_completion");
       if (event.data.at("choices").as_array().empty()) usage = event.data.at("usage");
+      CHECK(event.data.at("usage").at("prompt_tokens").as_int64() > 0);  // in every chunk
       for (const json::value& chunk : event.data.at("choices").as_array()) {
         json::object& choice = choices.at(static_cast<size_t>(chunk.at("index").as_int64()));
         if (choice.empty()) {
