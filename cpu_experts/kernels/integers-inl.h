@@ -27,10 +27,16 @@ struct Record {
   int32_t start[2];  // of the groups' sums
 };
 
-inline int64_t value_idx(int64_t col, int8_t /*bytes*/) { return col; }
-inline int64_t value_idx(int64_t col, int16_t /*words*/) {
-  constexpr int64_t kPlace[kVectorCols] = {0, 4, 1, 5, 2, 6, 3, 7};
-  return col / kVectorCols * kVectorCols + kPlace[col % kVectorCols];
+inline void store_values(const int32_t* v, int8_t* values) {
+  for (int col = 0; col < 32; ++col) values[col] = static_cast<int8_t>(v[col]);
+}
+inline void store_values(const int32_t* v, int16_t* values) {
+  for (int first = 0; first < 32; first += 8) {
+    for (int idx = 0; idx < 4; ++idx) {
+      values[first + idx] = static_cast<int16_t>(v[first + 2 * idx]);
+      values[first + 4 + idx] = static_cast<int16_t>(v[first + 2 * idx + 1]);
+    }
+  }
 }
 
 // v of 32 values: times `inverse`, rounded, within +-limit.
@@ -154,15 +160,19 @@ inline void add_group(const uint8_t* block,
   }
 }
 
-// total[token] += W[16 rows, num_blocks column blocks] x[token]
+// totals[token] += W[16 rows, num_blocks column blocks] x[token]
 template <typename Value, int kTokens>
 void add_dot(const uint8_t* weights,
              int64_t num_blocks,
              const Record<Value>* const* x,
              int64_t first_block,
-             Rows* total) {
+             float (*totals)[kBlockRows]) {
   const Record<Value>* records[kTokens];
-  for (int token = 0; token < kTokens; ++token) records[token] = x[token] + first_block;
+  Rows total[kTokens];
+  for (int token = 0; token < kTokens; ++token) {
+    records[token] = x[token] + first_block;
+    total[token] = load_rows(totals[token]);
+  }
   for (int64_t block = 0; block < num_blocks; ++block, weights += kBlockSizeBytes) {
     for (int64_t line = 0; line < kBlockSizeBytes; line += 64) {
       __builtin_prefetch(weights + kPrefetchSizeBytes + line);
@@ -172,9 +182,10 @@ void add_dot(const uint8_t* weights,
     }
     for (auto& record : records) ++record;
   }
+  for (int token = 0; token < kTokens; ++token) store_rows(totals[token], total[token]);
 }
 
-// kTokens = 1 .. kTileTokens as a run-time choice; totals[token] += ...
+// kTokens = 1 .. kTileTokens as a run-time choice.
 template <typename Value, int kTokens = kTileTokens>
 void add_dot_any(const uint8_t* weights,
                  int64_t num_blocks,
@@ -188,10 +199,7 @@ void add_dot_any(const uint8_t* weights,
                                              totals);
     }
   }
-  Rows total[kTokens];
-  for (int token = 0; token < kTokens; ++token) total[token] = load_rows(totals[token]);
-  add_dot<Value, kTokens>(weights, num_blocks, x, first_block, total);
-  for (int token = 0; token < kTokens; ++token) store_rows(totals[token], total[token]);
+  add_dot<Value, kTokens>(weights, num_blocks, x, first_block, totals);
 }
 
 // The core of moe-inl.h for integers.
@@ -199,8 +207,9 @@ template <typename Value>
 struct IntegerCore {
   static constexpr int64_t kRecordSizeBytes = sizeof(Record<Value>);
   static constexpr int64_t kRowBlocks = 4;
-  // Column blocks at a time for more than a tile of tokens: those of all row blocks stay in L1.
-  static constexpr int64_t kDepthBlocks = 8;
+  // Column blocks at a time for more than a tile of tokens: 9 KiB of weights, which stay in L1 while
+  // the tiles pass; their activations come from L2.
+  static constexpr int64_t kDepthBlocks = 16;
 
   // 32 values as group `group_idx` of a row of records.
   static void store_group(const float* values, void* row, int64_t group_idx) {
@@ -209,9 +218,7 @@ struct IntegerCore {
     const int64_t group = group_idx % 2;
     record.scale[group] = quantise<Value>(values, v);
     record.start[group] = start_of_sum(v, Value{});
-    for (int64_t col = 0; col < kGroupCols; ++col) {
-      record.values[value_idx(group * kGroupCols + col, Value{})] = static_cast<Value>(v[col]);
-    }
+    store_values(v, record.values + group * kGroupCols);
   }
 
   static void dot(const uint8_t* weights,
@@ -221,21 +228,20 @@ struct IntegerCore {
                   int32_t num_tokens,
                   RowBlockTotals* totals) {
     const auto* records = reinterpret_cast<const Record<Value>* const*>(x);
-    const int64_t row_block_size_bytes = num_col_blocks * kBlockSizeBytes;
-    const int64_t depth = num_tokens <= kTileTokens ? num_col_blocks : kDepthBlocks;
+    const int32_t num_tiles = (num_tokens + kTileTokens - 1) / kTileTokens;
+    const int64_t depth = num_tiles == 1 ? num_col_blocks : kDepthBlocks;
     for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
       std::memset(totals[row_block], 0, sizeof(totals[0][0]) * static_cast<size_t>(num_tokens));
-    }
-    for (int64_t first_block = 0; first_block < num_col_blocks; first_block += depth) {
-      const int64_t num_blocks = at_most<int64_t>(depth, num_col_blocks - first_block);
-      for (int32_t token = 0; token < num_tokens; token += kTileTokens) {
-        for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
-          add_dot_any<Value>(
-              weights + row_block * row_block_size_bytes + first_block * kBlockSizeBytes,
-              num_blocks, records + token, first_block, at_most(kTileTokens, num_tokens - token),
-              &totals[row_block][token]);
+      for (int64_t first_block = 0; first_block < num_col_blocks; first_block += depth) {
+        const int64_t num_blocks = at_most<int64_t>(depth, num_col_blocks - first_block);
+        for (int32_t tile = 0; tile < num_tiles; ++tile) {  // of tokens, alike in size
+          const int32_t token = num_tokens * tile / num_tiles;
+          add_dot_any<Value>(weights + first_block * kBlockSizeBytes, num_blocks, records + token,
+                             first_block, num_tokens * (tile + 1) / num_tiles - token,
+                             &totals[row_block][token]);
         }
       }
+      weights += num_col_blocks * kBlockSizeBytes;
     }
   }
 };

@@ -103,6 +103,13 @@ void down(const DownCall& call) {
     const uint8_t* weights = call.weights + row_block * row_block_size_bytes;
     for (int32_t first = 0; first < call.num_tokens; first += kMaxTokens) {
       const int32_t num_pass = at_most(kMaxTokens, call.num_tokens - first);
+      // Rows of `out` lie far apart.
+      for (int32_t token = 0; token < num_pass; ++token) {
+        const float* out = call.out[first + token] + row_block * kBlockRows;
+        for (int64_t block = 0; block < num_row_blocks; ++block) {
+          __builtin_prefetch(out + block * kBlockRows, 1);
+        }
+      }
       Core::dot(weights, num_row_blocks, call.num_col_blocks, call.x + first, num_pass, totals);
       for (int32_t token = 0; token < num_pass; ++token) {
         const float weight = call.routing_weights[first + token];

@@ -44,7 +44,7 @@ inline int32_t start_of_sum(const int32_t* v, int8_t /*bytes*/) {
 
 #if defined(__AVX512BW__)
 
-constexpr int kTileTokens = 8;
+constexpr int kTileTokens = 16;
 using Codes = __m512i;
 using Sum = __m512i;
 using Rows = __m512;
