@@ -82,7 +82,8 @@ float quantise(const float* values, int32_t* v) {
   }
 }
 
-// How far ahead of its use memory is asked for.
+// How far ahead of its use memory is asked for: into L2, since in L1 it would take the place of the
+// activations (two tokens read memory half as fast).
 constexpr int64_t kPrefetchSizeBytes = 16 * kBlockSizeBytes;
 
 // The products of the columns that part kPart of a vector holds.
@@ -175,7 +176,7 @@ void add_dot(const uint8_t* weights,
   }
   for (int64_t block = 0; block < num_blocks; ++block, weights += kBlockSizeBytes) {
     for (int64_t line = 0; line < kBlockSizeBytes; line += 64) {
-      __builtin_prefetch(weights + kPrefetchSizeBytes + line);
+      __builtin_prefetch(weights + kPrefetchSizeBytes + line, 0, 2);
     }
     for (int group = 0; group < 2; ++group) {
       add_group<Value, kTokens>(weights, group, records, total);
