@@ -12,6 +12,7 @@ struct Timing {
   double p10_s = 0.0;
   double p90_s = 0.0;
   int64_t num_runs = 0;
+  std::vector<double> run_s;  // [num_runs] in the order given
 };
 
 // Of seconds in any order; at least one.

@@ -56,7 +56,7 @@ inline __m512bh broadcast_pair(const uint16_t* pair) {
 
 // How far ahead of its use memory is asked for: into L2, since in L1 it would take the place of the
 // activations (two tokens read memory half as fast).
-constexpr int64_t kPrefetchSizeBytes = 16 * kBlockSizeBytes;
+constexpr int64_t kPrefetchSizeBytes = 10 * kBlockSizeBytes;
 
 // total[token] = W[16 rows, :] x[token]
 template <int kTokens>

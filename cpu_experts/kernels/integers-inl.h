@@ -84,7 +84,7 @@ float quantise(const float* values, int32_t* v) {
 
 // How far ahead of its use memory is asked for: into L2, since in L1 it would take the place of the
 // activations (two tokens read memory half as fast).
-constexpr int64_t kPrefetchSizeBytes = 16 * kBlockSizeBytes;
+constexpr int64_t kPrefetchSizeBytes = 10 * kBlockSizeBytes;
 
 // The products of the columns that part kPart of a vector holds.
 template <int kPart, typename Value, int kTokens>
