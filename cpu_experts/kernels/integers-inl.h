@@ -208,7 +208,7 @@ template <typename Value>
 struct IntegerCore {
   static constexpr int64_t kRecordSizeBytes = sizeof(Record<Value>);
   static constexpr int64_t kRowBlocks = 4;
-  // Column blocks at a time for more than a tile of tokens: 9 KiB of weights, which stay in L1 while
+  // Column blocks at a time for more than a tile of tokens: 9 KiB of weights that stay in L1 while
   // the tiles pass; their activations come from L2.
   static constexpr int64_t kDepthBlocks = 16;
 
