@@ -96,7 +96,7 @@ inline void add_part(const Codes& vector,
   const Codes codes = part_of<kPart>(vector, Value{});
   const int64_t idx = vector_idx * kVectorCols + kPart * kPartCols;
   for (int token = 0; token < kTokens; ++token) {
-    sum[token] = add_products(sum[token], codes, broadcast(&records[token]->values[idx]), Value{});
+    sum[token] = add_products<kTokens>(sum[token], codes, &records[token]->values[idx], Value{});
   }
 }
 
@@ -112,10 +112,10 @@ inline Sum sum_of_one(const uint8_t* block, int group, const Record<int16_t>& re
     const int64_t vector_idx = 4 * group + v;
     const Codes vector = load_codes(block + kScalesSizeBytes + vector_idx * kVectorSizeBytes);
     const int16_t* x = record.values + vector_idx * kVectorCols;
-    sum = add_products(sum, part_in_place<0>(vector), broadcast(x), int16_t{});
-    sum16 = add_products(sum16, part_in_place<1>(vector), broadcast(x + 2), int16_t{});
-    sum256 = add_products(sum256, part_in_place<2>(vector), broadcast(x + 4), int16_t{});
-    sum = add_products(sum, part_in_place<3>(vector), broadcast(x + 6), int16_t{});
+    sum = add_products<1>(sum, part_in_place<0>(vector), x, int16_t{});
+    sum16 = add_products<1>(sum16, part_in_place<1>(vector), x + 2, int16_t{});
+    sum256 = add_products<1>(sum256, part_in_place<2>(vector), x + 4, int16_t{});
+    sum = add_products<1>(sum, part_in_place<3>(vector), x + 6, int16_t{});
   }
   return join(sum, sum16, sum256);
 }
