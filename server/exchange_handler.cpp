@@ -77,6 +77,15 @@ class ClientWatch {
   Session& session_;
 };
 
+asio::awaitable<void> run_on_worker(Session& session, const std::function<void()>& work) {
+  // Both coroutines live until `work` is done: the references stay good.
+  auto run = [&work]() -> asio::awaitable<void> {
+    work();
+    co_return;
+  };
+  co_await asio::co_spawn(session.workers().get_executor(), run, asio::use_awaitable);
+}
+
 // Relays events until every choice has ended; false when the client has gone. Comments keep a
 // stream alive while nothing of the answer can be shown: a long prefill, hidden thinking.
 asio::awaitable<bool> relay(Session& session,
@@ -96,6 +105,9 @@ asio::awaitable<bool> relay(Session& session,
     for (const ChoiceEvent& event : events) {
       if (exchange.finished()) break;
       if (exchange.push(event.choice_idx, event.event, frames)) requests.end(event.choice_idx);
+    }
+    if (!exchange.finished() && exchange.needs_preparation()) {
+      co_await run_on_worker(session, [&] { exchange.prepare(); });
     }
     if (!exchange.finished()) requests.submit_due(exchange);
     const auto now = std::chrono::steady_clock::now();
@@ -123,15 +135,6 @@ asio::awaitable<bool> write_end(Session& session, const Dialect& dialect, Exchan
   if (!frames.empty() && !co_await session.write_events(frames)) co_return false;
   const bool keep_alive = co_await session.end_events();
   co_return keep_alive && !exchange.error();
-}
-
-asio::awaitable<void> run_on_worker(Session& session, const std::function<void()>& work) {
-  // Both coroutines live until `work` is done: the references stay good.
-  auto run = [&work]() -> asio::awaitable<void> {
-    work();
-    co_return;
-  };
-  co_await asio::co_spawn(session.workers().get_executor(), run, asio::use_awaitable);
 }
 
 }  // namespace

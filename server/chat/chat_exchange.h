@@ -14,7 +14,9 @@ namespace tandem::server {
 
 class ChatExchange : public Exchange {
  public:
-  [[nodiscard]] bool needs_preparation() const override { return needs_grammar(chat_, model_); }
+  [[nodiscard]] bool needs_preparation() const override {
+    return !taken_ && needs_grammar(chat_, model_);
+  }
   void prepare() override;
   std::vector<GenerationRequest> take_requests() override;
   bool push(int32_t choice_idx, const TokenEvent& event, std::string& frames) override;

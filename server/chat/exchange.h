@@ -21,7 +21,8 @@ class Exchange {
  public:
   virtual ~Exchange() = default;
 
-  // What takes long before the first take_requests(): a grammar to compile. May fail() itself.
+  // What takes long before the next take_requests(), and would hold up other connections: a grammar
+  // to compile, a long prompt made of answers. May fail() itself.
   [[nodiscard]] virtual bool needs_preparation() const { return false; }
   virtual void prepare() {}
 

@@ -50,9 +50,20 @@ HeavyCompletion::HeavyCompletion(PreparedChat chat, const ServedModel& model)
       request_(chat.request),
       rollouts_(std::make_unique<ChatCompletion>(rollout_chat(std::move(chat)), model)) {}
 
+bool HeavyCompletion::needs_preparation() const {
+  if (!rollouts_->finished()) return rollouts_->needs_preparation();
+  return !final_ && !error();
+}
+
+void HeavyCompletion::prepare() {
+  if (rollouts_->finished()) {
+    begin_final();
+  } else {
+    rollouts_->prepare();
+  }
+}
+
 std::vector<GenerationRequest> HeavyCompletion::take_requests() {
-  if (rollouts_->finished() && !final_ && !error()) begin_final();
-  if (error()) return {};
   return final_ ? final_->take_requests() : rollouts_->take_requests();
 }
 

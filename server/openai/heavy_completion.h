@@ -15,8 +15,8 @@ class HeavyCompletion : public Exchange {
   // `chat` asks for request.heavy->num_trajectories.
   HeavyCompletion(PreparedChat chat, const ServedModel& model);
 
-  [[nodiscard]] bool needs_preparation() const override { return rollouts_->needs_preparation(); }
-  void prepare() override { rollouts_->prepare(); }
+  [[nodiscard]] bool needs_preparation() const override;
+  void prepare() override;
   std::vector<GenerationRequest> take_requests() override;
   bool push(int32_t choice_idx, const TokenEvent& event, std::string& frames) override;
   void fail(ApiError error) override;
