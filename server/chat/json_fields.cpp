@@ -2,8 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <boost/json/parse.hpp>
+#include <algorithm>
+#include <array>
+#include <boost/json/memory_resource.hpp>
+#include <boost/json/parser.hpp>
 #include <cmath>
+#include <new>
+#include <utility>
 
 #include "server/chat/field_recorder.h"
 #include "server/chat/json_repair.h"
@@ -16,6 +21,46 @@ namespace json = boost::json;
 
 constexpr size_t kMaxJsonDepth = 128;  // tool schemas nest two levels per property
 
+// What a parsed body may take: text needs 3 bytes a byte, while its string grows; token ids need
+// more, and have a million's room. Short arrays without end would take 30.
+constexpr size_t kMinJsonMemoryBytes = size_t{128} << 20;
+constexpr size_t kJsonMemoryPerByte = 4;
+
+class BoundedMemory : public json::memory_resource {
+ public:
+  explicit BoundedMemory(size_t size_bytes) : left_bytes_(size_bytes) {}
+
+ private:
+  void* do_allocate(size_t size_bytes, size_t alignment) override {
+    if (size_bytes > left_bytes_) throw std::bad_alloc();
+    void* memory = ::operator new (size_bytes, std::align_val_t{alignment});
+    left_bytes_ -= size_bytes;
+    return memory;
+  }
+  void do_deallocate(void* memory, size_t size_bytes, size_t alignment) override {
+    ::operator delete (memory, size_bytes, std::align_val_t{alignment});
+    left_bytes_ += size_bytes;
+  }
+  [[nodiscard]] bool do_is_equal(const json::memory_resource& other) const noexcept override {
+    return this == &other;
+  }
+
+  size_t left_bytes_;
+};
+
+json::value parse_json(std::string_view text,
+                       size_t max_memory_bytes,
+                       boost::system::error_code& code) {
+  json::parse_options options;
+  options.max_depth = kMaxJsonDepth;
+  const json::storage_ptr memory = json::make_shared_resource<BoundedMemory>(max_memory_bytes);
+  std::array<unsigned char, 4096> buffer;  // enough for most bodies' unfinished values
+  json::parser parser(memory, options, buffer.data(), buffer.size());
+  parser.reset(memory);
+  parser.write(text.data(), text.size(), code);
+  return code ? json::value() : parser.release();
+}
+
 std::string describe(const NumberRange& range) {
   return fmt::format("a number {} {}{} {}", range.min_excluded ? "above" : "from", range.min,
                      range.min_excluded ? " and up to" : " to", range.max);
@@ -24,16 +69,23 @@ std::string describe(const NumberRange& range) {
 }  // namespace
 
 Result<json::value, ApiError> parse_json_object(std::string_view body) {
-  json::parse_options options;
-  options.max_depth = kMaxJsonDepth;
   boost::system::error_code code;
-  json::value value;
+  std::optional<json::value> value;  // assigning a value would copy it out of its memory
+  const size_t max_memory_bytes = std::max(kMinJsonMemoryBytes, kJsonMemoryPerByte * body.size());
   try {
-    value = json::parse(json::string_view(body.data(), body.size()), code, {}, options);
+    value.emplace(parse_json(body, max_memory_bytes, code));
     if (const auto repaired = code ? repair_json_text(body) : std::nullopt) {
-      value = json::parse(*repaired, code, {}, options);
+      value.emplace(parse_json(*repaired, max_memory_bytes, code));
     }
-  } catch (const std::exception& failure) {  // out of memory, a string beyond the library's limit
+  } catch (const std::bad_alloc&) {
+    ApiError error = invalid_value(
+        "body", fmt::format("JSON that takes at most {} MiB once parsed", max_memory_bytes >> 20),
+        "more");
+    error.status = 413;
+    error.code = "request_too_large";
+    error.param.clear();
+    return error;
+  } catch (const std::exception& failure) {  // a string beyond the library's limit
     ApiError error = invalid_value("body", "a JSON object", failure.what());
     error.code = "invalid_json";
     return error;
@@ -45,8 +97,8 @@ Result<json::value, ApiError> parse_json_object(std::string_view body) {
     error.param.clear();
     return error;
   }
-  if (!value.is_object()) return invalid_value("body", "a JSON object", json_excerpt(value));
-  return value;
+  if (!value->is_object()) return invalid_value("body", "a JSON object", json_excerpt(*value));
+  return std::move(*value);
 }
 
 void FieldReader::note(std::string_view key,

@@ -14,8 +14,9 @@
 
 namespace tandem::server {
 
-// A body as a JSON object, at most 128 levels deep; 400 otherwise. Halves of characters (in UTF-8
-// or as escapes) are read as U+FFFD.
+// A body as a JSON object, at most 128 levels deep; 400 otherwise, and 413 when it would take far
+// more memory than text of its size. Halves of characters (in UTF-8 or as escapes) are read as
+// U+FFFD.
 Result<boost::json::value, ApiError> parse_json_object(std::string_view body);
 
 struct NumberRange {

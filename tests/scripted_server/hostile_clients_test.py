@@ -2,8 +2,9 @@
 """Many clients, good and hostile ones at once: hostile_clients_test.py SCRIPTED_SERVER [unittest arguments].
 
 1,000 connections are open and idle, 200 streams run, and beside them clients that do not read, leave, close half of
-the connection, dribble, flood with headers, send 100 MB or deep JSON. Every good client gets its whole answer, the memory
-of the server stays bounded, and afterwards nothing is left running.
+the connection, dribble, flood with headers and requests, send 100 MB, deep JSON or JSON that is large in memory. Every good
+client, a slow reader included, gets its whole answer, the memory of the server stays bounded, and afterwards nothing is
+left running.
 """
 import asyncio
 import json
@@ -88,10 +89,43 @@ class Crowd:
         await asyncio.sleep(2)
         sock.close()
 
+    async def reads_slowly(self):
+        """Some bytes at a time into a small buffer, and gets the whole answer."""
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, (self.server.host, self.server.port))
+        await loop.sock_sendall(sock, chat("slow", stream=True, max_tokens=500))
+        reader, text = asyncio.StreamReader(), b""
+        while not text.endswith(b"\r\n0\r\n\r\n"):
+            await asyncio.sleep(0.02)
+            piece = await loop.sock_recv(sock, 1000)
+            assert piece, text[-200:]
+            text += piece
+        sock.close()
+        reader.feed_data(text)
+        content, finish, _ = await read_stream(reader)
+        assert finish == "length" and len(content) >= 500, (finish, len(content))
+
+    async def floods_with_requests(self, reads):
+        """Far more than a connection may have waiting; all are answered, or the client is cut off."""
+        reader, writer = await self.connect()
+        num_requests = 5000
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * num_requests)
+        if reads:
+            for _ in range(num_requests):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200"), head
+                await reader.readexactly(int(re.search(rb"Content-Length: (\d+)", head).group(1)))
+        else:
+            await asyncio.sleep(2)
+        writer.transport.abort()
+
     async def vanishes(self, idx):
         reader, writer = await self.connect()
-        writer.write(chat("endless", stream=idx % 2 == 0))
-        if idx % 2 == 0:
+        writer.write(chat("endless", stream=idx % 2 == 0, **({"heavy": {"n": 3}} if idx % 3 == 0 else {})))
+        if idx % 2 == 0 and idx % 3 != 0:
             await reader.read(100)
         else:
             await asyncio.sleep(0.2)
@@ -133,6 +167,7 @@ class Crowd:
         post = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
         chunk = b"100000\r\n" + b"a" * 0x100000 + b"\r\n"
         deep = b'{"messages":' + b"[" * 2_000_000
+        large = b'{"messages":[' + b"[]," * 20_000_000 + b"[]]}"
         flood = b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % idx for idx in range(5000))
         answers = await asyncio.gather(
             self.sends(post + b"Content-Length: 104857600\r\n\r\n"),
@@ -140,14 +175,17 @@ class Crowd:
             self.sends(post + b"Content-Length: %d\r\n\r\n" % len(deep) + deep),
             self.sends(post + b'Content-Length: 4\r\n\r\n"\xff\xfe"'),
             self.sends(flood),
-            self.sends(*[bytes([byte]) for byte in b"GET /health"], pause_s=0.1),
+            self.sends(post + b"Content-Length: %d\r\n\r\n" % len(large) + large),
+            *[self.sends(*[bytes([byte]) for byte in b"GET /health"], pause_s=0.1) for _ in range(200)],
+            *[self.reads_slowly() for _ in range(5)],
+            *[self.floods_with_requests(reads=idx % 2 == 0) for idx in range(4)],
             *[self.does_not_read() for _ in range(10)],
             *[self.vanishes(idx) for idx in range(20)],
             *[self.closes_half() for _ in range(5)],
             *[self.pipelines() for _ in range(5)],
         )
-        statuses = [answer[9:12] for answer in answers[:5]]
-        assert statuses[0] == b"413" and statuses[2:] == [b"400", b"400", b"431"], statuses
+        statuses = [answer[9:12] for answer in answers[:6]]
+        assert statuses[0] == b"413" and statuses[2:] == [b"400", b"400", b"431", b"413"], statuses
         assert statuses[1] in (b"413", b""), statuses  # the reset may overtake the answer
 
     async def run(self):

@@ -6,6 +6,7 @@
 #include <random>
 #include <string>
 
+#include "server/chat/json_fields.h"
 #include "server/chat/json_repair.h"
 #include "server/chat/json_text.h"
 #include "server/http/json_writer.h"
@@ -81,6 +82,22 @@ TEST_CASE("halves of characters become U+FFFD, and nothing else changes", "[serv
   CHECK(repaired("\"\xff\xe2\x82\"") == "\"\xef\xbf\xbd\xef\xbf\xbd\"");
   CHECK(repaired(R"(\u12)") == "(as it was)");
   CHECK(repaired("\\") == "(as it was)");
+}
+
+TEST_CASE("a body that would take far more memory than text is a 413", "[server][json]") {
+  for (const char* element : {"[],", "[0],", R"({"":0},)"}) {
+    std::string body = R"({"messages":[)";
+    for (int idx = 0; idx < 4'000'000; ++idx) body += element;
+    const auto refused = parse_json_object(body + "[]]}");
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().status == 413);
+    CHECK(refused.error().message ==
+          "body: expected JSON that takes at most 128 MiB once parsed, got more");
+  }
+  CHECK(parse_json_object(R"({"prompt":")" + std::string(64 << 20, 'a') + R"("})"));
+  std::string ids = R"({"prompt":[1)";
+  for (int idx = 0; idx < 1'000'000; ++idx) ids += ",163839";
+  CHECK(parse_json_object(ids + "]}"));
 }
 
 TEST_CASE("values are written as Python writes them", "[server][json]") {
