@@ -43,15 +43,23 @@ const std::map<std::string_view, std::string_view>& format_patterns() {
        "9]?[0-9])$"},
       {"ipv6", "^([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}$"},
       {"uri",
-       "^[A-Za-z][A-Za-z0-9+.-]{0,15}://[A-Za-z0-9._~:@!$&'()*+,;=-]+(/"
-       "[A-Za-z0-9._~:@!$&'()*+,;=-]*)*"
-       "(\\?[A-Za-z0-9._~:@!$&'()*+,;=/?-]*)?(#[A-Za-z0-9._~:@!$&'()*+,;=/?-]*)?$"},
+       "^[A-Za-z][A-Za-z0-9+.-]{0,15}://([A-Za-z0-9._~:!$&'()*+,;=-]*@)?"
+       "([A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(:[0-9]*)?"
+       "(/([A-Za-z0-9._~:@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)*"
+       "(\\?([A-Za-z0-9._~:@!$&'()*+,;=/?-]|%[0-9A-Fa-f]{2})*)?"
+       "(#([A-Za-z0-9._~:@!$&'()*+,;=/?-]|%[0-9A-Fa-f]{2})*)?$"},
   };
   return kPatterns;
 }
 
-// Behind a scheme of 16 letters, "://" and one character a URI may end anywhere.
+// Where characters are counted: without users and %, so that behind a scheme of 16 letters, "://"
+// and one character it may end anywhere.
+constexpr std::string_view kCountedUri =
+    "^[A-Za-z][A-Za-z0-9+.-]{0,15}://[A-Za-z0-9._~!$&'()*+,;=-]+(:[0-9]*)?"
+    "(/[A-Za-z0-9._~:@!$&'()*+,;=-]*)*"
+    "(\\?[A-Za-z0-9._~:@!$&'()*+,;=/?-]*)?(#[A-Za-z0-9._~:@!$&'()*+,;=/?-]*)?$";
 constexpr int64_t kUriEndsFrom = 20;
+constexpr int64_t kShortestUriLength = 5;
 
 // Formats that JSON Schema defines and that are not told here.
 bool is_defined_format(std::string_view format) {
@@ -224,8 +232,10 @@ std::optional<std::string> SchemaWriter::string(const Parts& parts) {
     const std::string path = child_path(part.path, "format");
     const auto known = format_patterns().find(name);
     if (known != format_patterns().end()) {
-      add_pattern(known->second, path);
-      if (name == "uri" && !lengths.ends_from) lengths.ends_from = kUriEndsFrom;
+      const bool is_counted_uri =
+          name == "uri" && (wanted.most || wanted.least > kShortestUriLength);
+      add_pattern(is_counted_uri ? kCountedUri : known->second, path);
+      if (is_counted_uri && !lengths.ends_from) lengths.ends_from = kUriEndsFrom;
     } else if (is_defined_format(name)) {
       cannot(path, fmt::format("'{}' cannot be enforced", name));
     }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Runs the clients that people use: some against the demo model, some against the scripted server.
+"""Runs the clients that people use: some against the demo model, some against the scripted server; and a validator of what
+random logits call.
 
     run_clients.py TANDEM SCRIPTED_SERVER [--only NAME] [--verbose]
 
@@ -24,6 +25,7 @@ from tandem_process import SKIPPED, TandemServer, demo_model_is_here  # noqa: E4
 
 PYTHON_PACKAGES = ["openai==3.54.0", "anthropic==2.12.0", "langchain-nvidia-ai-endpoints==1.5.0"]
 LM_EVAL_PACKAGES = ["lm_eval[api]==0.4.13"]
+VALIDATOR_PACKAGES = ["jsonschema[format-nongpl]==4.26.0"]
 KEY = "sk-clients-test"
 MODEL = "tandem-test"
 WRONG_WORDS = 3  # a client's status when only the words of the answer were others
@@ -60,13 +62,21 @@ def install(what, folder, commands):
         file.write(wanted)
 
 
-def python_command():
-    folder = os.path.join(cache_dir(), "python")
+def python_with(what, name, packages):
+    folder = os.path.join(cache_dir(), name)
     python = os.path.join(folder, "bin/python")
-    install("the Python clients", folder, [
+    install(what, folder, [
         [sys.executable, "-m", "venv", folder],
-        [python, "-m", "pip", "install", "--quiet", "--retries=1", "--disable-pip-version-check", *PYTHON_PACKAGES]])
+        [python, "-m", "pip", "install", "--quiet", "--retries=1", "--disable-pip-version-check", *packages]])
     return [python]
+
+
+def python_command():
+    return python_with("the Python clients", "python", PYTHON_PACKAGES)
+
+
+def validator_command():
+    return python_with("the validator", "validator", VALIDATOR_PACKAGES)
 
 
 def node_command():
@@ -111,12 +121,7 @@ def claude_command():
 def lm_eval_command():
     if os.environ.get("TANDEM_TEST_LM_EVAL") != "1":
         raise Unavailable("large: set TANDEM_TEST_LM_EVAL=1 to install and run it")
-    folder = os.path.join(cache_dir(), "lm_eval")
-    python = os.path.join(folder, "bin/python")
-    install("lm-eval", folder, [
-        [sys.executable, "-m", "venv", folder],
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *LM_EVAL_PACKAGES]])
-    return [python]
+    return python_with("lm-eval", "lm_eval", LM_EVAL_PACKAGES)
 
 
 def curl_command():
@@ -153,6 +158,10 @@ SCRIPTED_CLIENTS = [
     ("lm-eval", lm_eval_command, here("lm_eval_task.py")),
 ]
 
+RANDOM_CLIENTS = [
+    ("jsonschema, random calls", validator_command, here("random_calls.py")),
+]
+
 
 def call_of(name, **arguments):
     return ("<|tool_calls_section_begin|><|tool_call_begin|>functions." + name +
@@ -182,6 +191,7 @@ def run_client(command, server):
     env = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     env.update(TANDEM_URL=server.url, TANDEM_BASE_URL=server.url + "/v1", TANDEM_KEY=KEY, TANDEM_MODEL=MODEL,
                PYTHONDONTWRITEBYTECODE="1")
+    env.setdefault("TANDEM_SHARED_DIR", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(HERE))), "shared"))
     output = ""
     for _ in range(2):
         try:
@@ -239,7 +249,8 @@ def main():
         return SKIPPED
     options = ["--api-key", KEY, "--served-model-name", MODEL]
     groups = [(DEMO_CLIENTS, lambda: TandemServer(args.tandem, *options)),
-              (SCRIPTED_CLIENTS, lambda: ScriptedServer(args.scripted_server, SCRIPT, *options))]
+              (SCRIPTED_CLIENTS, lambda: ScriptedServer(args.scripted_server, SCRIPT, *options)),
+              (RANDOM_CLIENTS, lambda: ScriptedServer(args.scripted_server, {"random": 1}, *options))]
     passed = failed = skipped = 0
     for clients, start in groups:
         chosen = [client for client in clients if args.only in client[0]]

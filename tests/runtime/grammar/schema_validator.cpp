@@ -154,7 +154,14 @@ class Validator {
     if (format == "uuid") return matches("^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", value);
     if (format == "email") return matches("^[^@ ]+@[^@ ]+\\.[a-zA-Z]+$", value);
     if (format == "ipv4") return matches("^\\d{1,3}(\\.\\d{1,3}){3}$", value);
-    if (format == "uri") return matches("^[a-zA-Z][a-zA-Z0-9+.-]*:[^ \"<>]+$", value);
+    if (format == "uri") {  // RFC 3986, of those with an authority
+      return matches(
+                 "^[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^@/?#\\[\\]]*@)?[^@:/?#\\[\\]]+(?::\\d*)?(?:/"
+                 "[^?#\\[\\]]*)?"
+                 "(?:\\?[^#\\[\\]]*)?(?:#[^#\\[\\]]*)?$",
+                 value) &&
+             !matches("[^\\x21-\\x7e]|[\"<>\\\\^`{|}]|%(?![0-9a-fA-F]{2})", value);
+    }
     if (format == "date-time") return matches("^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d", value);
     return true;
   }

@@ -75,7 +75,9 @@ TEST_CASE("strings: escapes, lengths, patterns, formats", "[grammar]") {
          {R"({"type":"string","format":"uuid"})",
           {"\"123e4567-e89b-12d3-a456-426614174000\""},
           {"\"123e4567\""}},
-         {R"({"type":"string","format":"uri"})", {"\"https://a.b/c?d=1#e\""}, {"\"a b\""}},
+         {R"({"type":"string","format":"uri"})",
+          {"\"https://a.b/c?d=1#e\"", "\"pg://me:secret@db:5432/%C3%A9%20x\"", "\"a://b@c\""},
+          {"\"a b\"", "\"a://b@c@d\"", "\"a://b:c/\"", "\"a://b/%2x\"", "\"a://b/%\""}},
          {R"({"type":"string","format":"password"})", {"\"x\""}, {}}});
 }
 
@@ -115,8 +117,8 @@ TEST_CASE("strings of any length are counted, wherever they stand", "[grammar]")
           {"\"ab\"", '"' + a300 + '"'}},
          {R"({"type":"string","pattern":"^(a|b)$","maxLength":3})", {"\"a\""}, {"\"c\""}},
          {R"({"type":"string","format":"uri","maxLength":24})",
-          {"\"https://example.org/abcd\""},
-          {"\"https://example.org/abcde\""}},
+          {"\"https://example.org/abcd\"", "\"https://example.org:80/a\""},
+          {"\"https://example.org/abcde\"", "\"a://b@c@d\"", "\"a://b:c\""}},
          {R"({"enum":["a","abc"],"maxLength":2})", {"\"a\""}, {"\"abc\""}}});
 }
 
