@@ -1,7 +1,8 @@
-// Schemas and patterns of any bytes: a grammar that compiles, lets through JSON only and (a
-// schema's) never ends in nothing, or an error in words; no crash, no hang.
+// Schemas and patterns of any bytes: a grammar that compiles, lets through only JSON that satisfies
+// the schema and (a schema's) never ends in nothing, or an error in words; no crash, no hang.
 #include <boost/json/parse.hpp>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "runtime/base/check.h"
 #include "runtime/grammar/answer_grammar.h"
 #include "runtime/grammar/json_schema.h"
+#include "runtime/grammar/schema_check.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "tests/support/byte_vocabulary.h"
 
@@ -17,8 +19,20 @@ namespace {
 
 constexpr int kMaxTokens = 200;
 
-// Follows one path through the answer, chosen by the input; what is complete must be JSON.
-void follow(const AnswerGrammar& grammar, std::string_view choices, bool is_json) {
+std::optional<boost::json::value> parse(std::string_view text) {
+  boost::system::error_code code;
+  boost::json::parse_options options;
+  options.max_depth = 1024;
+  boost::json::value value = boost::json::parse(text, code, {}, options);
+  if (code) return std::nullopt;
+  return value;
+}
+
+// Follows one path through the answer, chosen by the input; what is complete must satisfy `schema`.
+void follow(const AnswerGrammar& grammar,
+            std::string_view choices,
+            const std::optional<boost::json::value>& schema) {
+  const bool is_json = schema.has_value();
   using Tokens = TokenConstraint::Allowance::Tokens;
   const auto constraint = grammar.start();
   std::vector<uint32_t> mask((tests::kByteVocabSize + 31) / 32);
@@ -26,11 +40,10 @@ void follow(const AnswerGrammar& grammar, std::string_view choices, bool is_json
   for (int idx = 0; idx < kMaxTokens; ++idx) {
     const auto allowance = constraint->allow(mask);
     if (allowance.may_end && is_json) {
-      boost::system::error_code code;
-      boost::json::parse_options options;
-      options.max_depth = 1024;
-      static_cast<void>(boost::json::parse(text, code, {}, options));
-      TANDEM_CHECK(!code, "a complete answer that is no JSON");
+      const auto value = parse(text);
+      TANDEM_CHECK(value, "a complete answer that is no JSON");
+      TANDEM_CHECK(!check_schema(*value, *schema, *schema).violation,
+                   "a complete answer that breaks the schema");
     }
     TANDEM_CHECK(allowance.tokens != Tokens::kNone || allowance.may_end || !is_json, "a dead end");
     if (allowance.tokens != Tokens::kMasked) return;
@@ -63,13 +76,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                   .field = "field"};
   const auto grammar = compiler.compile(rules);
   if (grammar) {
-    follow(**grammar, text, !is_pattern);
+    follow(**grammar, text, is_pattern ? std::nullopt : parse(text));
   } else {
     TANDEM_CHECK(grammar.error().message.starts_with("field"), "an error that names the field");
   }
   if (!is_pattern) {
     const auto tool = compiler.compile({.tools = {{"f", text}}});
     TANDEM_CHECK(tool.ok(), "a tool is never refused for its schema");
+    for (const char* arguments : {"{}", R"({"a":[1,"b",{"a":1}],"b":null})"})
+      static_cast<void>((*tool)->find_violation("f", arguments));
   }
   return 0;
 }
