@@ -10,6 +10,7 @@ ActiveRequest::ActiveRequest(uint64_t id, uint64_t seed, GenerationRequest reque
       max_new_tokens(request.max_new_tokens),
       min_new_tokens(request.min_new_tokens),
       num_logprobs(request.num_logprobs),
+      repetition(request.repetition),
       constraint(std::move(request.constraint)),
       sink(std::move(request.sink)) {
   if (!request.ignore_eos) stop_token_ids = std::move(request.stop_token_ids);
@@ -37,6 +38,11 @@ std::span<const int32_t> ActiveRequest::banned_token_ids(bool may_end) const {
 
 bool ActiveRequest::is_stop_token(int32_t token_id) const {
   return std::find(stop_token_ids.begin(), stop_token_ids.end(), token_id) != stop_token_ids.end();
+}
+
+bool ActiveRequest::repeats_itself() const {
+  const auto num_prompt_tokens = static_cast<size_t>(sequence.num_prompt_tokens);
+  return ends_in_repetition(std::span(sequence.token_ids).subspan(num_prompt_tokens), repetition);
 }
 
 }  // namespace tandem

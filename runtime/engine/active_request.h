@@ -21,6 +21,7 @@ struct ActiveRequest {
   // does not let the answer end.
   [[nodiscard]] std::span<const int32_t> banned_token_ids(bool may_end) const;
   [[nodiscard]] bool is_stop_token(int32_t token_id) const;
+  [[nodiscard]] bool repeats_itself() const;
 
   uint64_t request_id = 0;
   Sequence sequence;
@@ -29,6 +30,7 @@ struct ActiveRequest {
   int32_t min_new_tokens = 0;
   std::vector<int32_t> stop_token_ids;  // empty with ignore_eos
   int32_t num_logprobs = -1;
+  RepetitionLimit repetition;
   std::shared_ptr<TokenConstraint> constraint;  // or null
   int32_t next_prompt_logprob_idx = 0;  // the prompt token that is told next; 0: none is wanted
   std::shared_ptr<TokenSink> sink;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/base/result.h"
+#include "runtime/engine/repetition.h"
 #include "runtime/engine/token_sink.h"
 #include "runtime/model/forward_model.h"
 #include "runtime/sampling/sampling_params.h"
@@ -29,6 +30,7 @@ struct GenerationRequest {
   bool prompt_logprobs = false;  // the same for the prompt's tokens, from the second on
   int32_t priority = 0;          // lower ones go first
   std::string cache_salt;        // KV pages are shared with requests of the same salt alone
+  RepetitionLimit repetition;    // of generated tokens
   std::shared_ptr<TokenSink> sink;
 };
 

@@ -37,6 +37,11 @@ std::optional<std::string> find_invalid_field(const GenerationRequest& request,
   if (request.num_logprobs < -1 || request.num_logprobs > vocab_size) {
     return fmt::format("logprobs is {}, expected 0 to {}", request.num_logprobs, vocab_size);
   }
+  const RepetitionLimit& repetition = request.repetition;
+  if (repetition.min_pattern_tokens < 1 || repetition.min_count < 2) {
+    return fmt::format("repetition is {} tokens {} times, expected at least 1 token twice",
+                       repetition.min_pattern_tokens, repetition.min_count);
+  }
   return find_invalid_sampling(request.sampling, vocab_size);
 }
 

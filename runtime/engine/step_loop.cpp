@@ -169,6 +169,7 @@ void StepLoop::choose_token(ActiveRequest& request, const SampleRequest& sample)
 void StepLoop::emit_token(ActiveRequest& request, const SampledToken& token) {
   if (!request.sink->push(token_event(TokenEvent::Kind::kToken, token)))
     return finish(request, FinishReason::kAborted);
+  if (request.repeats_itself()) return finish(request, FinishReason::kRepetition);
   if (request.num_new_tokens == request.max_new_tokens) finish(request, FinishReason::kLength);
 }
 

@@ -14,7 +14,7 @@ struct TokenLogprob {
   float logprob = 0.0f;
 };
 
-enum class FinishReason { kStop, kLength, kAborted, kError };
+enum class FinishReason { kStop, kLength, kRepetition, kAborted, kError };
 
 struct TokenEvent {
   // kPromptToken: a token of the prompt with its logprob, in order, before any kToken.

@@ -44,6 +44,8 @@ void ChatChoice::finish(const TokenEvent& event, std::vector<AssistantDelta>& de
   } else if (event.finish_reason == FinishReason::kAborted && !cut_) {
     end_ = event.error.empty() ? End::kAborted : End::kFailed;
     failure_ = "the answer was cut off: " + event.error;
+  } else if (!cut_ && event.finish_reason == FinishReason::kRepetition) {
+    end_ = End::kRepetition;
   } else if (!cut_ && (event.finish_reason == FinishReason::kLength || in_unclosed_call)) {
     end_ = End::kLength;  // a call that the model left open counts as cut, too
   } else {

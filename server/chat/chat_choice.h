@@ -20,7 +20,7 @@ struct TokenUsage {
 
 class ChatChoice {
  public:
-  enum class End { kRunning, kStop, kLength, kToolCalls, kAborted, kFailed };
+  enum class End { kRunning, kStop, kLength, kToolCalls, kRepetition, kAborted, kFailed };
   struct Options {
     AssistantParserOptions parser;
     bool first_call_only = false;            // parallel_tool_calls: false

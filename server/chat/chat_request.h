@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/engine/repetition.h"
 #include "runtime/grammar/answer_grammar.h"
 #include "runtime/sampling/sampling_params.h"
 #include "runtime/tokenizer/chat.h"
@@ -27,6 +28,7 @@ struct GenerationOptions {
   std::optional<int32_t> max_tokens;  // absent: what the context leaves
   int32_t min_tokens = 0;
   bool ignore_eos = false;
+  RepetitionLimit repetition;
   int32_t n = 1;
 
   std::vector<std::string> stop;

@@ -127,6 +127,7 @@ GenerationRequest generation_request(const PreparedChat& chat,
   generation.prompt_logprobs = request.prompt_logprobs >= 0 && choice_idx == 0;
   if (generation.prompt_logprobs)
     generation.num_logprobs = std::max(generation.num_logprobs, request.prompt_logprobs);
+  generation.repetition = request.repetition;
   generation.priority = request.priority;
   generation.cache_salt = request.cache_salt;
   if (chat.grammar) generation.constraint = chat.grammar->start();

@@ -99,6 +99,7 @@ Metrics::Metrics(const std::string& model_name)
       finished_(add_counters(registry_, "request_success_total", "Ended requests by reason")),
       stop_(finished_.Add({{"model_name", model_name}, {"finished_reason", "stop"}})),
       length_(finished_.Add({{"model_name", model_name}, {"finished_reason", "length"}})),
+      repetition_(finished_.Add({{"model_name", model_name}, {"finished_reason", "repetition"}})),
       abort_(finished_.Add({{"model_name", model_name}, {"finished_reason", "abort"}})),
       error_(finished_.Add({{"model_name", model_name}, {"finished_reason", "error"}})),
       invalid_calls_(add_counters(registry_,
@@ -178,6 +179,9 @@ void RequestMetrics::on_finished(const TokenEvent& event, Clock::time_point now)
       break;
     case FinishReason::kLength:
       metrics_->length_.Increment();
+      break;
+    case FinishReason::kRepetition:
+      metrics_->repetition_.Increment();
       break;
     case FinishReason::kAborted:
       (complete_.load(std::memory_order_relaxed) ? metrics_->stop_ : metrics_->abort_).Increment();

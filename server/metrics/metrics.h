@@ -37,6 +37,7 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& finished_;
   prometheus::Counter& stop_;
   prometheus::Counter& length_;
+  prometheus::Counter& repetition_;
   prometheus::Counter& abort_;
   prometheus::Counter& error_;
   prometheus::Counter& invalid_calls_;

@@ -23,6 +23,8 @@ std::string_view finish_reason(ChatChoice::End end) {
       return "length";
     case ChatChoice::End::kToolCalls:
       return "tool_calls";
+    case ChatChoice::End::kRepetition:
+      return "repetition";
     case ChatChoice::End::kAborted:
       return "abort";
     default:

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 
@@ -82,6 +83,25 @@ void read_lengths(FieldReader& fields, const RequestLimits& limits, GenerationOp
   fields.read("n", 1, limits.max_n, options.n);
 }
 
+// {"max_pattern_size": 20, "min_count": 4}, vLLM's.
+void read_repetition(FieldReader& fields, RepetitionLimit& limit) {
+  constexpr int64_t kMaxPatternTokens = 1024;
+  const json::object* detection = fields.object("repetition_detection");
+  if (detection == nullptr) return;
+  FieldReader entries(*detection, "repetition_detection.");
+  entries.read("max_pattern_size", 0, kMaxPatternTokens, limit.max_pattern_tokens);
+  entries.read("min_pattern_size", 0, kMaxPatternTokens, limit.min_pattern_tokens);
+  entries.read("min_count", 2, kMaxInt32, limit.min_count);
+  limit.min_pattern_tokens = std::max(limit.min_pattern_tokens, 1);
+  if (entries.ok() && limit.max_pattern_tokens > 0 &&
+      limit.min_pattern_tokens > limit.max_pattern_tokens) {
+    entries.fail_value("min_pattern_size",
+                       fmt::format("at most max_pattern_size, {}", limit.max_pattern_tokens),
+                       *entries.find("min_pattern_size"));
+  }
+  if (!entries.ok()) fields.fail(*entries.error());
+}
+
 void read_stop_strings(FieldReader& fields, std::vector<std::string>& stop) {
   const json::value* value = fields.find("stop");
   if (value == nullptr) return;
@@ -137,6 +157,7 @@ void read_generation_options(FieldReader& fields,
   read_sampling(fields, limits, options.sampling);
   read_lengths(fields, limits, options);
   read_stops(fields, limits, options);
+  read_repetition(fields, options.repetition);
   read_stream(fields, options);
   read_service_fields(fields, options);
 }

@@ -136,6 +136,7 @@ std::vector<GenerationRequest> TextCompletion::take_requests() {
     generation.num_logprobs = request_.logprobs;
     if (grammar_) generation.constraint = grammar_->start();
     generation.prompt_logprobs = request_.echo && request_.logprobs >= 0;
+    generation.repetition = request_.repetition;
     generation.priority = request_.priority;
     generation.cache_salt = request_.cache_salt;
   }
@@ -268,6 +269,9 @@ void TextCompletion::append_choice(std::string& out,
       break;
     case ChatChoice::End::kLength:
       json.string("length");
+      break;
+    case ChatChoice::End::kRepetition:
+      json.string("repetition");
       break;
     case ChatChoice::End::kAborted:
       json.string("abort");

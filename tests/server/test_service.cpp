@@ -261,5 +261,35 @@ TEST_CASE("a chat's prompt has logprobs for who asks", "[server]") {
     CHECK(client.post(kChat, chat_body("hi", bad)).status == 400);
 }
 
+TEST_CASE("an answer that goes round in circles ends, thinking or not", "[server]") {
+  ServerFixture fixture(endless());
+  Client client(fixture);
+  const std::string limit = R"("repetition_detection":{"max_pattern_size":20,"min_count":3})";
+  for (const char* text : {"endless", "muse"}) {
+    const json::value answer = client.post(kChat, chat_body(text, limit)).json();
+    const json::value& choice = answer.at("choices").at(0);
+    CHECK(choice.at("finish_reason").as_string() == "repetition");
+    CHECK(answer.at("usage").at("completion_tokens").as_int64() < 100);
+  }
+  const json::value plain =
+      client.post("/v1/completions", R"({"prompt":"endless","max_tokens":500,)" + limit + "}")
+          .json();
+  CHECK(plain.at("choices").at(0).at("text").as_string() == "012345678901234567890123456789");
+  CHECK(plain.at("choices").at(0).at("finish_reason").as_string() == "repetition");
+  CHECK(client.get("/metrics")
+            .body.find(
+                R"(request_success_total{finished_reason="repetition",model_name="tiny"} 3)") !=
+        std::string::npos);
+  for (const char* bad :
+       {R"({"max_pattern_size":-1})", R"({"max_pattern_size":2000})",
+        R"({"max_pattern_size":2,"min_pattern_size":3})", R"({"min_count":1})", "7"}) {
+    const Response refused =
+        client.post(kChat, chat_body("hi", R"("repetition_detection":)" + std::string(bad)));
+    INFO(bad);
+    CHECK(refused.status == 400);
+    CHECK(refused.body.find("repetition_detection") != std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace tandem::tests

@@ -271,5 +271,42 @@ TEST_CASE("who has seen a request end finds it counted", "[engine]") {
   }
 }
 
+TEST_CASE("a pattern that stands often enough in a row is a repetition", "[engine]") {
+  const auto repeats = [](const std::vector<int32_t>& ids, const RepetitionLimit& limit) {
+    return ends_in_repetition(ids, limit);
+  };
+  CHECK_FALSE(repeats({1, 1, 1, 1}, {}));  // no limit
+  const RepetitionLimit thrice{.max_pattern_tokens = 3, .min_count = 3};
+  CHECK(repeats({9, 1, 1, 1}, thrice));
+  CHECK_FALSE(repeats({1, 1, 1, 9}, thrice));
+  CHECK_FALSE(repeats({1, 1}, thrice));
+  CHECK(repeats({7, 1, 2, 1, 2, 1, 2}, thrice));
+  CHECK_FALSE(repeats({7, 1, 2, 3, 2, 1, 2}, thrice));
+  CHECK(repeats({1, 2, 3, 1, 2, 3, 1, 2, 3}, thrice));
+  CHECK_FALSE(repeats({1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4}, thrice));  // four tokens
+  const RepetitionLimit pairs{.min_pattern_tokens = 2, .max_pattern_tokens = 2, .min_count = 2};
+  CHECK(repeats({1, 1, 1, 1}, pairs));
+  CHECK_FALSE(repeats({2, 1, 1, 1}, pairs));
+}
+
+TEST_CASE("an answer that repeats itself ends, its prompt does not count", "[engine]") {
+  HashModel model;
+  Engine engine(model, {});
+  const auto sink = std::make_shared<CollectingSink>();
+  GenerationRequest request = greedy_request({5, 5, 5, 5, 5, 5}, 50, sink);
+  // Every token draws the same one.
+  request.sampling.logit_bias = {{5, 1e6f}};
+  request.repetition = {.max_pattern_tokens = 1, .min_count = 4};
+  REQUIRE(engine.submit(std::move(request)).ok());
+  const TokenEvent last = sink->wait();
+  CHECK(last.finish_reason == FinishReason::kRepetition);
+  CHECK(sink->token_ids() == std::vector<int32_t>{5, 5, 5, 5});
+  GenerationRequest bad = greedy_request({1}, 1, sink);
+  bad.repetition.min_count = 1;
+  const auto refused = engine.submit(std::move(bad));
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().kind == SubmitError::Kind::kInvalid);
+}
+
 }  // namespace
 }  // namespace tandem::tests
