@@ -11,6 +11,8 @@
 
 namespace tandem::cpu_experts {
 
+static_assert(kTileTokens == TANDEM_MCA_TOKENS);
+
 #if defined(TANDEM_MCA_BF16)
 
 // One vector of the layout: four pairs of eight columns.
