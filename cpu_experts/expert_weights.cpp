@@ -287,6 +287,19 @@ void pack_matrix(const Int4Matrix& matrix,
 #endif
 }
 
+void pack_expert(const ExpertTensors& tensors, const IntermediatePart& part, std::byte* packed) {
+  const int64_t hidden_size = tensors.gate_proj.in_features();
+  const int64_t row_block_size_bytes = packed_size_bytes(kBlockRows, hidden_size);
+  const MatrixPart rows{
+      .row_begin = part.begin, .num_rows = part.size, .col_begin = 0, .num_cols = hidden_size};
+  pack_matrix(tensors.gate_proj, rows, packed, 2 * row_block_size_bytes);
+  pack_matrix(tensors.up_proj, rows, packed + row_block_size_bytes, 2 * row_block_size_bytes);
+  const MatrixPart cols{
+      .row_begin = 0, .num_rows = hidden_size, .col_begin = part.begin, .num_cols = part.size};
+  pack_matrix(tensors.down_proj, cols, packed + gate_up_size_bytes(hidden_size, part.size),
+              packed_size_bytes(kBlockRows, part.size));
+}
+
 std::vector<float> unpack_matrix(std::span<const std::byte> packed,
                                  int64_t out_features,
                                  int64_t in_features,

@@ -25,6 +25,14 @@ void pack_matrix(const Int4Matrix& matrix,
                  std::byte* packed,
                  int64_t row_block_stride_bytes);
 
+// Rows of gate and up, columns of down: all of moe_intermediate_size, or a node's share.
+struct IntermediatePart {
+  int64_t begin = 0, size = 0;  // multiples of 32
+};
+
+// Packs `part` of an expert to `packed` [expert_size_bytes(hidden_size, part.size)].
+void pack_expert(const ExpertTensors& tensors, const IntermediatePart& part, std::byte* packed);
+
 // The weights of a packed matrix, row-major [out_features, in_features]: the scalar reader of the
 // layout.
 std::vector<float> unpack_matrix(std::span<const std::byte> packed,

@@ -216,20 +216,9 @@ void MoeExperts::Impl::pack_expert(const Node& node,
                    tensors.down_proj.out_features() == shape.hidden_size &&
                    tensors.down_proj.in_features() == shape.moe_intermediate_size,
                "an expert's tensors differ from the model's shape");
-  std::byte* packed = expert_weights(node, moe_layer_idx, expert_idx);
-  const int64_t row_block_size_bytes = num_col_blocks(shape.hidden_size) * kBlockSizeBytes;
-  const MatrixPart rows{.row_begin = node.intermediate.begin,
-                        .num_rows = node.intermediate.size(),
-                        .col_begin = 0,
-                        .num_cols = shape.hidden_size};
-  pack_matrix(tensors.gate_proj, rows, packed, 2 * row_block_size_bytes);
-  pack_matrix(tensors.up_proj, rows, packed + row_block_size_bytes, 2 * row_block_size_bytes);
-  const MatrixPart cols{.row_begin = 0,
-                        .num_rows = shape.hidden_size,
-                        .col_begin = node.intermediate.begin,
-                        .num_cols = node.intermediate.size()};
-  pack_matrix(tensors.down_proj, cols, packed + node.gate_up_size_bytes,
-              num_col_blocks(node.intermediate.size()) * kBlockSizeBytes);
+  cpu_experts::pack_expert(tensors,
+                           {.begin = node.intermediate.begin, .size = node.intermediate.size()},
+                           expert_weights(node, moe_layer_idx, expert_idx));
 }
 
 void MoeExperts::load_layer(int32_t moe_layer_idx, const ExpertSource& source) {

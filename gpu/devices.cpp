@@ -4,6 +4,7 @@
 
 #include <charconv>
 
+#include "gpu/host/experts.h"
 #include "runtime/base/errors.h"
 
 #ifdef TANDEM_WITH_CUDA
@@ -133,9 +134,9 @@ int64_t planned_kv_b_extra_size_bytes(const LogicalDevice& device,
 }
 
 int64_t planned_ops_size_bytes(const LogicalDevice& device,
-                               [[maybe_unused]] const OpsLimits& limits,
+                               const OpsLimits& limits,
                                [[maybe_unused]] const MlaShape& shape) {
-  if (device.is_host()) return 0;
+  if (device.is_host()) return host::ExpertProducts::planned_size_bytes(limits);
 #ifdef TANDEM_WITH_CUDA
   return cuda::planned_ops_size_bytes(device.card_idx, limits, shape);
 #else

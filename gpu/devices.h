@@ -60,8 +60,8 @@ int64_t allocation_size_bytes(const LogicalDevice& device, int64_t size_bytes);
 int64_t planned_kv_b_extra_size_bytes(const LogicalDevice& device, const MlaShape& shape);
 
 // Memory that the operations take for themselves beside what they are asked for: on the device in
-// reserve(), and on the host while weights are uploaded. For the host as a device, and in a build
-// without CUDA, 0.
+// reserve(), and on the host while weights are uploaded. Of the host as a device what its routed
+// experts take; for a card in a build without CUDA 0.
 int64_t planned_ops_size_bytes(const LogicalDevice& device,
                                const OpsLimits& limits,
                                const MlaShape& shape);

@@ -15,6 +15,7 @@
 #include <string_view>
 
 #include "runtime/base/bf16.h"
+#include "runtime/base/function_ref.h"
 #include "runtime/base/matrix_view.h"
 #include "runtime/model/forward_model.h"
 #include "runtime/topology/worker_pool.h"
@@ -43,6 +44,21 @@ class KvBWeight {
  public:
   virtual ~KvBWeight() = default;
 };
+
+// The routed experts of one layer, all of them, 4.5 bits a weight.
+class ExpertsWeight {
+ public:
+  virtual ~ExpertsWeight() = default;
+};
+
+// Of a layer whose routed experts lie on the device.
+struct ExpertsShape {
+  int32_t hidden_size = 0;            // multiple of 32
+  int32_t moe_intermediate_size = 0;  // multiple of 32
+  int32_t n_routed_experts = 0;       // at most kMaxDeviceExperts
+  int32_t num_experts_per_tok = 0;
+};
+inline constexpr int32_t kMaxDeviceExperts = 1024;
 
 struct MlaShape {
   int32_t num_attention_heads = 0;
@@ -91,6 +107,7 @@ struct OpsLimits {
   int32_t max_logit_rows = 0;
   int32_t max_context_tokens = 0;
   int32_t n_routed_experts = 0;  // of the widest router; 0: no router
+  ExpertsShape experts = {};     // that lie on the device; n_routed_experts 0: none do
 };
 
 class Ops {
@@ -113,6 +130,12 @@ class Ops {
   // kv_b_proj [heads * (qk_nope_head_dim + v_head_dim), kv_lora_rank].
   virtual std::unique_ptr<KvBWeight> load_kv_b(MatrixView<const bf16> kv_b_proj,
                                                const MlaShape& shape) = 0;
+  // Routed experts, one after the other: packed_expert(idx) is called for 0, 1, ... and returns the
+  // expert as runtime/model/expert_layout.h has it [expert_size_bytes], valid until the next call.
+  // What it throws passes through.
+  using PackedExpert = FunctionRef<std::span<const std::byte>(int32_t expert_idx)>;
+  virtual std::unique_ptr<ExpertsWeight> load_experts(const ExpertsShape& shape,
+                                                      PackedExpert packed_expert) = 0;
   // Workspaces for everything below, once, before the first step.
   virtual void reserve(const OpsLimits& limits, const MlaShape& shape) = 0;
 
@@ -195,6 +218,18 @@ class Ops {
                            const RouterParams& params,
                            MatrixView<int32_t> expert_ids,
                            MatrixView<float> expert_weights) = 0;
+
+  // residual[t, :] += sum_j expert_weights[t, j] * MLP_{expert_ids[t, j]}(hidden[t, :]) (11, 15),
+  // for experts on the device; all ids are of the layer's experts. Between an expert's products,
+  // and behind them, values are rounded to BF16; sums are FP32, over experts in the order of j, and
+  // added to the residual last.
+  //   hidden [num_tokens, hidden_size]    expert_ids, expert_weights [num_tokens,
+  //   num_experts_per_tok]    residual as hidden
+  virtual void add_routed_experts(MatrixView<const bf16> hidden,
+                                  const ExpertsWeight& experts,
+                                  MatrixView<const int32_t> expert_ids,
+                                  MatrixView<const float> expert_weights,
+                                  MatrixView<float> residual) = 0;
 
   // residual += addend (15); the addend lies in host memory: what the CPU's experts have summed.
   virtual void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) = 0;

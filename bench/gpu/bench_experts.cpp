@@ -25,9 +25,7 @@ constexpr int32_t kMaxResidentExperts = 64;
 constexpr std::byte kPackedByte{0x3c};
 
 int64_t expert_size_bytes(const ModelConfig& config) {
-  using expert_layout::packed_size_bytes;
-  return 2 * packed_size_bytes(config.moe_intermediate_size, config.hidden_size) +
-         packed_size_bytes(config.hidden_size, config.moe_intermediate_size);
+  return expert_layout::expert_size_bytes(config.hidden_size, config.moe_intermediate_size);
 }
 
 template <typename T>
@@ -110,7 +108,7 @@ void bench_experts(DeviceBench& bench, Report& report) {
                        .num_tiles = bench.matrix<int32_t>(1, 1).data,
                        .activated = bench.matrix<bf16>(num_pairs, intermediate).data,
                        .expert_out = bench.matrix<bf16>(num_pairs, hidden).data,
-                       .out = bench.matrix<float>(num_tokens, hidden)},
+                       .residual = bench.matrix<float>(num_tokens, hidden)},
                       path);
     const double gb_per_s = static_cast<double>(routing.num_distinct * expert_size_bytes(config)) /
                             timing.median_s * 1e-9;

@@ -15,6 +15,7 @@
 #include "gpu/cuda/device_memory.h"
 #include "gpu/cuda/error.h"
 #include "gpu/cuda/event.h"
+#include "gpu/cuda/experts.h"
 #include "gpu/cuda/graph.h"
 #include "gpu/cuda/kernels/rms_norm.h"
 #include "gpu/cuda/kernels/rope_kv.h"
@@ -27,6 +28,7 @@
 #include "gpu/cuda/pinned_memory.h"
 #include "gpu/cuda/staged_upload.h"
 #include "gpu/cuda/stream.h"
+#include "gpu/shape_checks.h"
 #include "runtime/base/check.h"
 #include "runtime/base/errors.h"
 #include "runtime/sampling/philox.h"
@@ -79,6 +81,7 @@ struct StepMemory {
         staging(values_size_bytes()),
         values(values_size_bytes()),
         router_logits(router_logits_size_bytes(limits)),
+        experts(limits),
         sample_rows(static_cast<size_t>(limits.max_logit_rows) * sizeof(SampleRow)) {}
 
   [[nodiscard]] size_t values_size_bytes() const {
@@ -95,7 +98,8 @@ struct StepMemory {
   StepInputs inputs;
   PinnedMemory staging;
   DeviceMemory values;
-  DeviceMemory router_logits;   // [max_batch_tokens, n_routed_experts]
+  DeviceMemory router_logits;  // [max_batch_tokens, n_routed_experts]
+  ExpertProducts experts;
   PinnedMemory sample_rows;     // [max_logit_rows] read by the kernel where they lie
   int64_t num_sample_rows = 0;  // of this step, so far
 };
@@ -148,6 +152,11 @@ class CudaOps final : public Ops {
   }
   std::unique_ptr<LinearWeight> load_linear(
       std::span<const MatrixView<const bf16>> weights) override;
+  std::unique_ptr<ExpertsWeight> load_experts(const ExpertsShape& shape,
+                                              PackedExpert packed_expert) override {
+    const DeviceGuard guard(card_idx_);
+    return std::make_unique<CudaExperts>(shape, packed_expert, uploader());
+  }
   std::unique_ptr<KvBWeight> load_kv_b(MatrixView<const bf16> kv_b_proj,
                                        const MlaShape& shape) override {
     const DeviceGuard guard(card_idx_);
@@ -218,6 +227,11 @@ class CudaOps final : public Ops {
                    const RouterParams& params,
                    MatrixView<int32_t> expert_ids,
                    MatrixView<float> expert_weights) override;
+  void add_routed_experts(MatrixView<const bf16> hidden,
+                          const ExpertsWeight& experts,
+                          MatrixView<const int32_t> expert_ids,
+                          MatrixView<const float> expert_weights,
+                          MatrixView<float> residual) override;
   // The kernel reads the host's memory itself: a row is read once.
   void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) override {
     enqueue([=, this] { launch_add({.addend = addend, .residual = residual}, stream_.get()); });
@@ -419,15 +433,30 @@ void CudaOps::router_topk(MatrixView<const bf16> hidden,
   });
 }
 
+void CudaOps::add_routed_experts(MatrixView<const bf16> hidden,
+                                 const ExpertsWeight& experts,
+                                 MatrixView<const int32_t> expert_ids,
+                                 MatrixView<const float> expert_weights,
+                                 MatrixView<float> residual) {
+  const auto& weights = static_cast<const CudaExperts&>(experts);
+  check_add_routed_experts(weights.shape(), hidden, expert_ids, expert_weights, residual);
+  enqueue([=, this, &weights] {
+    step_->experts.run({.hidden = hidden,
+                        .experts = weights,
+                        .expert_ids = expert_ids,
+                        .expert_weights = expert_weights,
+                        .kv_slots = step_->arrays().kv_slots,
+                        .residual = residual},
+                       stream_.get());
+  });
+}
+
 void CudaOps::rope_and_append_kv(const MlaShape& shape,
                                  const RopeKvParams& params,
                                  MatrixView<bf16> q,
                                  MatrixView<const float> kv_a,
                                  const KvCacheLayer& cache) {
-  TANDEM_CHECK(kv_a.cols == shape.kv_dim() &&
-                   q.cols == int64_t{shape.num_attention_heads} * shape.qk_head_dim() &&
-                   static_cast<int32_t>(params.frequencies.size()) == shape.qk_rope_head_dim / 2,
-               "rope_and_append_kv: shapes");
+  check_rope_and_append_kv(shape, params, q, kv_a);
   enqueue([=, this] {
     const StepArrays<const int32_t> arrays = step_->arrays();
     launch_rope_and_append_kv({.q = q,
@@ -452,9 +481,7 @@ void CudaOps::mla_attention(const MlaShape& shape,
                             const KvBWeight& kv_b,
                             const KvCacheLayer& cache,
                             MatrixView<bf16> out) {
-  TANDEM_CHECK(q.cols == int64_t{shape.num_attention_heads} * shape.qk_head_dim() &&
-                   out.cols == int64_t{shape.num_attention_heads} * shape.v_head_dim,
-               "mla_attention: columns");
+  check_mla_attention(shape, q, out);
   const auto& weight = static_cast<const CudaKvB&>(kv_b);
   enqueue([=, this, &weight] {
     const StepArrays<const int32_t> arrays = step_->arrays();
@@ -524,6 +551,7 @@ int64_t planned_ops_size_bytes(int32_t card_idx, const OpsLimits& limits, const 
                            .max_context_tokens = limits.max_context_tokens});
   return static_cast<int64_t>(CublasMatmul::kWorkspaceSizeBytes + kMatmulScratchSizeBytes +
                               StepMemory::router_logits_size_bytes(limits)) +
+         ExpertProducts::planned_size_bytes(limits) +
          inputs.num_values() * int64_t{sizeof(int32_t)} +
          MlaAttention::planned_size_bytes(limits, shape, mla_card(properties_of(known_card_idx)));
 }

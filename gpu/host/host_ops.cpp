@@ -8,6 +8,7 @@
 #include "gpu/host/host_memory.h"
 #include "gpu/host/rope.h"
 #include "gpu/host/router.h"
+#include "gpu/shape_checks.h"
 #include "runtime/base/check.h"
 
 namespace tandem::gpu::host {
@@ -47,6 +48,7 @@ HostOps::HostOps(WorkerPool& pool, const Kernels& kernels)
       pool_(pool),
       linear_(kernels, pool),
       attention_(kernels, pool),
+      experts_(pool),
       router_scores_(static_cast<size_t>(kRouterElements) * sizeof(float)) {}
 
 std::string HostOps::description() const {
@@ -114,7 +116,10 @@ std::unique_ptr<KvBWeight> HostOps::load_kv_b(MatrixView<const bf16> kv_b_proj,
   return std::make_unique<HostKvB>(kv_b_proj, shape, kernels_, pool_);
 }
 
-void HostOps::reserve(const OpsLimits&, const MlaShape& shape) { attention_.reserve(shape); }
+void HostOps::reserve(const OpsLimits& limits, const MlaShape& shape) {
+  attention_.reserve(shape);
+  experts_.reserve(limits);
+}
 
 std::unique_ptr<DeviceBuffer> HostOps::allocate_host(size_t size_bytes) {
   return allocate(size_bytes);
@@ -266,6 +271,20 @@ void HostOps::router_topk(MatrixView<const bf16> hidden,
   }
 }
 
+void HostOps::add_routed_experts(MatrixView<const bf16> hidden,
+                                 const ExpertsWeight& experts,
+                                 MatrixView<const int32_t> expert_ids,
+                                 MatrixView<const float> expert_weights,
+                                 MatrixView<float> residual) {
+  const auto& weights = static_cast<const HostExperts&>(experts);
+  check_add_routed_experts(weights.shape(), hidden, expert_ids, expert_weights, residual);
+  experts_.run({.hidden = hidden,
+                .experts = weights,
+                .expert_ids = expert_ids,
+                .expert_weights = expert_weights,
+                .residual = residual});
+}
+
 // --- attention
 
 void HostOps::rope_and_append_kv(const MlaShape& shape,
@@ -273,12 +292,8 @@ void HostOps::rope_and_append_kv(const MlaShape& shape,
                                  MatrixView<bf16> q,
                                  MatrixView<const float> kv_a,
                                  const KvCacheLayer& cache) {
-  TANDEM_CHECK(kv_a.cols == shape.kv_dim(), "rope_and_append_kv: columns of kv_a");
-  TANDEM_CHECK(q.cols == int64_t{shape.num_attention_heads} * shape.qk_head_dim(),
-               "rope_and_append_kv: columns of q");
+  check_rope_and_append_kv(shape, params, q, kv_a);
   const int32_t num_pairs = shape.qk_rope_head_dim / 2;
-  TANDEM_CHECK(static_cast<int32_t>(params.frequencies.size()) == num_pairs,
-               "rope_and_append_kv: frequencies");
   for (const BatchItem& item : batch_.items) {
     for_each_whole_row(item.num_tokens, q.cols, [&](int64_t token) {
       const int64_t row = item.token_begin + token;
@@ -314,9 +329,7 @@ void HostOps::mla_attention(const MlaShape& shape,
                             const KvBWeight& kv_b,
                             const KvCacheLayer& cache,
                             MatrixView<bf16> out) {
-  TANDEM_CHECK(q.cols == int64_t{shape.num_attention_heads} * shape.qk_head_dim() &&
-                   out.cols == int64_t{shape.num_attention_heads} * shape.v_head_dim,
-               "mla_attention: columns");
+  check_mla_attention(shape, q, out);
   attention_.run({.batch = batch_,
                   .form = form_,
                   .q = q,

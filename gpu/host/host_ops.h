@@ -6,6 +6,7 @@
 #include <string>
 
 #include "gpu/host/attention.h"
+#include "gpu/host/experts.h"
 #include "gpu/host/kernels.h"
 #include "gpu/host/linear.h"
 #include "gpu/ops.h"
@@ -30,6 +31,10 @@ class HostOps : public Ops {
       std::span<const MatrixView<const bf16>> weights) override;
   std::unique_ptr<KvBWeight> load_kv_b(MatrixView<const bf16> kv_b_proj,
                                        const MlaShape& shape) override;
+  std::unique_ptr<ExpertsWeight> load_experts(const ExpertsShape& shape,
+                                              PackedExpert packed_expert) override {
+    return std::make_unique<HostExperts>(shape, packed_expert);
+  }
   void reserve(const OpsLimits& limits, const MlaShape& shape) override;
   std::unique_ptr<DeviceBuffer> allocate_host(size_t size_bytes) override;
 
@@ -69,6 +74,11 @@ class HostOps : public Ops {
                    const RouterParams& params,
                    MatrixView<int32_t> expert_ids,
                    MatrixView<float> expert_weights) override;
+  void add_routed_experts(MatrixView<const bf16> hidden,
+                          const ExpertsWeight& experts,
+                          MatrixView<const int32_t> expert_ids,
+                          MatrixView<const float> expert_weights,
+                          MatrixView<float> residual) override;
   void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) override;
   void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) override;
   void sample(MatrixView<const float> logits,
@@ -92,6 +102,7 @@ class HostOps : public Ops {
   WorkerPool& pool_;
   LinearProduct linear_;
   MlaAttention attention_;
+  ExpertProducts experts_;
   HostMemory router_scores_;
   SamplerScratch sampler_scratch_;
   // Of the step.

@@ -37,4 +37,13 @@ constexpr int64_t packed_size_bytes(int64_t out_features, int64_t in_features) {
   return out_features / kBlockRows * num_col_blocks(in_features) * kBlockSizeBytes;
 }
 
+// An expert: the row blocks of gate_proj and up_proj in turn, then down_proj.
+constexpr int64_t gate_up_size_bytes(int64_t hidden_size, int64_t moe_intermediate_size) {
+  return 2 * packed_size_bytes(moe_intermediate_size, hidden_size);
+}
+constexpr int64_t expert_size_bytes(int64_t hidden_size, int64_t moe_intermediate_size) {
+  return gate_up_size_bytes(hidden_size, moe_intermediate_size) +
+         packed_size_bytes(hidden_size, moe_intermediate_size);
+}
+
 }  // namespace tandem::expert_layout

@@ -144,6 +144,16 @@ void RecordingOps::router_topk(MatrixView<const bf16> hidden,
   });
 }
 
+void RecordingOps::add_routed_experts(MatrixView<const bf16> hidden,
+                                      const gpu::ExpertsWeight& experts,
+                                      MatrixView<const int32_t> expert_ids,
+                                      MatrixView<const float> expert_weights,
+                                      MatrixView<float> residual) {
+  enqueue([=, this, &experts] {
+    inner_->add_routed_experts(hidden, experts, expert_ids, expert_weights, residual);
+  });
+}
+
 void RecordingOps::add_from_host(MatrixView<const float> addend, MatrixView<float> residual) {
   enqueue([=, this] { inner_->add_from_host(addend, residual); });
 }

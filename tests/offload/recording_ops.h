@@ -43,6 +43,10 @@ class RecordingOps : public gpu::Ops {
                                             const gpu::MlaShape& shape) override {
     return inner_->load_kv_b(kv_b_proj, shape);
   }
+  std::unique_ptr<gpu::ExpertsWeight> load_experts(const gpu::ExpertsShape& shape,
+                                                   PackedExpert packed_expert) override {
+    return inner_->load_experts(shape, packed_expert);
+  }
   void reserve(const gpu::OpsLimits& limits, const gpu::MlaShape& shape) override;
   std::unique_ptr<gpu::DeviceBuffer> allocate_host(size_t size_bytes) override {
     return inner_->allocate_host(size_bytes);
@@ -84,6 +88,11 @@ class RecordingOps : public gpu::Ops {
                    const gpu::RouterParams& params,
                    MatrixView<int32_t> expert_ids,
                    MatrixView<float> expert_weights) override;
+  void add_routed_experts(MatrixView<const bf16> hidden,
+                          const gpu::ExpertsWeight& experts,
+                          MatrixView<const int32_t> expert_ids,
+                          MatrixView<const float> expert_weights,
+                          MatrixView<float> residual) override;
   void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) override;
   void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) override;
   void sample(MatrixView<const float> logits,

@@ -15,6 +15,10 @@ inline int64_t num_pairs_of(const Int4ExpertsParams& p) {
   return p.expert_ids.rows * p.expert_ids.cols;
 }
 
+TANDEM_DEVICE inline bool has_token(const Int4ExpertsParams& p, int64_t row) {
+  return p.kv_slots == nullptr || p.kv_slots[row] >= 0;
+}
+
 // Counting sort of the pairs whose expert is here, and the list of tiles; one CTA. The order of an
 // expert's pairs is left to chance: a column of an mma does not depend on its place.
 struct SortPairs {
@@ -35,14 +39,18 @@ struct SortPairs {
     const auto pair_totals = cta.template shared<int32_t>(kMaxExperts * 4, kWarps);
     const auto tile_totals = cta.template shared<int32_t>((kMaxExperts + kWarps) * 4, kWarps);
     const int32_t num_pairs = static_cast<int32_t>(p.expert_ids.rows * p.expert_ids.cols);
+    // -1: nothing to compute.
     const auto expert_of = [&](int32_t pair) {
-      return simt::row_of(p.expert_ids, pair / p.expert_ids.cols)[pair % p.expert_ids.cols];
+      const int64_t token = pair / p.expert_ids.cols;
+      if (!has_token(p, token)) return -1;
+      const int32_t expert = simt::row_of(p.expert_ids, token)[pair % p.expert_ids.cols];
+      return p.experts[expert] != nullptr ? expert : -1;
     };
     next.store(cta.thread_idx(), 0);
     cta.sync();
     for (int32_t pair = cta.thread_idx(); pair < num_pairs; pair += kMaxThreads) {
       const int32_t expert = expert_of(pair);
-      if (p.experts[expert] != nullptr) next.atomic_add(expert, 1);
+      if (expert >= 0) next.atomic_add(expert, 1);
     }
     cta.sync();
     const int32_t expert = cta.thread_idx();
@@ -62,7 +70,7 @@ struct SortPairs {
     cta.sync();
     for (int32_t pair = cta.thread_idx(); pair < num_pairs; pair += kMaxThreads) {
       const int32_t pair_expert = expert_of(pair);
-      if (p.experts[pair_expert] != nullptr) p.sorted_pairs[next.atomic_add(pair_expert, 1)] = pair;
+      if (pair_expert >= 0) p.sorted_pairs[next.atomic_add(pair_expert, 1)] = pair;
     }
   }
 };
@@ -357,8 +365,8 @@ struct CombineExperts {
   static constexpr int kMaxThreads = 256, kMinBlocks = 1;
 
   static simt::LaunchShape launch_shape(const Params& p) {
-    return {.grid_x = p.out.rows,
-            .grid_y = static_cast<int32_t>(simt::ceil_div(p.out.cols, kMaxThreads)),
+    return {.grid_x = p.residual.rows,
+            .grid_y = static_cast<int32_t>(simt::ceil_div(p.residual.cols, kMaxThreads)),
             .num_threads = kMaxThreads};
   }
 
@@ -366,16 +374,15 @@ struct CombineExperts {
   static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
     const int64_t token = cta.block_x();
     const int64_t col = int64_t{cta.block_y()} * kMaxThreads + cta.thread_idx();
-    if (col >= p.out.cols) return;
-    float& out = simt::row_of(p.out, token)[col];
-    float sum = p.adds ? out : 0.0f;
+    if (col >= p.residual.cols || !has_token(p, token)) return;
+    float sum = 0.0f;
     for (int64_t rank = 0; rank < p.expert_ids.cols; ++rank) {
       if (p.experts[simt::row_of(p.expert_ids, token)[rank]] == nullptr) continue;
       const int64_t pair = token * p.expert_ids.cols + rank;
       sum = simt::multiply_add(simt::row_of(p.expert_weights, token)[rank],
                                simt::widen(p.expert_out[pair * p.hidden.cols + col]), sum);
     }
-    out = sum;
+    simt::row_of(p.residual, token)[col] += sum;
   }
 };
 

@@ -14,8 +14,8 @@ void check_params(const Int4ExpertsParams& p) {
                    reinterpret_cast<uintptr_t>(p.activated) % 16 == 0,
                "int4_experts: rows must start at multiples of 16 bytes");
   TANDEM_CHECK(p.n_routed_experts <= SortPairs::kMaxExperts, "int4_experts: too many experts");
-  TANDEM_CHECK(p.expert_ids.rows == p.hidden.rows && p.out.rows == p.hidden.rows &&
-                   p.out.cols == p.hidden.cols && p.expert_weights.cols == p.expert_ids.cols,
+  TANDEM_CHECK(p.expert_ids.rows == p.hidden.rows && p.residual.rows == p.hidden.rows &&
+                   p.residual.cols == p.hidden.cols && p.expert_weights.cols == p.expert_ids.cols,
                "int4_experts: shapes");
 }
 

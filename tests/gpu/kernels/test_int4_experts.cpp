@@ -2,8 +2,8 @@
 #include <catch2/generators/catch_generators.hpp>
 #include <set>
 
-#include "cpu_experts/expert_weights.h"
 #include "gpu/cuda/kernels/int4_experts-inl.h"
+#include "tests/gpu/int4_expert.h"
 #include "tests/gpu/kernels/kernel_test_support.h"
 
 namespace tandem::gpu::testing {
@@ -13,41 +13,12 @@ using cuda::ExpertPath;
 using cuda::ExpertStage;
 using cuda::Int4ExpertsParams;
 
-// Codes of all 16 kinds, and their values.
-struct TestMatrixInt4 {
-  TestMatrixInt4(Values& values, int64_t out, int64_t in)
-      : codes(static_cast<size_t>(out * in / 2)),
-        scales(static_cast<size_t>(out * in / 32)),
-        matrix{{codes.data(), out, in / 2}, {scales.data(), out, in / 32}} {
-    for (uint8_t& byte : codes) byte = static_cast<uint8_t>(values.below(256));
-    for (bf16& scale : scales) scale = bf16(0.01f + 0.02f * std::abs(values.next()));
+// An expert whose packed form lies at a boundary of 16 bytes, as on a card.
+struct Expert : Int4Expert {
+  Expert(Values& values, int64_t hidden_in, int64_t intermediate_in)
+      : Int4Expert(values, hidden_in, intermediate_in), packed(packed_size_bytes()) {
+    pack(packed.data());
   }
-  TestMatrixInt4(const TestMatrixInt4&) = delete;
-  [[nodiscard]] double weight(int64_t row, int64_t col) const {
-    const int code = matrix.packed(row, col / 2) >> (col % 2 * 4) & 15;
-    return (code - 8) * double{matrix.scale(row, col / 32).to_float()};
-  }
-  std::vector<uint8_t> codes;
-  std::vector<bf16> scales;
-  Int4Matrix matrix;
-};
-
-struct Expert {
-  Expert(Values& values, int64_t hidden, int64_t intermediate)
-      : gate(values, intermediate, hidden),
-        up(values, intermediate, hidden),
-        down(values, hidden, intermediate),
-        packed(2 * expert_layout::packed_size_bytes(intermediate, hidden) +
-               expert_layout::packed_size_bytes(hidden, intermediate)) {
-    const int64_t row_blocks_size = cuda::row_blocks_size_bytes(1, hidden);
-    const cpu_experts::MatrixPart rows{0, intermediate, 0, hidden};
-    cpu_experts::pack_matrix(gate.matrix, rows, packed.data(), 2 * row_blocks_size);
-    cpu_experts::pack_matrix(up.matrix, rows, packed.data() + row_blocks_size, 2 * row_blocks_size);
-    cpu_experts::pack_matrix(down.matrix, {0, hidden, 0, intermediate},
-                             packed.data() + cuda::row_blocks_size_bytes(intermediate / 8, hidden),
-                             cuda::row_blocks_size_bytes(1, intermediate));
-  }
-  TestMatrixInt4 gate, up, down;
   AlignedBuffer<std::byte> packed;
 };
 
@@ -88,11 +59,12 @@ struct Layer {
   };
 
   [[nodiscard]] Int4ExpertsParams params(ExpertPath path,
-                                         MatrixView<float> out,
+                                         MatrixView<float> residual,
                                          Workspace& workspace) const {
     return {.hidden = x->view(),
             .expert_ids = {ids.data(), x->rows, k},
             .expert_weights = {weights.data(), x->rows, k},
+            .kv_slots = kv_slots.empty() ? nullptr : kv_slots.data(),
             .experts = addresses.data(),
             .n_routed_experts = static_cast<int32_t>(experts.size()),
             .moe_intermediate_size = static_cast<int32_t>(intermediate),
@@ -101,8 +73,7 @@ struct Layer {
             .num_tiles = &workspace.num_tiles,
             .activated = workspace.activated.data(),
             .expert_out = workspace.expert_out.data(),
-            .out = out,
-            .adds = false,
+            .residual = residual,
             .tokens_a_tile = cuda::tokens_a_tile(path)};
   }
   [[nodiscard]] Workspace workspace(ExpertPath path) const {
@@ -112,10 +83,9 @@ struct Layer {
             intermediate};
   }
 
-  void run(ExpertPath path, MatrixView<float> out, bool adds, simt::ThreadOrder order) const {
+  void run(ExpertPath path, MatrixView<float> residual, simt::ThreadOrder order) const {
     Workspace work = workspace(path);
-    Int4ExpertsParams p = params(path, out, work);
-    p.adds = adds;
+    const Int4ExpertsParams p = params(path, residual, work);
     simt::emulate<cuda::SortPairs>(p, order);
     if (path == ExpertPath::kFew) {
       simt::emulate<cuda::Int4Few<ExpertStage::kGateUp>>(p, order);
@@ -180,6 +150,7 @@ struct Layer {
   std::unique_ptr<AlignedMatrix<bf16>> x;
   std::vector<int32_t> ids;
   std::vector<float> weights;
+  std::vector<int32_t> kv_slots;  // empty: every row has a token
 };
 
 TEST_CASE("sort_pairs lists every pair whose expert is here once, in tiles of one expert",
@@ -228,23 +199,45 @@ TEST_CASE("int4_experts equal the reference for every remainder, with experts th
   Layer layer(shape.hidden, shape.intermediate, 5, 18);
   layer.addresses[1] = nullptr;
   layer.choose(shape.num_tokens, shape.k, 2);
-  const bool adds = GENERATE(false, true);
-  TestMatrix<float> out(shape.num_tokens, shape.hidden);
-  if (adds) layer.values.fill(out.view());
-  const TestMatrix<float> before = out;
-  layer.run(path, out.view(), adds, order);
+  TestMatrix<float> residual(shape.num_tokens, shape.hidden);
+  layer.values.fill(residual.view());
+  const TestMatrix<float> before = residual;
+  layer.run(path, residual.view(), order);
   for (int64_t token = 0; token < shape.num_tokens; ++token) {
     std::vector<double> expected(static_cast<size_t>(shape.hidden), 0.0);
     std::vector<double> limit(expected.size(), 0.0);
     layer.add_expected(token, expected, limit);
     for (int64_t col = 0; col < shape.hidden; ++col) {
       const auto idx = static_cast<size_t>(col);
-      const double old = adds ? double{before.view()(token, col)} : 0.0;
-      CHECK(std::abs(out.view()(token, col) - (expected[idx] + old)) <=
+      const double old = before.view()(token, col);
+      CHECK(std::abs(residual.view()(token, col) - (expected[idx] + old)) <=
             limit[idx] + 4 * kUnitRoundoff * std::abs(old));
     }
   }
-  CHECK(out.padding_is_untouched());
+  CHECK(residual.padding_is_untouched());
+}
+
+TEST_CASE("rows of int4_experts without a token read no expert and stay as they are",
+          "[cuda_kernels]") {
+  const simt::ThreadOrder order = order_under_test();
+  const ExpertPath path = GENERATE(ExpertPath::kFew, ExpertPath::kMany);
+  Layer layer(64, 32, 4, 20);
+  layer.choose(11, 2, 1);
+  TestMatrix<float> residual(11, 64);
+  layer.values.fill(residual.view());
+  TestMatrix<float> all = residual;
+  layer.run(path, all.view(), order);
+  const TestMatrix<float> before = residual;
+  for (int64_t row = 0; row < 11; ++row) {
+    layer.kv_slots.push_back(row % 3 == 1 ? -1 : static_cast<int32_t>(row));
+    // An expert that does not exist.
+    if (row % 3 == 1) layer.ids[static_cast<size_t>(2 * row)] = 1 << 28;
+  }
+  layer.run(path, residual.view(), order);
+  for (int64_t row = 0; row < 11; ++row) {
+    const TestMatrix<float>& expected = row % 3 == 1 ? before : all;
+    CHECK(same_bits(std::as_const(residual).view().row(row), expected.view().row(row)));
+  }
 }
 
 TEST_CASE("a token of int4_experts has the same bits in any batch of its path", "[cuda_kernels]") {
@@ -253,7 +246,9 @@ TEST_CASE("a token of int4_experts has the same bits in any batch of its path", 
   Layer layer(96, 64, 4, 19);
   layer.choose(21, 3, 0);
   TestMatrix<float> together(21, 96);
-  layer.run(path, together.view(), false, order);
+  layer.values.fill(together.view());
+  const TestMatrix<float> before = together;
+  layer.run(path, together.view(), order);
   const auto all_ids = layer.ids;
   const auto all_weights = layer.weights;
   const AlignedMatrix<bf16> all_x = *layer.x;
@@ -263,7 +258,8 @@ TEST_CASE("a token of int4_experts has the same bits in any batch of its path", 
     layer.ids.assign(all_ids.begin() + token * 3, all_ids.begin() + token * 3 + 3);
     layer.weights.assign(all_weights.begin() + token * 3, all_weights.begin() + token * 3 + 3);
     TestMatrix<float> alone(1, 96);
-    layer.run(path, alone.view(), false, order);
+    std::copy_n(before.view().row(token).begin(), 96, alone.view().row(0).begin());
+    layer.run(path, alone.view(), order);
     CHECK(same_bits(together.view().row(token), alone.view().row(0)));
   }
 }
