@@ -29,7 +29,9 @@ DevicePart::DevicePart(std::unique_ptr<gpu::Ops> ops,
   ops_->reserve({.max_batch_tokens = max_batch_tokens,
                  .max_logit_rows = placement.devices.back().max_logit_rows,
                  .max_context_tokens = placement.max_context_tokens,
-                 .n_routed_experts = config.n_routed_experts},
+                 .n_routed_experts = config.n_routed_experts,
+                 .experts = placement.num_device_expert_layers > 0 ? experts_shape(config)
+                                                                   : gpu::ExpertsShape{}},
                 attention_.shape);
 }
 

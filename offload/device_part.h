@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "gpu/ops.h"
@@ -30,7 +31,11 @@ class DevicePart {
   // Layers first_layer_idx .. first_layer_idx + num_layers - 1 lie here.
   [[nodiscard]] int32_t first_layer_idx() const { return first_layer_idx_; }
   [[nodiscard]] int32_t num_layers() const { return num_layers_; }
-  void load_layer(const Checkpoint& checkpoint, int32_t layer_idx);  // in ascending order
+  // In ascending order; without routed experts, which follow where they lie on the device.
+  void load_layer(const Checkpoint& checkpoint, int32_t layer_idx);
+  void set_experts(int32_t layer_idx, std::unique_ptr<gpu::ExpertsWeight> experts) {
+    layers_[static_cast<size_t>(layer_idx - first_layer_idx_)].experts = std::move(experts);
+  }
   [[nodiscard]] const LayerWeights& layer(int32_t layer_idx) const {
     return layers_[static_cast<size_t>(layer_idx - first_layer_idx_)];
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "cpu_experts/moe_experts.h"
 #include "offload/attention_layer.h"
 #include "offload/device_part.h"
+#include "offload/expert_upload.h"
 #include "offload/host_copy.h"
 #include "offload/moe_layer.h"
 #include "offload/placement.h"
@@ -27,8 +29,9 @@ struct KimiK2::Impl {
   KimiK2Options options;
   Placement placement;
   WorkerPool& pool;
-  std::vector<DevicePart> parts;                     // in the order of the layers
-  std::unique_ptr<cpu_experts::MoeExperts> experts;  // null for a model without MoE layers
+  std::vector<DevicePart> parts;  // in the order of the layers
+  // The routed experts in host memory; null where no MoE layer has them there.
+  std::unique_ptr<cpu_experts::MoeExperts> experts;
   cpu_experts::MoeShape moe_shape;
   gpu::RouterParams router;
   std::unique_ptr<gpu::DeviceBuffer>
@@ -36,17 +39,29 @@ struct KimiK2::Impl {
   HeadWeights head;  // on the last
 
   explicit Impl(WorkerPool& pool_in) : pool(pool_in) {}
-  void prepare(const Checkpoint& checkpoint);
+  void prepare();
   void load_weights(const Checkpoint& checkpoint, const ProgressFn& progress);
-  // `report` is told the expert's share of all bytes as worker 0, the caller, goes on.
-  void load_experts(ExpertReader& reader,
-                    int32_t layer_idx,
-                    const std::function<void(int64_t)>& report);
+  // Into host memory. `report` is told the expert's share of all bytes as worker 0, the caller,
+  // goes on.
+  void load_host_experts(ExpertReader& reader,
+                         int32_t layer_idx,
+                         const std::function<void(int64_t)>& report);
+  // Whether a MoE layer's routed experts lie on its device.
+  [[nodiscard]] bool has_device_experts(int32_t layer_idx) const {
+    return moe_layer_idx(config, layer_idx) < placement.num_device_expert_layers;
+  }
+  // Among those whose routed experts lie in host memory.
+  [[nodiscard]] int32_t host_moe_layer_idx(int32_t layer_idx) const {
+    return moe_layer_idx(config, layer_idx) - placement.num_device_expert_layers;
+  }
+  // Whether the workers of the pool have a part in a step.
+  [[nodiscard]] bool uses_workers() const {
+    return experts != nullptr || parts.front().ops().memory_is_host();
+  }
   // residual += what the layers of `part` add to it.
   void run_layers(DevicePart& part, const StepRows& rows);
   // Logits of the rows that the batch names, into host_logits of the last device.
   void run_head(int64_t num_rows, int64_t num_logit_rows);
-  [[nodiscard]] int32_t moe_layer_idx(int32_t layer_idx) const;
   void check_batch(const Batch& batch, const MatrixView<float>& logits) const;
 };
 
@@ -77,10 +92,11 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                     .max_context_tokens = options.max_context_tokens,
                                     .max_batch_tokens = options.max_batch_tokens,
                                     .max_logit_rows = options.max_logit_rows,
-                                    .devices = options.devices},
+                                    .devices = options.devices,
+                                    .device_expert_layers = options.gpu_expert_layers},
                                    available_memory(options.devices));
   if (options.on_plan) options.on_plan(format_memory_map(impl->placement));
-  impl->prepare(checkpoint);
+  impl->prepare();
   impl->load_weights(checkpoint, progress);
   return std::unique_ptr<KimiK2>(new KimiK2(std::move(impl)));
 }
@@ -90,7 +106,8 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
 void KimiK2::forward(const Batch& batch, MatrixView<float> logits) {
   Impl& model = *impl_;
   model.check_batch(batch, logits);
-  const WorkerPool::Step step(model.pool);
+  std::optional<WorkerPool::Step> step;
+  if (model.uses_workers()) step.emplace(model.pool);
   StepRows rows{.num_tokens = static_cast<int64_t>(batch.token_ids.size())};
   for (DevicePart& part : model.parts)
     rows.num_rows = part.ops().begin_step(batch, model.options.mla_form);
@@ -130,9 +147,12 @@ void KimiK2::Impl::run_layers(DevicePart& part, const StepRows& rows) {
                   rows.num_rows, part.workspace());
     if (config.is_dense(layer_idx)) {
       run_dense_mlp(part.ops(), layer, config.rms_norm_eps, rows.num_rows, part.workspace());
+    } else if (has_device_experts(layer_idx)) {
+      run_moe_on_device(part.ops(), router, layer, config.rms_norm_eps, rows.num_rows,
+                        part.workspace());
     } else {
-      run_moe(part.ops(), *experts, router, layer, moe_layer_idx(layer_idx), config.rms_norm_eps,
-              rows, part.workspace());
+      run_moe(part.ops(), *experts, router, layer, host_moe_layer_idx(layer_idx),
+              config.rms_norm_eps, rows, part.workspace());
     }
   }
 }
@@ -169,7 +189,7 @@ void KimiK2::Impl::check_batch(const Batch& batch, const MatrixView<float>& logi
   }
 }
 
-void KimiK2::Impl::prepare(const Checkpoint& checkpoint) {
+void KimiK2::Impl::prepare() {
   router = router_params(config);
   for (const DevicePlacement& part : placement.devices) {
     parts.emplace_back(options.make_ops(part.device, pool), config, placement, part,
@@ -179,7 +199,7 @@ void KimiK2::Impl::prepare(const Checkpoint& checkpoint) {
                .moe_intermediate_size = config.moe_intermediate_size,
                .n_routed_experts = config.n_routed_experts,
                .num_experts_per_tok = config.num_experts_per_tok,
-               .num_moe_layers = checkpoint.config().num_moe_layers(),
+               .num_moe_layers = placement.num_host_expert_layers,
                .max_tokens = options.max_batch_tokens,
                .activations = options.expert_activations};
   if (moe_shape.num_moe_layers > 0) {
@@ -188,7 +208,7 @@ void KimiK2::Impl::prepare(const Checkpoint& checkpoint) {
 }
 
 void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& progress) {
-  const int64_t total_bytes = placement.dense_size_bytes() + placement.experts_size_bytes;
+  const int64_t total_bytes = placement.dense_size_bytes() + placement.experts_size_bytes();
   const int64_t head_bytes =
       2 * int64_t{config.vocab_size} * config.hidden_size * int64_t{sizeof(bf16)};
   const int64_t layer_dense_bytes =
@@ -201,8 +221,11 @@ void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& 
   };
   report("embedding and head", 0);
   // Begins with the first expert while the dense weights are uploaded.
-  ExpertReader reader(checkpoint,
-                      {.num_workers = pool.num_workers(), .num_users = pool.num_nodes()});
+  ExpertReader reader(checkpoint, {.num_workers = pool.num_workers(),
+                                   .num_users = pool.num_nodes(),
+                                   .num_single_use_layers = placement.num_device_expert_layers});
+  std::optional<ExpertUpload> expert_upload;
+  if (placement.num_device_expert_layers > 0) expert_upload.emplace(config, pool);
   embed_tokens = upload_embedding(parts.front().ops(), checkpoint);
   head = upload_head(parts.back().ops(), checkpoint);
   report("layers", head_bytes);
@@ -213,10 +236,16 @@ void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& 
       report("layers", layer_dense_bytes);
       if (config.is_dense(layer_idx)) continue;
       const int64_t layer_end_bytes =
-          done_bytes + placement.experts_size_bytes / moe_shape.num_moe_layers;
-      load_experts(reader, layer_idx, [&](int64_t bytes) {
+          done_bytes + placement.experts_size_bytes() / config.num_moe_layers();
+      const auto report_experts = [&](int64_t bytes) {
         report("layers", std::min(bytes, layer_end_bytes - done_bytes));
-      });
+      };
+      if (has_device_experts(layer_idx)) {
+        part.set_experts(
+            layer_idx, expert_upload->upload_layer(part.ops(), reader, layer_idx, report_experts));
+      } else {
+        load_host_experts(reader, layer_idx, report_experts);
+      }
       report("layers", layer_end_bytes - done_bytes);
     }
   }
@@ -224,22 +253,16 @@ void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& 
   if (progress) progress({.stage = "done", .done_bytes = total_bytes, .total_bytes = total_bytes});
 }
 
-void KimiK2::Impl::load_experts(ExpertReader& reader,
-                                int32_t layer_idx,
-                                const std::function<void(int64_t)>& report) {
-  const int64_t layer_bytes = placement.experts_size_bytes / moe_shape.num_moe_layers;
+void KimiK2::Impl::load_host_experts(ExpertReader& reader,
+                                     int32_t layer_idx,
+                                     const std::function<void(int64_t)>& report) {
+  const int64_t layer_bytes = placement.host_experts_size_bytes / placement.num_host_expert_layers;
   // The others of worker 0's node are about as far as it is.
   const int64_t step_bytes = layer_bytes / config.n_routed_experts * pool.workers_in_node(0);
-  experts->load_layer(moe_layer_idx(layer_idx), [&](int32_t expert_idx, int32_t worker_idx) {
+  experts->load_layer(host_moe_layer_idx(layer_idx), [&](int32_t expert_idx, int32_t worker_idx) {
     if (worker_idx == 0) report(step_bytes);
     return reader.expert(layer_idx, expert_idx, worker_idx);
   });
-}
-
-int32_t KimiK2::Impl::moe_layer_idx(int32_t layer_idx) const {
-  int32_t num_before = 0;
-  for (int32_t idx = 0; idx < layer_idx; ++idx) num_before += config.is_dense(idx) ? 0 : 1;
-  return num_before;
 }
 
 int32_t KimiK2::vocab_size() const { return impl_->config.vocab_size; }
@@ -251,15 +274,15 @@ int32_t KimiK2::max_context_tokens() const { return impl_->placement.max_context
 int64_t KimiK2::decode_read_bytes(int32_t num_sequences, int32_t context_size_tokens) const {
   const ModelConfig& config = impl_->config;
   int64_t read_bytes = dense_read_bytes(config);
-  if (impl_->experts != nullptr) {
+  if (config.num_moe_layers() > 0) {
     // Expected number of distinct experts that n tokens with independent top-k choices meet: E (1 -
     // (1 - k/E)^n).
     const double chosen_share =
         static_cast<double>(config.num_experts_per_tok) / config.n_routed_experts;
     const double distinct =
         config.n_routed_experts * (1.0 - std::pow(1.0 - chosen_share, num_sequences));
-    read_bytes += impl_->moe_shape.num_moe_layers * cpu_experts::MoeExperts::layer_read_bytes(
-                                                        impl_->moe_shape, std::llround(distinct));
+    read_bytes += config.num_moe_layers() * cpu_experts::MoeExperts::layer_read_bytes(
+                                                impl_->moe_shape, std::llround(distinct));
   }
   const int64_t kv_token_bytes =
       int64_t{config.num_hidden_layers} * config.kv_dim() * int64_t{sizeof(bf16)};
@@ -271,6 +294,10 @@ std::string KimiK2::description() const {
   for (const DevicePart& part : impl_->parts) {
     text += fmt::format("layers {} to {}: dense part on {}\n", part.first_layer_idx(),
                         part.first_layer_idx() + part.num_layers() - 1, part.ops().description());
+  }
+  if (impl_->placement.num_device_expert_layers > 0) {
+    text += fmt::format("{} routed experts of {} MoE layers with them\n",
+                        impl_->config.n_routed_experts, impl_->placement.num_device_expert_layers);
   }
   if (impl_->experts != nullptr) {
     PageUse use;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct KimiK2Options {
   cpu_experts::ActivationMode expert_activations = cpu_experts::ActivationMode::kBf16;
   // Where the dense part runs: layers and their KV are split over them. All the host, or all cards.
   std::vector<gpu::LogicalDevice> devices = {{}};
+  // MoE layers, from the first, whose routed experts lie where the rest of the layer does; absent:
+  // as many as fit on cards (placement.h).
+  std::optional<int32_t> gpu_expert_layers = 0;
   // Told the memory map before any of it is taken.
   std::function<void(const std::string& memory_map)> on_plan = {};
   // How a device gets its operations; tests have devices of their own.

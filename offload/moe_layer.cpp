@@ -25,6 +25,21 @@ void add_mlp(gpu::Ops& ops, const MlpWeights& weights, int64_t num_rows, Workspa
                  *weights.down, workspace.residual.first_rows(num_rows));
 }
 
+// normed, expert ids and weights (12 to 14).
+void choose_experts(gpu::Ops& ops,
+                    const gpu::RouterParams& router,
+                    const LayerWeights& weights,
+                    float rms_norm_eps,
+                    int64_t num_rows,
+                    Workspace& workspace) {
+  const MatrixView normed = workspace.normed.first_rows(num_rows);
+  ops.rms_norm(workspace.residual.first_rows(num_rows), weights.post_attention_layernorm.view(),
+               rms_norm_eps, normed);
+  ops.router_topk(normed, *weights.gate, weights.e_score_correction_bias.view(), router,
+                  workspace.expert_ids.first_rows(num_rows),
+                  workspace.expert_weights.first_rows(num_rows));
+}
+
 }  // namespace
 
 void run_dense_mlp(gpu::Ops& ops,
@@ -38,22 +53,35 @@ void run_dense_mlp(gpu::Ops& ops,
   add_mlp(ops, weights.mlp, num_rows, workspace);
 }
 
+void run_moe_on_device(gpu::Ops& ops,
+                       const gpu::RouterParams& router,
+                       const LayerWeights& weights,
+                       float rms_norm_eps,
+                       int64_t num_rows,
+                       Workspace& workspace) {
+  choose_experts(ops, router, weights, rms_norm_eps, num_rows, workspace);
+  ops.add_routed_experts(workspace.normed.first_rows(num_rows), *weights.experts,
+                         workspace.expert_ids.first_rows(num_rows),
+                         workspace.expert_weights.first_rows(num_rows),
+                         workspace.residual.first_rows(num_rows));
+  if (weights.mlp.gate_up == nullptr) return;
+  activate_mlp(ops, weights.mlp, num_rows, workspace);
+  add_mlp(ops, weights.mlp, num_rows, workspace);
+}
+
 void route_tokens(gpu::Ops& ops,
                   const gpu::RouterParams& router,
                   const LayerWeights& weights,
                   float rms_norm_eps,
                   int64_t num_rows,
                   Workspace& workspace) {
-  const MatrixView normed = workspace.normed.first_rows(num_rows);
-  const MatrixView expert_ids = workspace.expert_ids.first_rows(num_rows);
-  const MatrixView expert_weights = workspace.expert_weights.first_rows(num_rows);
-  ops.rms_norm(workspace.residual.first_rows(num_rows), weights.post_attention_layernorm.view(),
-               rms_norm_eps, normed);
-  ops.router_topk(normed, *weights.gate, weights.e_score_correction_bias.view(), router, expert_ids,
-                  expert_weights);
-  copy_to_host<bf16>(ops, normed, workspace.host_normed.first_rows(num_rows));
-  copy_to_host<int32_t>(ops, expert_ids, workspace.host_expert_ids.first_rows(num_rows));
-  copy_to_host<float>(ops, expert_weights, workspace.host_expert_weights.first_rows(num_rows));
+  choose_experts(ops, router, weights, rms_norm_eps, num_rows, workspace);
+  copy_to_host<bf16>(ops, workspace.normed.first_rows(num_rows),
+                     workspace.host_normed.first_rows(num_rows));
+  copy_to_host<int32_t>(ops, workspace.expert_ids.first_rows(num_rows),
+                        workspace.host_expert_ids.first_rows(num_rows));
+  copy_to_host<float>(ops, workspace.expert_weights.first_rows(num_rows),
+                      workspace.host_expert_weights.first_rows(num_rows));
 }
 
 void activate_shared_experts(gpu::Ops& ops,

@@ -1,5 +1,5 @@
-// Feed-forward of one layer, equations 11 to 15: a dense MLP, or router, routed experts on the CPU
-// and shared experts.
+// Feed-forward of one layer, equations 11 to 15: a dense MLP, or router, routed experts (on the CPU
+// or on the device) and shared experts.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,17 @@ void run_dense_mlp(gpu::Ops& ops,
                    int64_t num_rows,
                    Workspace& workspace);
 
-// The device's share of a MoE layer, in three parts; the routed experts compute between the second
-// and the third. x = rms_norm(residual):
+// The same for a MoE layer whose routed experts lie on the device as well: the host has no part.
+// residual += sum_e g_e MLP_e(x) + MLP_shared(x), routed sum first.
+void run_moe_on_device(gpu::Ops& ops,
+                       const gpu::RouterParams& router,
+                       const LayerWeights& weights,
+                       float rms_norm_eps,
+                       int64_t num_rows,
+                       Workspace& workspace);
+
+// The device's share of another MoE layer, in three parts; the routed experts compute between the
+// second and the third. x = rms_norm(residual):
 
 // x, expert ids and weights to the host (12 to 14); what is there after synchronize().
 void route_tokens(gpu::Ops& ops,

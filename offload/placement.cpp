@@ -7,11 +7,13 @@
 #include <limits>
 #include <optional>
 
+#include "offload/expert_upload.h"
 #include "offload/layer_split.h"
 #include "offload/weights.h"
 #include "offload/workspace.h"
 #include "runtime/base/errors.h"
 #include "runtime/model/checkpoint_layout.h"
+#include "runtime/model/expert_layout.h"
 #include "runtime/model/forward_model.h"
 #include "runtime/topology/cgroup.h"
 
@@ -53,30 +55,39 @@ int64_t largest_that(int64_t low, int64_t high, const Predicate& holds) {
   return known;
 }
 
+// What is left to choose.
+struct Choice {
+  int64_t num_pages = 0;
+  int32_t num_expert_layers = 0;  // on the devices
+};
+
 class Planner {
  public:
   Planner(const Checkpoint& checkpoint,
           const PlacementRequest& request,
           const AvailableMemory& available);
 
-  // The best split for that many KV pages, whether it fits or not.
-  [[nodiscard]] Placement with_pages(int64_t num_pages) const;
-  // As many as were asked for; else enough for several full contexts, but no more than the devices
-  // can give, and at least one.
-  [[nodiscard]] int64_t choose_pages() const;
+  // The best split of what was chosen, whether it fits or not.
+  [[nodiscard]] Placement with(const Choice& choice) const;
+  // As many KV pages as were asked for; else enough for several full contexts, but no more than the
+  // devices can give, and at least one. Experts as asked for; else what cards have room for then.
+  [[nodiscard]] Choice choose() const;
   // What can be done about a plan that does not fit, with a value that fits.
-  [[nodiscard]] std::string advice(int64_t num_pages) const;
+  [[nodiscard]] std::string advice(const Choice& choice) const;
 
  private:
   [[nodiscard]] std::string advice_on_cards() const;
-  [[nodiscard]] DevicePlacement empty_device(size_t device_idx) const;
+  [[nodiscard]] DevicePlacement empty_device(size_t device_idx, const Choice& choice) const;
   [[nodiscard]] WorkspaceLimits workspace_limits(const DevicePlacement& part) const {
     return {.max_batch_tokens = request_.max_batch_tokens, .max_logit_rows = part.max_logit_rows};
   }
   [[nodiscard]] int64_t layer_kv_size_bytes(int64_t num_pages) const {
     return num_pages * kPageSizeTokens * config_.kv_dim() * int64_t{sizeof(bf16)};
   }
-  [[nodiscard]] bool fits_with(int64_t num_pages) const;
+  [[nodiscard]] int64_t choose_pages(int32_t num_expert_layers) const;
+  [[nodiscard]] std::string advice_on_experts(const Choice& choice) const;
+  [[nodiscard]] bool fits_with(const Choice& choice) const;
+  [[nodiscard]] bool on_host() const { return request_.devices.front().is_host(); }
   [[nodiscard]] int64_t wanted_context() const {
     return request_.max_context_tokens > 0
                ? std::min(request_.max_context_tokens, config_.max_position_embeddings)
@@ -88,6 +99,7 @@ class Planner {
   PlacementRequest request_;
   AvailableMemory available_;
   std::vector<int64_t> layer_weights_size_bytes_;  // [num_hidden_layers]
+  int64_t layer_experts_size_bytes_ = 0;           // of a MoE layer on the devices
 };
 
 // Every memory that the plan uses, the host's last.
@@ -111,6 +123,11 @@ bool fits(const Placement& placement) {
                      [&](const gpu::LogicalDevice& memory) { return fits_in(placement, memory); });
 }
 
+bool fits_on_cards(const Placement& placement) {
+  return std::all_of(placement.devices.begin(), placement.devices.end(),
+                     [&](const DevicePlacement& part) { return fits_in(placement, part.device); });
+}
+
 Planner::Planner(const Checkpoint& checkpoint,
                  const PlacementRequest& request,
                  const AvailableMemory& available)
@@ -127,9 +144,16 @@ Planner::Planner(const Checkpoint& checkpoint,
     });
     layer_weights_size_bytes_.push_back(size_bytes);
   }
+  const gpu::LogicalDevice& device = request_.devices.front();
+  layer_experts_size_bytes_ =
+      gpu::allocation_size_bytes(
+          device,
+          config_.n_routed_experts * expert_layout::expert_size_bytes(
+                                         config_.hidden_size, config_.moe_intermediate_size)) +
+      gpu::allocation_size_bytes(device, config_.n_routed_experts * int64_t{sizeof(std::byte*)});
 }
 
-DevicePlacement Planner::empty_device(size_t device_idx) const {
+DevicePlacement Planner::empty_device(size_t device_idx, const Choice& choice) const {
   const bool is_first = device_idx == 0;
   const bool is_last = device_idx + 1 == request_.devices.size();
   DevicePlacement part{.device = request_.devices[device_idx]};
@@ -141,24 +165,34 @@ DevicePlacement Planner::empty_device(size_t device_idx) const {
       (is_first ? matrix_size_bytes : 0) + (is_last ? matrix_size_bytes + norm_size_bytes : 0);
   part.workspace_size_bytes =
       Workspace::planned_size_bytes(config_, workspace_limits(part)) +
-      request_.ops_size_bytes(part.device,
-                              {.max_batch_tokens = request_.max_batch_tokens,
-                               .max_logit_rows = request_.max_logit_rows,
-                               .max_context_tokens = static_cast<int32_t>(wanted_context()),
-                               .n_routed_experts = config_.n_routed_experts},
-                              mla_shape(config_));
+      request_.ops_size_bytes(
+          part.device,
+          {.max_batch_tokens = request_.max_batch_tokens,
+           .max_logit_rows = request_.max_logit_rows,
+           .max_context_tokens = static_cast<int32_t>(wanted_context()),
+           .n_routed_experts = config_.n_routed_experts,
+           .experts = choice.num_expert_layers > 0 ? experts_shape(config_) : gpu::ExpertsShape{}},
+          mla_shape(config_));
   return part;
 }
 
-Placement Planner::with_pages(int64_t num_pages) const {
+Placement Planner::with(const Choice& choice) const {
   Placement placement;
   placement.available = available_;
-  placement.experts_size_bytes = checkpoint_.resident_expert_size_bytes();
-  placement.num_kv_pages = static_cast<int32_t>(std::min(num_pages, kMaxKvPages));
+  const int32_t num_moe_layers = config_.num_moe_layers();
+  placement.num_device_expert_layers = choice.num_expert_layers;
+  placement.num_host_expert_layers = num_moe_layers - choice.num_expert_layers;
+  placement.host_experts_size_bytes = checkpoint_.resident_expert_size_bytes() /
+                                      std::max(num_moe_layers, 1) *
+                                      placement.num_host_expert_layers;
+  placement.num_kv_pages = static_cast<int32_t>(std::min(choice.num_pages, kMaxKvPages));
   placement.max_context_tokens =
-      static_cast<int32_t>(std::min(wanted_context(), num_pages * kPageSizeTokens));
+      static_cast<int32_t>(std::min(wanted_context(), choice.num_pages * kPageSizeTokens));
+  if (choice.num_expert_layers > 0) {
+    placement.staging_size_bytes += ExpertUpload::planned_size_bytes(config_);
+  }
   for (size_t idx = 0; idx < request_.devices.size(); ++idx) {
-    const DevicePlacement part = empty_device(idx);
+    const DevicePlacement part = empty_device(idx, choice);
     placement.staging_size_bytes +=
         Workspace::planned_host_size_bytes(config_, workspace_limits(part), part.device.is_host()) +
         gpu::planned_upload_size_bytes(part.device);
@@ -170,14 +204,23 @@ Placement Planner::with_pages(int64_t num_pages) const {
     const auto num_sharers =
         std::count(request_.devices.begin(), request_.devices.end(), part.device);
     const int64_t others_size_bytes =
-        part.device.is_host() ? placement.experts_size_bytes + placement.staging_size_bytes : 0;
+        part.device.is_host() ? placement.host_experts_size_bytes + placement.staging_size_bytes
+                              : 0;
     rooms.push_back({.fixed_size_bytes = part.total_size_bytes(),
                      .room_size_bytes = (placement.available_in(part.device) - kReserveSizeBytes -
                                          others_size_bytes) /
                                         num_sharers});
   }
+  std::vector<int64_t> experts_size_bytes(layer_weights_size_bytes_.size());
   std::vector<int64_t> layer_size_bytes = layer_weights_size_bytes_;
-  for (int64_t& size_bytes : layer_size_bytes) size_bytes += layer_kv_size_bytes(num_pages);
+  for (size_t idx = 0; idx < layer_size_bytes.size(); ++idx) {
+    const auto layer_idx = static_cast<int32_t>(idx);
+    if (!config_.is_dense(layer_idx) &&
+        moe_layer_idx(config_, layer_idx) < choice.num_expert_layers) {
+      experts_size_bytes[idx] = layer_experts_size_bytes_;
+    }
+    layer_size_bytes[idx] += experts_size_bytes[idx] + layer_kv_size_bytes(choice.num_pages);
+  }
   const std::vector<int32_t> num_layers = split_layers(layer_size_bytes, rooms);
 
   int32_t layer_idx = 0;
@@ -185,22 +228,52 @@ Placement Planner::with_pages(int64_t num_pages) const {
     DevicePlacement& part = placement.devices[idx];
     part.first_layer_idx = layer_idx;
     part.num_layers = num_layers[idx];
-    part.kv_size_bytes = num_layers[idx] * layer_kv_size_bytes(num_pages);
+    part.kv_size_bytes = num_layers[idx] * layer_kv_size_bytes(choice.num_pages);
     for (; layer_idx < part.first_layer_idx + part.num_layers; ++layer_idx) {
-      part.weights_size_bytes += layer_weights_size_bytes_[static_cast<size_t>(layer_idx)];
+      const auto layer = static_cast<size_t>(layer_idx);
+      part.weights_size_bytes += layer_weights_size_bytes_[layer];
+      part.experts_size_bytes += experts_size_bytes[layer];
+      part.num_expert_layers += experts_size_bytes[layer] > 0 ? 1 : 0;
     }
   }
   return placement;
 }
 
-bool Planner::fits_with(int64_t num_pages) const { return fits(with_pages(num_pages)); }
+bool Planner::fits_with(const Choice& choice) const { return fits(with(choice)); }
 
-int64_t Planner::choose_pages() const {
+Choice Planner::choose() const {
+  const int32_t num_moe_layers = config_.num_moe_layers();
+  const int32_t wanted = request_.device_expert_layers.value_or(0);
+  if (wanted > num_moe_layers) {
+    throw ConfigError(
+        fmt::format("--gpu-expert-layers {}: the model has {} MoE layers, expected at most as many",
+                    wanted, num_moe_layers));
+  }
+  const bool may_lie_on_devices = config_.n_routed_experts <= gpu::kMaxDeviceExperts;
+  if (wanted > 0 && !may_lie_on_devices) {
+    throw ConfigError(fmt::format(
+        "--gpu-expert-layers {}: the model has {} experts a layer, expected at most {} for that",
+        wanted, config_.n_routed_experts, gpu::kMaxDeviceExperts));
+  }
+  Choice choice{.num_pages = choose_pages(wanted), .num_expert_layers = wanted};
+  if (request_.device_expert_layers || on_host() || !may_lie_on_devices) return choice;
+  choice.num_expert_layers = static_cast<int32_t>(std::max<int64_t>(
+      largest_that(1, num_moe_layers,
+                   [&](int64_t num_layers) {
+                     return fits_on_cards(
+                         with({.num_pages = choice.num_pages,
+                               .num_expert_layers = static_cast<int32_t>(num_layers)}));
+                   }),
+      0));
+  return choice;
+}
+
+int64_t Planner::choose_pages(int32_t num_expert_layers) const {
   if (request_.kv_cache_tokens > 0) return pages_of(request_.kv_cache_tokens);
-  const bool on_host = request_.devices.front().is_host();
   const auto is_modest = [&](int64_t num_pages) {
-    const Placement placement = with_pages(num_pages);
-    if (!on_host) return fits(placement);
+    const Placement placement =
+        with({.num_pages = num_pages, .num_expert_layers = num_expert_layers});
+    if (!on_host()) return fits(placement);
     int64_t kv_size_bytes = 0;
     for (const DevicePlacement& part : placement.devices) kv_size_bytes += part.kv_size_bytes;
     const int64_t left_size_bytes = available_.host_size_bytes - kReserveSizeBytes -
@@ -212,9 +285,36 @@ int64_t Planner::choose_pages() const {
   return std::max<int64_t>(largest_that(1, most, is_modest), 1);
 }
 
-std::string Planner::advice(int64_t num_pages) const {
-  const int64_t fitting_pages =
-      largest_that(1, num_pages - 1, [&](int64_t pages) { return fits_with(pages); });
+// Fewer layers with their experts on the devices: beside the cache that was asked for, or one full
+// context, or where that is too much for any number of them, what there is room for.
+std::string Planner::advice_on_experts(const Choice& choice) const {
+  const int64_t wanted_pages =
+      request_.kv_cache_tokens > 0 ? choice.num_pages : pages_of(wanted_context());
+  for (const int64_t num_pages : {wanted_pages, int64_t{1}}) {
+    const int64_t fitting_layers =
+        largest_that(0, choice.num_expert_layers - 1, [&](int64_t num_layers) {
+          return fits_with(
+              {.num_pages = num_pages, .num_expert_layers = static_cast<int32_t>(num_layers)});
+        });
+    if (fitting_layers < 0) continue;
+    return fmt::format("--gpu-expert-layers {} would fit", fitting_layers) +
+           (num_pages < wanted_pages && request_.kv_cache_tokens > 0
+                ? " with fewer --kv-cache-tokens"
+                : "");
+  }
+  return "";
+}
+
+std::string Planner::advice(const Choice& choice) const {
+  const std::string fewer_experts = advice_on_experts(choice);
+  if (!fewer_experts.empty()) return fewer_experts;
+  const auto with_fewer_pages = [&](const Planner& planner, int64_t most_pages) {
+    return largest_that(1, most_pages, [&](int64_t num_pages) {
+      return planner.fits_with(
+          {.num_pages = num_pages, .num_expert_layers = choice.num_expert_layers});
+    });
+  };
+  const int64_t fitting_pages = with_fewer_pages(*this, choice.num_pages - 1);
   if (fitting_pages > 0) {
     return fmt::format("--kv-cache-tokens {} would fit", fitting_pages * kPageSizeTokens);
   }
@@ -224,17 +324,16 @@ std::string Planner::advice(int64_t num_pages) const {
     request.max_logit_rows = std::min(request.max_logit_rows, request.max_batch_tokens);
     return Planner(checkpoint_, request, available_);
   };
+  const Choice smallest{.num_pages = 1, .num_expert_layers = choice.num_expert_layers};
   const int64_t fitting_tokens =
       largest_that(1, request_.max_batch_tokens - 1,
-                   [&](int64_t tokens) { return with_tokens(tokens).fits_with(1); });
+                   [&](int64_t tokens) { return with_tokens(tokens).fits_with(smallest); });
   if (fitting_tokens > 0) {
-    const Planner smaller = with_tokens(fitting_tokens);
-    const int64_t pages =
-        largest_that(1, num_pages, [&](int64_t candidate) { return smaller.fits_with(candidate); });
-    return fmt::format("--max-batch-tokens {} with --kv-cache-tokens {} would fit", fitting_tokens,
-                       pages * kPageSizeTokens);
+    return fmt::format(
+        "--max-batch-tokens {} with --kv-cache-tokens {} would fit", fitting_tokens,
+        with_fewer_pages(with_tokens(fitting_tokens), choice.num_pages) * kPageSizeTokens);
   }
-  const Placement placement = with_pages(1);
+  const Placement placement = with({.num_pages = 1});
   if (!fits_in(placement, {})) {
     return fmt::format("a machine with {:.1f} GiB of free memory is needed",
                        gib(placement.size_bytes_in({}) + kReserveSizeBytes));
@@ -254,10 +353,10 @@ std::string Planner::advice_on_cards() const {
   for (int32_t num_cards = 2; num_cards <= std::min(8, config_.num_hidden_layers); ++num_cards) {
     list += fmt::format(",{}", num_cards - 1);
     available.card_size_bytes.assign(static_cast<size_t>(num_cards),
-                                     with_pages(1).available_in(card));
+                                     with({.num_pages = 1}).available_in(card));
     request.devices.clear();
     for (int32_t idx = 0; idx < num_cards; ++idx) request.devices.push_back({.card_idx = idx});
-    if (Planner(checkpoint_, request, available).fits_with(1)) {
+    if (Planner(checkpoint_, request, available).fits_with({.num_pages = 1})) {
       return fmt::format("{} cards like {} would hold it (--gpus {}), or --gpus none", num_cards,
                          gpu::name_of(card), list);
     }
@@ -268,7 +367,7 @@ std::string Planner::advice_on_cards() const {
 }  // namespace
 
 int64_t Placement::size_bytes_in(const gpu::LogicalDevice& memory) const {
-  int64_t size_bytes = memory.is_host() ? experts_size_bytes + staging_size_bytes : 0;
+  int64_t size_bytes = memory.is_host() ? host_experts_size_bytes + staging_size_bytes : 0;
   for (const DevicePlacement& part : devices) {
     if (part.device == memory) size_bytes += part.total_size_bytes();
   }
@@ -286,6 +385,12 @@ int64_t Placement::dense_size_bytes() const {
   return size_bytes;
 }
 
+int64_t Placement::experts_size_bytes() const {
+  int64_t size_bytes = host_experts_size_bytes;
+  for (const DevicePlacement& part : devices) size_bytes += part.experts_size_bytes;
+  return size_bytes;
+}
+
 Placement plan_placement(const Checkpoint& checkpoint,
                          const PlacementRequest& request,
                          const AvailableMemory& available) {
@@ -295,12 +400,12 @@ Placement plan_placement(const Checkpoint& checkpoint,
                                   request.devices.size(), num_layers));
   }
   const Planner planner(checkpoint, request, available);
-  const int64_t num_pages = planner.choose_pages();
-  if (num_pages > kMaxKvPages) {
+  const Choice choice = planner.choose();
+  if (choice.num_pages > kMaxKvPages) {
     throw ConfigError(fmt::format("kv_cache_tokens is {}, expected at most {}",
                                   request.kv_cache_tokens, std::numeric_limits<int32_t>::max()));
   }
-  Placement placement = planner.with_pages(num_pages);
+  Placement placement = planner.with(choice);
   for (const gpu::LogicalDevice& memory : memories_of(placement)) {
     if (fits_in(placement, memory)) continue;
     throw LoadError(fmt::format(
@@ -308,7 +413,7 @@ Placement plan_placement(const Checkpoint& checkpoint,
         "the system), {:.2f} GiB available\n{}{}",
         memory.is_host() ? "the host" : gpu::name_of(memory), gib(placement.size_bytes_in(memory)),
         gib(kReserveSizeBytes), gib(placement.available_in(memory)), format_memory_map(placement),
-        planner.advice(num_pages)));
+        planner.advice(choice)));
   }
   return placement;
 }
@@ -322,6 +427,10 @@ std::string format_memory_map(const Placement& placement) {
     map += fmt::format("{}, layers {} to {}\n", gpu::name_of(part.device), part.first_layer_idx,
                        part.first_layer_idx + part.num_layers - 1);
     map += line("dense weights", part.weights_size_bytes, "BF16");
+    if (part.num_expert_layers > 0) {
+      map += line("routed experts", part.experts_size_bytes,
+                  fmt::format("INT4, of {} MoE layers", part.num_expert_layers));
+    }
     map += line("KV cache", part.kv_size_bytes,
                 fmt::format("{} tokens in pages of {}, context up to {}",
                             int64_t{placement.num_kv_pages} * kPageSizeTokens, kPageSizeTokens,
@@ -329,7 +438,11 @@ std::string format_memory_map(const Placement& placement) {
     map += line("workspace", part.workspace_size_bytes, "");
   }
   map += "host, experts\n";
-  map += line("routed experts", placement.experts_size_bytes, "INT4, 4.5 bits a weight");
+  if (placement.num_host_expert_layers > 0) {
+    map += line(
+        "routed experts", placement.host_experts_size_bytes,
+        fmt::format("INT4, 4.5 bits a weight, of {} MoE layers", placement.num_host_expert_layers));
+  }
   map += line("staging", placement.staging_size_bytes, "between experts and dense part");
   map += "total\n";
   for (const gpu::LogicalDevice& memory : memories_of(placement)) {

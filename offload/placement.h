@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +20,10 @@ struct PlacementRequest {
   int32_t max_batch_tokens = 0;
   int32_t max_logit_rows = 0;
   std::vector<gpu::LogicalDevice> devices = {{}};  // in the order of the layers
+  // MoE layers, from the first, whose routed experts lie where the rest of the layer does. Absent:
+  // as many as cards have room for beside weights, KV and workspace; none on the host as a device,
+  // whose own kernels for experts are faster.
+  std::optional<int32_t> device_expert_layers = 0;
   // What a device's operations take for themselves; a plan for cards that are not there brings its
   // own.
   std::function<int64_t(const gpu::LogicalDevice&, const gpu::OpsLimits&, const gpu::MlaShape&)>
@@ -37,18 +42,22 @@ struct DevicePlacement {
   int32_t first_layer_idx = 0;
   int32_t num_layers = 0;
   int32_t max_logit_rows = 0;        // 0 but on the last
+  int32_t num_expert_layers = 0;     // of them with their routed experts here
+  int64_t experts_size_bytes = 0;    // of those
   int64_t weights_size_bytes = 0;    // the embedding lies on the first device, the head on the last
   int64_t kv_size_bytes = 0;         // num_kv_pages of these layers
   int64_t workspace_size_bytes = 0;  // activations of the largest step, the operations' own buffers
   [[nodiscard]] int64_t total_size_bytes() const {
-    return weights_size_bytes + kv_size_bytes + workspace_size_bytes;
+    return weights_size_bytes + experts_size_bytes + kv_size_bytes + workspace_size_bytes;
   }
 };
 
 struct Placement {
   std::vector<DevicePlacement> devices;
-  // In host memory, wherever the devices are.
-  int64_t experts_size_bytes = 0;
+  int32_t num_device_expert_layers = 0;  // the first MoE layers: their experts lie on the devices
+  // In host memory, wherever the devices are: the routed experts of the other MoE layers.
+  int32_t num_host_expert_layers = 0;
+  int64_t host_experts_size_bytes = 0;
   int64_t staging_size_bytes = 0;  // what devices and experts hand to each other, uploads
   int32_t num_kv_pages = 0;
   int32_t max_context_tokens = 0;
@@ -58,6 +67,7 @@ struct Placement {
   [[nodiscard]] int64_t size_bytes_in(const gpu::LogicalDevice& memory) const;
   [[nodiscard]] int64_t available_in(const gpu::LogicalDevice& memory) const;
   [[nodiscard]] int64_t dense_size_bytes() const;
+  [[nodiscard]] int64_t experts_size_bytes() const;  // wherever they lie
 };
 
 // Layers are split so that the fullest device is as empty as can be, as a share of its memory.

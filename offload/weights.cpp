@@ -41,6 +41,19 @@ gpu::MlaShape mla_shape(const ModelConfig& config) {
           .softmax_scale = softmax_scale(config)};
 }
 
+gpu::ExpertsShape experts_shape(const ModelConfig& config) {
+  return {.hidden_size = config.hidden_size,
+          .moe_intermediate_size = config.moe_intermediate_size,
+          .n_routed_experts = config.n_routed_experts,
+          .num_experts_per_tok = config.num_experts_per_tok};
+}
+
+int32_t moe_layer_idx(const ModelConfig& config, int32_t layer_idx) {
+  int32_t num_before = 0;
+  for (int32_t idx = 0; idx < layer_idx; ++idx) num_before += config.is_dense(idx) ? 0 : 1;
+  return num_before;
+}
+
 LayerWeights upload_layer(gpu::Ops& ops, const Checkpoint& checkpoint, int32_t layer_idx) {
   const ModelConfig& config = checkpoint.config();
   const LayerTensors tensors = checkpoint.layer(layer_idx);

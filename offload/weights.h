@@ -52,6 +52,7 @@ struct LayerWeights {
   std::unique_ptr<gpu::LinearWeight>
       gate;  // router [n_routed_experts, hidden_size]; MoE layers only
   DeviceVector<float> e_score_correction_bias;  // [n_routed_experts]; MoE layers only
+  std::unique_ptr<gpu::ExpertsWeight> experts;  // the routed ones, where they lie on the device
 };
 
 struct HeadWeights {
@@ -60,6 +61,9 @@ struct HeadWeights {
 };
 
 gpu::MlaShape mla_shape(const ModelConfig& config);
+gpu::ExpertsShape experts_shape(const ModelConfig& config);
+// Of all MoE layers, the how manieth a layer that is one is.
+int32_t moe_layer_idx(const ModelConfig& config, int32_t layer_idx);
 
 LayerWeights upload_layer(gpu::Ops& ops, const Checkpoint& checkpoint, int32_t layer_idx);
 // embed_tokens [vocab_size, hidden_size]

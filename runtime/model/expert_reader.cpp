@@ -116,6 +116,10 @@ ExpertReader::Impl::Impl(const Checkpoint& checkpoint_in, const ExpertReaderOpti
   }
   entries.resize(moe_layers.size() * static_cast<size_t>(num_experts),
                  {.num_users_left = options.num_users});
+  const int64_t num_single_use = options.num_single_use_layers * num_experts;
+  for (int64_t idx = 0; idx < num_single_use; ++idx) {
+    entries[static_cast<size_t>(idx)].num_users_left = 1;
+  }
   // BF16 experts are quantised from the mapping: a direct read would need four times the memory.
   const bool is_mapped =
       options.reading == ExpertReading::kMapped || !checkpoint.config().experts_int4;

@@ -16,8 +16,9 @@ enum class ExpertReading {
 };
 
 struct ExpertReaderOptions {
-  int num_workers = 1;  // threads that call expert()
-  int num_users = 1;    // calls that every expert will get: one of every NUMA node
+  int num_workers = 1;                // threads that call expert()
+  int num_users = 1;                  // calls that every expert will get: one of every NUMA node
+  int32_t num_single_use_layers = 0;  // but one alone in so many MoE layers, the first
   ExpertReading reading = ExpertReading::kAuto;
 };
 
@@ -30,9 +31,9 @@ class ExpertReader {
   ExpertReader& operator=(const ExpertReader&) = delete;
 
   // The tensors of an expert, valid until the next call with the same worker_idx. Called on the
-  // workers, by each of them in the order of layers and experts; for every expert num_users times
-  // in total. Throws LoadError: a file that ends early or cannot be read, weights that are not
-  // finite.
+  // workers, by each of them in the order of layers and experts; for every expert as
+  // often as the options say. Throws LoadError: a file that ends early or cannot be read, weights
+  // that are not finite.
   ExpertTensors expert(int32_t layer_idx, int32_t expert_idx, int32_t worker_idx);
 
   // Bytes that came through direct reads so far.

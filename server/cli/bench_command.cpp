@@ -186,6 +186,7 @@ ModelLimits limits_for(const BenchOptions& options, const ModelConfig& config) {
   limits.attention = options.model.attention;
   limits.expert_activations = options.model.expert_activations;
   limits.gpus = options.model.gpus;
+  limits.gpu_expert_layers = options.model.gpu_expert_layers;
   limits.on_plan = [](const std::string& plan) { fmt::print(stderr, "{}", plan); };
   return limits;
 }

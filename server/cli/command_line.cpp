@@ -70,9 +70,15 @@ CLI::App* add_command(CLI::App& app,
   return command;
 }
 
-void add_gpus_option(CLI::App* command, std::string& gpus) {
-  command->add_option("--gpus", gpus, "none, 0, or 0,1 (default: 0, else none)")
+void add_gpu_options(CLI::App* command, ModelOptions& model) {
+  command->add_option("--gpus", model.gpus, "none, 0, or 0,1 (default: 0, else none)")
       ->type_name("LIST")
+      ->group("Computing");
+  command
+      ->add_option("--gpu-expert-layers", model.gpu_expert_layers,
+                   "MoE layers with experts on GPUs (default: what fits)")
+      ->check(CLI::Range(0, 1 << 16).description(""))
+      ->type_name("N")
       ->group("Computing");
 }
 
@@ -250,7 +256,7 @@ void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
   add_threads_option(command, options.model.num_threads);
   add_attention_option(command, options.model.attention);
   add_expert_activations_option(command, options.model.expert_activations);
-  add_gpus_option(command, options.model.gpus);
+  add_gpu_options(command, options.model);
   command
       ->add_option("--log-level", commands.log_level,
                    "trace, debug, info, warning, error, off (default: info)")
@@ -312,7 +318,7 @@ void add_chat(CLI::App& app, Commands& commands, const ModelFactory& factory) {
       ->type_name("N")
       ->group("Conversation");
   add_threads_option(command, options.model.num_threads);
-  add_gpus_option(command, options.model.gpus);
+  add_gpu_options(command, options.model);
   command->callback([&] {
     commands.log_level = "warning";
     commands.run = [&] { return run_chat(options, factory); };
@@ -359,7 +365,7 @@ void add_logits(CLI::App& app, Commands& commands, const ModelFactory& factory) 
   add_number(command, "--chunk", options.chunk_tokens, 1, 1 << 20,
              "Tokens of one step (default: 512)", "Computing");
   add_threads_option(command, options.model.num_threads);
-  add_gpus_option(command, options.model.gpus);
+  add_gpu_options(command, options.model);
   add_attention_option(command, options.model.attention);
   add_expert_activations_option(command, options.model.expert_activations);
   command->callback([&] { commands.run = [&] { return run_logits(options, factory); }; });
@@ -394,7 +400,7 @@ void add_bench(CLI::App& app, Commands& commands, const ModelFactory& factory) {
   add_number<int64_t>(command, "--bandwidth-mib", options.bandwidth_size_mib, 16, 1 << 20,
                       "Buffer for the bandwidth (default: 512)", "What to measure");
   add_threads_option(command, options.model.num_threads);
-  add_gpus_option(command, options.model.gpus);
+  add_gpu_options(command, options.model);
   add_attention_option(command, options.model.attention);
   add_expert_activations_option(command, options.model.expert_activations);
   command

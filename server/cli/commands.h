@@ -18,7 +18,8 @@ struct ModelOptions {
   int num_threads = 0;    // 0: one per physical core
   Attention attention = Attention::kAuto;
   ExpertActivations expert_activations = ExpertActivations::kBf16;
-  std::string gpus;  // "": the first card where there is one
+  std::string gpus;                          // "": the first card where there is one
+  std::optional<int32_t> gpu_expert_layers;  // absent: what fits
 };
 
 struct ServeOptions {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "runtime/base/progress.h"
@@ -25,6 +26,8 @@ struct ModelLimits {
   Attention attention = Attention::kAuto;
   ExpertActivations expert_activations = ExpertActivations::kBf16;
   std::string gpus;  // where the dense part runs: "none", "0", "0,1"; "": the model chooses
+  // MoE layers, from the first, with their routed experts there too; absent: what fits on cards.
+  std::optional<int32_t> gpu_expert_layers;
   // Told the cards and the memory map before any of it is taken; may be empty.
   std::function<void(const std::string& plan)> on_plan;
 };

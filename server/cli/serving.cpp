@@ -126,6 +126,7 @@ void Serving::Impl::load(const ModelFactory& factory,
   limits.attention = options.model.attention;
   limits.expert_activations = options.model.expert_activations;
   limits.gpus = options.model.gpus;
+  limits.gpu_expert_layers = options.model.gpu_expert_layers;
   limits.on_plan = on_plan;
   loaded = load_model(model_dir, options.model.num_threads, limits, factory, progress);
 

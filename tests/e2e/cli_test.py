@@ -431,6 +431,14 @@ class ServeTest(CommandLineTest):
             with self.serve("--gpus", gpus) as server:
                 self.assertEqual(server.request("GET", "/health")[0], 200)
 
+    def test_experts_lie_on_the_device_when_asked_for(self):
+        with self.serve("--gpus", "none", "--gpu-expert-layers", "1") as server:
+            body = {"model": server.model, "max_tokens": 4, "messages": [{"role": "user", "content": "hi"}]}
+            self.assertEqual(server.request("POST", "/v1/chat/completions", body)[0], 200)
+        self.assert_fails("serve", "--model", self.checkpoint, "--gpus", "none", "--gpu-expert-layers", "99",
+                          says=["--gpu-expert-layers 99", "MoE layers", "expected at most"])
+        self.assert_fails("serve", "--model", self.checkpoint, "--gpu-expert-layers", "all", says=["--gpu-expert-layers", "all"], status=2)
+
     def test_keys_are_asked_for_when_given_by_option_or_environment(self):
         with self.serve("--api-key", "one", "--api-key", "two") as server:
             self.assertEqual(server.request("GET", "/v1/models")[0], 401)

@@ -8,6 +8,9 @@
 #include <numeric>
 #include <regex>
 
+#include "runtime/tokenizer/chat.h"
+#include "runtime/tokenizer/tokenizer.h"
+
 namespace tandem::tests {
 namespace fs = std::filesystem;
 
@@ -44,6 +47,10 @@ AllExpertsCopy::AllExpertsCopy(const std::string& name)
 }
 
 AllExpertsCopy::~AllExpertsCopy() { fs::remove_all(dir_); }
+
+int32_t num_moe_layers(const std::string& dir) {
+  return Checkpoint::open(dir).config().num_moe_layers();
+}
 
 std::vector<int32_t> random_tokens(int32_t num_tokens, int32_t vocab_size, uint64_t seed) {
   std::vector<int32_t> token_ids(num_tokens);
@@ -97,6 +104,41 @@ void run_step(ForwardModel& model,
     sequences[idx].done_tokens += num_new[idx];
     row += size;
   }
+}
+
+std::vector<int32_t> continue_greedily(ForwardModel& model,
+                                       const std::vector<int32_t>& prompt,
+                                       int32_t num_new) {
+  const int32_t vocab_size = model.vocab_size();
+  SequenceState sequence;
+  sequence.token_ids = prompt;
+  const auto num_pages = (static_cast<int32_t>(prompt.size()) + num_new) / kPageSizeTokens + 1;
+  for (int32_t page = 0; page < num_pages; ++page) sequence.page_ids.push_back(num_pages - page);
+  auto next = static_cast<int32_t>(prompt.size());
+  for (int32_t idx = 0; idx < num_new; ++idx) {
+    run_step(model, {&sequence, 1}, {&next, 1});
+    const auto last = sequence.logits.end() - vocab_size;
+    sequence.token_ids.push_back(
+        static_cast<int32_t>(std::max_element(last, sequence.logits.end()) - last));
+    next = 1;
+  }
+  return {sequence.token_ids.begin() + static_cast<int64_t>(prompt.size()),
+          sequence.token_ids.end()};
+}
+
+std::string demo_dir() { return std::string(TANDEM_SOURCE_DIR) + "/server/demo/model"; }
+
+std::vector<std::vector<int32_t>> demo_prompts() {
+  const Tokenizer tokenizer =
+      Tokenizer::load(demo_dir(), Checkpoint::open(demo_dir()).config().vocab_size);
+  std::vector<std::vector<int32_t>> prompts;
+  for (const char* question :
+       {"Hello", "which one is bigger, 9.11 or 9.9? think carefully.", "Who are you?"}) {
+    ChatPrompt prompt;
+    prompt.messages.push_back({.role = "user", .content = question});
+    prompts.push_back(render_chat(tokenizer, prompt).ids);
+  }
+  return prompts;
 }
 
 std::vector<float> run_chunked(ForwardModel& model,

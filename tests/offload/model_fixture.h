@@ -35,6 +35,9 @@ class AllExpertsCopy {
   std::filesystem::path dir_;
 };
 
+// What --gpu-expert-layers would say for all of them.
+int32_t num_moe_layers(const std::string& dir);
+
 // The same tokens on every machine, for a vocabulary of any size.
 std::vector<int32_t> random_tokens(int32_t num_tokens, int32_t vocab_size, uint64_t seed);
 
@@ -61,6 +64,15 @@ struct SequenceState {
 void run_step(ForwardModel& model,
               std::span<SequenceState> sequences,
               std::span<const int32_t> num_new);
+
+// `num_new` greedy tokens behind the prompt, one step each.
+std::vector<int32_t> continue_greedily(ForwardModel& model,
+                                       const std::vector<int32_t>& prompt,
+                                       int32_t num_new);
+
+// Prompts for the demo model, as the server would make them.
+std::vector<std::vector<int32_t>> demo_prompts();
+std::string demo_dir();
 
 // All logits [T, vocab_size] of one sequence on scattered pages, cut into chunks of `chunk_tokens`.
 std::vector<float> run_chunked(ForwardModel& model,

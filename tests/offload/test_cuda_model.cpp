@@ -10,8 +10,6 @@
 
 #include "offload/placement.h"
 #include "runtime/reference/reference_model.h"
-#include "runtime/tokenizer/chat.h"
-#include "runtime/tokenizer/tokenizer.h"
 #include "tests/offload/model_fixture.h"
 #include "tests/offload/row_error.h"
 
@@ -27,31 +25,14 @@ void require_card() {
   if (support.devices.empty()) SKIP("needs an NVIDIA card: " << support.problem);
 }
 
-// `num_new` greedy tokens behind the prompt, one step each.
-std::vector<int32_t> continue_greedily(ForwardModel& model,
-                                       const std::vector<int32_t>& prompt,
-                                       int32_t num_new) {
-  const int32_t vocab_size = model.vocab_size();
-  SequenceState sequence;
-  sequence.token_ids = prompt;
-  const auto num_pages = (static_cast<int32_t>(prompt.size()) + num_new) / kPageSizeTokens + 1;
-  for (int32_t page = 0; page < num_pages; ++page) sequence.page_ids.push_back(num_pages - page);
-  auto next = static_cast<int32_t>(prompt.size());
-  for (int32_t idx = 0; idx < num_new; ++idx) {
-    run_step(model, {&sequence, 1}, {&next, 1});
-    const auto last = sequence.logits.end() - vocab_size;
-    sequence.token_ids.push_back(
-        static_cast<int32_t>(std::max_element(last, sequence.logits.end()) - last));
-    next = 1;
-  }
-  return {sequence.token_ids.begin() + static_cast<int64_t>(prompt.size()),
-          sequence.token_ids.end()};
-}
-
 // The bounds of test_kimi_k2.cpp, with room for what a card rounds besides the host: latent
 // queries, softmax weights and sums of latents, where the reference in BF16 rounds nothing.
-void check_against_reference(const std::string& dir, gpu::MlaForm form, int32_t chunk_tokens) {
-  LoadedModel loaded(dir, 2, {.mla_form = form, .devices = kOneCard});
+void check_against_reference(const std::string& dir,
+                             gpu::MlaForm form,
+                             int32_t chunk_tokens,
+                             int32_t gpu_expert_layers) {
+  LoadedModel loaded(
+      dir, 2, {.mla_form = form, .devices = kOneCard, .gpu_expert_layers = gpu_expert_layers});
   const int32_t vocab_size = loaded.model->vocab_size();
   const std::vector<int32_t> token_ids = random_tokens(130, vocab_size, 7);
   const std::vector<float> actual = run_chunked(*loaded.model, token_ids, chunk_tokens);
@@ -79,24 +60,23 @@ TEST_CASE("on a card logits of the goldens differ from the reference by rounding
   const std::string name = GENERATE(from_range(golden_names()));
   const gpu::MlaForm form = GENERATE(gpu::MlaForm::kAbsorbed, gpu::MlaForm::kExpanded);
   const int32_t chunk_tokens = GENERATE(1, 48, 130);
-  INFO(name << ", chunks of " << chunk_tokens);
   const AllExpertsCopy copy(name);
-  check_against_reference(copy.dir(), form, chunk_tokens);
+  const bool experts_on_card = GENERATE(false, true);
+  const int32_t gpu_expert_layers = experts_on_card ? num_moe_layers(copy.dir()) : 0;
+  INFO(name << ", chunks of " << chunk_tokens << ", experts of " << gpu_expert_layers
+            << " layers on the card");
+  check_against_reference(copy.dir(), form, chunk_tokens, gpu_expert_layers);
 }
 
-TEST_CASE("on a card the demo says what it says on the host", "[gpu]") {
+TEST_CASE("on a card the demo says what it says on the host, its experts there or not", "[gpu]") {
   require_card();
-  const std::string dir = std::string(TANDEM_SOURCE_DIR) + "/server/demo/model";
-  LoadedModel host(dir, 2);
-  LoadedModel card(dir, 2, {.devices = kOneCard});
-  const Tokenizer tokenizer = Tokenizer::load(dir, host.model->vocab_size());
-  for (const char* question :
-       {"Hello", "which one is bigger, 9.11 or 9.9? think carefully.", "Who are you?"}) {
-    ChatPrompt prompt;
-    prompt.messages.push_back({.role = "user", .content = question});
-    const std::vector<int32_t> ids = render_chat(tokenizer, prompt).ids;
-    INFO(question);
-    CHECK(continue_greedily(*card.model, ids, 48) == continue_greedily(*host.model, ids, 48));
+  const bool experts_on_card = GENERATE(false, true);
+  LoadedModel host(demo_dir(), 2);
+  LoadedModel card(
+      demo_dir(), 2,
+      {.devices = kOneCard, .gpu_expert_layers = experts_on_card ? num_moe_layers(demo_dir()) : 0});
+  for (const std::vector<int32_t>& prompt : demo_prompts()) {
+    CHECK(continue_greedily(*card.model, prompt, 48) == continue_greedily(*host.model, prompt, 48));
   }
 }
 
@@ -118,10 +98,13 @@ TEST_CASE("a model takes no more of a card than was planned and left as a reserv
   require_card();
   const std::string dir = golden_dir("real_head");
   const Checkpoint checkpoint = Checkpoint::open(dir);
+  const int32_t gpu_expert_layers = GENERATE_COPY(0, num_moe_layers(dir));
   int64_t free_before = 0;
-  LoadedModel loaded(dir, 2, {.devices = kOneCard, .on_plan = [&](const std::string&) {
-                                free_before = gpu::free_card_size_bytes(0);
-                              }});
+  LoadedModel loaded(
+      dir, 2,
+      {.devices = kOneCard,
+       .gpu_expert_layers = gpu_expert_layers,
+       .on_plan = [&](const std::string&) { free_before = gpu::free_card_size_bytes(0); }});
   const std::vector<int32_t> token_ids = random_tokens(100, loaded.model->vocab_size(), 13);
   run_chunked(*loaded.model, token_ids, 1);
   run_chunked(*loaded.model, token_ids, 100);
@@ -131,7 +114,8 @@ TEST_CASE("a model takes no more of a card than was planned and left as a reserv
        .max_context_tokens = 512,
        .max_batch_tokens = 320,
        .max_logit_rows = 320,
-       .devices = kOneCard},
+       .devices = kOneCard,
+       .device_expert_layers = gpu_expert_layers},
       {.host_size_bytes = int64_t{1} << 40, .card_size_bytes = {free_before}});
   const int64_t planned_size_bytes = placement.size_bytes_in(kOneCard.front());
   const int64_t taken_size_bytes = free_before - gpu::free_card_size_bytes(0);

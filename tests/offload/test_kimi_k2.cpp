@@ -22,7 +22,9 @@ TEST_CASE("production logits differ from the reference by the rounding to BF16 a
   const std::string name = GENERATE(from_range(golden_names()));
   const gpu::MlaForm form = GENERATE(gpu::MlaForm::kAbsorbed, gpu::MlaForm::kExpanded);
   const AllExpertsCopy copy(name);
-  LoadedModel loaded(copy.dir(), 2, form);
+  const bool experts_on_device = GENERATE(false, true);
+  const int32_t device_layers = experts_on_device ? num_moe_layers(copy.dir()) : 0;
+  LoadedModel loaded(copy.dir(), 2, {.mla_form = form, .gpu_expert_layers = device_layers});
   const int32_t vocab_size = loaded.model->vocab_size();
   const std::vector<int32_t> token_ids = random_tokens(130, vocab_size, 7);
   const std::vector<float> actual = run_chunked(*loaded.model, token_ids, 48);
@@ -36,10 +38,11 @@ TEST_CASE("production logits differ from the reference by the rounding to BF16 a
   const std::vector<double> from_bf16 = row_errors(actual, bf16, vocab_size);
   const std::vector<double> from_fp32 = row_errors(actual, fp32, vocab_size);
   const std::vector<double> price_of_bf16 = row_errors(bf16, fp32, vocab_size);
-  INFO(name << ": from the rounding reference median " << quantile(from_bf16, 0.5) << ", worst "
-            << quantile(from_bf16, 1.0) << "; from FP32 " << quantile(from_fp32, 0.5) << ", "
-            << quantile(from_fp32, 1.0) << "; rounding alone " << quantile(price_of_bf16, 0.5)
-            << ", " << quantile(price_of_bf16, 1.0));
+  INFO(name << ", experts of " << device_layers
+            << " layers on the device: from the rounding reference median "
+            << quantile(from_bf16, 0.5) << ", worst " << quantile(from_bf16, 1.0) << "; from FP32 "
+            << quantile(from_fp32, 0.5) << ", " << quantile(from_fp32, 1.0) << "; rounding alone "
+            << quantile(price_of_bf16, 0.5) << ", " << quantile(price_of_bf16, 1.0));
   CHECK(quantile(from_bf16, 0.5) <= 1.5 * quantile(price_of_bf16, 0.5));
   CHECK(quantile(from_fp32, 0.5) <= 1.5 * quantile(price_of_bf16, 0.5));
   CHECK(quantile(from_fp32, 1.0) <= 2.0 * quantile(price_of_bf16, 1.0));
@@ -66,9 +69,42 @@ TEST_CASE("with the router's choice the typical row differs by the rounding to B
   CHECK(error <= 1.5 * price_of_bf16);
 }
 
+TEST_CASE("the demo says the same with its experts on the device, all or some of them",
+          "[offload]") {
+  LoadedModel plain(demo_dir(), 2);
+  LoadedModel all(demo_dir(), 2, {.gpu_expert_layers = num_moe_layers(demo_dir())});
+  LoadedModel some(demo_dir(), 2, {.devices = {{}, {}}, .gpu_expert_layers = 1});
+  CHECK(all.model->description().find("routed experts' memory") == std::string::npos);
+  for (const std::vector<int32_t>& prompt : demo_prompts()) {
+    const std::vector<int32_t> expected = continue_greedily(*plain.model, prompt, 48);
+    CHECK(continue_greedily(*all.model, prompt, 48) == expected);
+    CHECK(continue_greedily(*some.model, prompt, 48) == expected);
+  }
+}
+
+TEST_CASE("experts go to the device and to the host on a machine of several nodes", "[offload]") {
+  const std::string dir = golden_dir("k2_thinking");
+  const Checkpoint checkpoint = Checkpoint::open(dir);
+  WorkerPool pool(Topology::detect(), {.num_threads = 2, .pin = false, .simulated_nodes = 2});
+  const auto load = [&](int32_t device_layers) {
+    return offload::KimiK2::load(checkpoint, pool,
+                                 {.kv_cache_tokens = 1536,
+                                  .max_batch_tokens = 64,
+                                  .max_context_tokens = 512,
+                                  .gpu_expert_layers = device_layers},
+                                 {});
+  };
+  REQUIRE(checkpoint.config().num_moe_layers() > 1);
+  const std::vector<int32_t> prompt = random_tokens(20, checkpoint.config().vocab_size, 31);
+  const auto with_some = load(1);
+  const auto without = load(0);
+  CHECK(continue_greedily(*with_some, prompt, 8) == continue_greedily(*without, prompt, 8));
+}
+
 TEST_CASE("logits are the same bits for every cutting of the prompt", "[offload]") {
   const std::string name = GENERATE(from_range(golden_names()));
-  LoadedModel loaded(golden_dir(name), 2);
+  const int32_t device_layers = GENERATE_COPY(0, num_moe_layers(golden_dir(name)));
+  LoadedModel loaded(golden_dir(name), 2, {.gpu_expert_layers = device_layers});
   const std::vector<int32_t> token_ids = random_tokens(150, loaded.model->vocab_size(), 11);
   const std::vector<float> whole = run_chunked(*loaded.model, token_ids, 150);
   for (const int32_t chunk_tokens : {1, 7, 64, 100}) {

@@ -76,11 +76,14 @@ TEST_CASE(
     "[offload]") {
   const std::string name = GENERATE(from_range(golden_names()));
   const size_t num_devices = GENERATE(size_t{1}, size_t{2});
-  INFO(name << ", " << num_devices << " devices");
-  LoadedModel plain(golden_dir(name), 2);
+  const int32_t all_layers = num_moe_layers(golden_dir(name));
+  const int32_t expert_layers = GENERATE_COPY(0, all_layers);
+  INFO(name << ", " << num_devices << " devices, experts of " << expert_layers << " layers there");
+  LoadedModel plain(golden_dir(name), 2, {.gpu_expert_layers = expert_layers});
   std::vector<RecordingOps*> devices;
   LoadedModel recorded(golden_dir(name), 2,
                        {.devices = std::vector<gpu::LogicalDevice>(num_devices),
+                        .gpu_expert_layers = expert_layers,
                         .make_ops = [&](const gpu::LogicalDevice&, WorkerPool& pool) {
                           auto ops = std::make_unique<RecordingOps>(pool);
                           devices.push_back(ops.get());
@@ -92,6 +95,8 @@ TEST_CASE(
     // Buckets of one, two and four rows; of one each step after the second is a replay.
     CHECK(device->num_recorded() > 0);
     CHECK(device->num_replayed() >= 2 * device->num_recorded());
+    // Without the host's experts nothing cuts a step: one segment for each bucket.
+    if (expert_layers == all_layers) CHECK(device->num_recorded() == 3);
   }
 }
 

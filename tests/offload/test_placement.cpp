@@ -100,7 +100,8 @@ TEST_CASE("layers lie in runs on the devices, each with its KV, balanced by byte
                                             second.total_size_bytes() / second.num_layers);
   CHECK(std::abs(first.total_size_bytes() - second.total_size_bytes()) <= layer_size_bytes);
   // The experts stay on the host, the rest does not.
-  CHECK(placement.size_bytes_in({}) == placement.experts_size_bytes + placement.staging_size_bytes);
+  CHECK(placement.size_bytes_in({}) ==
+        placement.experts_size_bytes() + placement.staging_size_bytes);
   CHECK(placement.size_bytes_in({.card_idx = 1}) == second.total_size_bytes());
 }
 
@@ -212,6 +213,76 @@ TEST_CASE("what the operations take for themselves counts on their device", "[of
   const offload::Placement with = offload::plan_placement(checkpoint, request, available);
   CHECK(with.devices[0].workspace_size_bytes == without.devices[0].workspace_size_bytes);
   CHECK(with.devices[1].workspace_size_bytes == without.devices[1].workspace_size_bytes + 1000);
+}
+
+// A card that holds the golden with the experts of all its MoE layers, and no more.
+struct CardForAll {
+  Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = small_request();
+  offload::AvailableMemory available = {.host_size_bytes = 4 * kGiB, .card_size_bytes = {8 * kGiB}};
+  CardForAll() {
+    request.kv_cache_tokens = 640;
+    request.devices = {{.card_idx = 0}};
+    request.device_expert_layers = checkpoint.config().num_moe_layers();
+    available.card_size_bytes = {kGiB / 2 + plan().size_bytes_in({.card_idx = 0})};
+  }
+  [[nodiscard]] offload::Placement plan() const {
+    return offload::plan_placement(checkpoint, request, available);
+  }
+};
+
+TEST_CASE("experts of the layers asked for count on their device and no longer on the host",
+          "[offload]") {
+  CardForAll card;
+  const int32_t num_moe_layers = card.checkpoint.config().num_moe_layers();
+  REQUIRE(num_moe_layers > 1);
+  const offload::Placement all = card.plan();
+  CHECK(all.host_experts_size_bytes == 0);
+  CHECK(all.devices[0].num_expert_layers == num_moe_layers);
+  CHECK(all.devices[0].experts_size_bytes >= card.checkpoint.resident_expert_size_bytes());
+  card.request.device_expert_layers = 1;
+  const offload::Placement one = card.plan();
+  CHECK(one.devices[0].experts_size_bytes * num_moe_layers == all.devices[0].experts_size_bytes);
+  CHECK(one.host_experts_size_bytes ==
+        card.checkpoint.resident_expert_size_bytes() / num_moe_layers * (num_moe_layers - 1));
+  CHECK_THAT(offload::format_memory_map(one),
+             Catch::Matchers::ContainsSubstring("of 1 MoE layers"));
+}
+
+TEST_CASE("without a wish as many layers have their experts on a card as fit, none on the host",
+          "[offload]") {
+  CardForAll card;
+  const int32_t num_moe_layers = card.checkpoint.config().num_moe_layers();
+  card.request.device_expert_layers.reset();
+  CHECK(card.plan().num_device_expert_layers == num_moe_layers);
+  card.available.card_size_bytes[0] -= 1;
+  CHECK(card.plan().num_device_expert_layers == num_moe_layers - 1);
+  card.request.device_expert_layers = 0;
+  card.available.card_size_bytes[0] = kGiB / 2 + card.plan().size_bytes_in({.card_idx = 0});
+  card.request.device_expert_layers.reset();
+  CHECK(card.plan().num_device_expert_layers == 0);
+  card.request.devices = {{}};
+  CHECK(card.plan().num_device_expert_layers == 0);
+}
+
+TEST_CASE("more experts than a card holds: the number of layers that fits is named, and fits",
+          "[offload]") {
+  CardForAll card;
+  card.available.card_size_bytes[0] -= 1;
+  const std::string message = refusal(card.checkpoint, card.request, card.available);
+  const auto fitting = static_cast<int32_t>(value_of(message, "--gpu-expert-layers"));
+  CHECK(fitting == card.checkpoint.config().num_moe_layers() - 1);
+  card.request.device_expert_layers = fitting;
+  CHECK_NOTHROW(card.plan());
+}
+
+TEST_CASE("experts of more layers than the model has are refused", "[offload]") {
+  CardForAll card;
+  *card.request.device_expert_layers += 1;
+  CHECK_THROWS_MATCHES(
+      card.plan(), ConfigError,
+      Catch::Matchers::MessageMatches(Catch::Matchers::ContainsSubstring("--gpu-expert-layers") &&
+                                      Catch::Matchers::ContainsSubstring("MoE layers")));
 }
 
 TEST_CASE("experts too large for the host: the memory that is needed is named", "[offload]") {

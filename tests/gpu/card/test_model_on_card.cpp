@@ -1,5 +1,6 @@
 // Whole models on an emulated card: CudaOps, its memory, streams and recorded steps, and every
 // hand-written kernel of a layer, against the reference.
+#include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 
@@ -41,7 +42,11 @@ TEST_CASE("on an emulated card prefills and recorded decodes differ from the ref
   const std::string name = GENERATE("k2_thinking", "moonlight", "k2_5_nested", "grouped_router");
   const std::vector<int32_t> cards = GENERATE(std::vector<int32_t>{0}, std::vector<int32_t>{0, 1});
   const AllExpertsCopy copy(name);
-  LoadedModel loaded(copy.dir(), 2, on_cards(cards));
+  offload::KimiK2Options options = on_cards(cards);
+  // None, one, or all.
+  const int32_t most_expert_layers = GENERATE(0, 1, 1000);
+  options.gpu_expert_layers = std::min(most_expert_layers, num_moe_layers(copy.dir()));
+  LoadedModel loaded(copy.dir(), 2, options);
   std::vector<SequenceState> sequences(3);
   for (int32_t idx = 0; idx < 3; ++idx) {
     SequenceState& sequence = sequences[static_cast<size_t>(idx)];
