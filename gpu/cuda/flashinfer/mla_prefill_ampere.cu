@@ -3,7 +3,7 @@
 #include <flashinfer/attention/variants.cuh>
 
 #include "gpu/cuda/error.h"
-#include "gpu/cuda/flashinfer/mla_prefill.h"
+#include "gpu/cuda/flashinfer/mla_prefill-inl.h"
 
 namespace tandem::gpu::cuda {
 namespace {
@@ -34,10 +34,6 @@ using FlashTraits = flashinfer::KernelTraits<kMask,
                                              int32_t,
                                              FlashVariant>;
 
-nv_bfloat16* flash(const bf16* values) {
-  return reinterpret_cast<nv_bfloat16*>(const_cast<bf16*>(values));
-}
-
 // SinglePrefillWithKVCacheDispatched without its choice of tile and without splitting the keys.
 template <flashinfer::MaskMode kMask>
 void launch(FlashParams params, cudaStream_t stream) {
@@ -57,32 +53,18 @@ void launch(FlashParams params, cudaStream_t stream) {
 }  // namespace
 
 void launch_flash_mla_prefill_ampere(const FlashMlaPrefillParams& params, cudaStream_t stream) {
-  const auto heads = static_cast<uint32_t>(params.num_attention_heads);
   FlashParams flash_params{};
-  flash_params.q = flash(params.q);
-  flash_params.k = flash(params.k);
-  flash_params.v = flash(params.v);
-  flash_params.o = flash(params.out);
+  fill_shapes(params, flash_params);
+  flash_params.q = flash_values<nv_bfloat16>(params.q);
+  flash_params.k = flash_values<nv_bfloat16>(params.k);
+  flash_params.v = flash_values<nv_bfloat16>(params.v);
+  flash_params.o = flash_values<nv_bfloat16>(params.out);
   flash_params.lse = params.lse;
   flash_params.group_size = flashinfer::uint_fastdiv(1);
-  flash_params.qo_len = static_cast<uint32_t>(params.q_len);
-  flash_params.kv_len = static_cast<uint32_t>(params.kv_len);
-  flash_params.num_qo_heads = heads;
-  flash_params.num_kv_heads = heads;
-  flash_params.q_stride_n = static_cast<uint32_t>(params.q_token_stride);
-  flash_params.q_stride_h = static_cast<uint32_t>(params.q_head_stride);
-  flash_params.k_stride_n = static_cast<uint32_t>(params.kv_token_stride);
-  flash_params.k_stride_h = static_cast<uint32_t>(params.kv_head_stride);
-  flash_params.v_stride_n = static_cast<uint32_t>(params.kv_token_stride);
-  flash_params.v_stride_h = static_cast<uint32_t>(params.kv_head_stride);
-  flash_params.window_left = -1;
   flash_params.sm_scale = params.softmax_scale;
   flash_params.partition_kv = false;
-  if (params.causal) {
-    launch<flashinfer::MaskMode::kCausal>(flash_params, stream);
-  } else {
-    launch<flashinfer::MaskMode::kNone>(flash_params, stream);
-  }
+  launch_with_mask(params.causal,
+                   [&]<flashinfer::MaskMode kMask>() { launch<kMask>(flash_params, stream); });
 }
 
 }  // namespace tandem::gpu::cuda
