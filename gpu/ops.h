@@ -17,6 +17,7 @@
 #include "runtime/base/bf16.h"
 #include "runtime/base/function_ref.h"
 #include "runtime/base/matrix_view.h"
+#include "runtime/base/token_choice.h"
 #include "runtime/model/forward_model.h"
 #include "runtime/topology/worker_pool.h"
 
@@ -59,6 +60,7 @@ struct ExpertsShape {
   int32_t num_experts_per_tok = 0;
 };
 inline constexpr int32_t kMaxDeviceExperts = 1024;
+inline constexpr int32_t kMaxSampledVocab = 1 << 18;  // of Ops::sample
 
 struct MlaShape {
   int32_t num_attention_heads = 0;
@@ -89,17 +91,6 @@ struct RouterParams {
   int32_t topk_group = 1;
   bool norm_topk_prob = true;
   float routed_scaling_factor = 1.0f;
-};
-
-// How a row's next token is chosen behind penalties and masks, which stay with the host: the
-// draw_idx-th choice of runtime/sampling's Sampler with this seed.
-struct TokenChoice {
-  float temperature = 1.0f;  // below kGreedyTemperature: greedy
-  int32_t top_k = 0;         // 0 or -1: off
-  float top_p = 1.0f;
-  float min_p = 0.0f;
-  uint64_t seed = 0;
-  uint64_t draw_idx = 0;
 };
 
 struct OpsLimits {
@@ -238,7 +229,9 @@ class Ops {
   virtual void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) = 0;
 
   // token_ids[i] = the token that choices[i] draws from logits[i, :], -1 where none is possible.
-  // token_ids is memory of allocate_host; at most max_logit_rows rows a step.
+  // token_ids is memory of allocate_host; at most max_logit_rows rows a step, of kMaxSampledVocab
+  // columns. Submits what is
+  // before it, and is itself no part of a recording: a step may have it or not.
   virtual void sample(MatrixView<const float> logits,
                       std::span<const TokenChoice> choices,
                       std::span<int32_t> token_ids) = 0;

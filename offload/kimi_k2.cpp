@@ -19,6 +19,7 @@
 #include "offload/placement.h"
 #include "offload/weights.h"
 #include "runtime/base/check.h"
+#include "runtime/base/function_ref.h"
 #include "runtime/memory/numa_buffer.h"
 #include "runtime/model/expert_reader.h"
 
@@ -58,11 +59,15 @@ struct KimiK2::Impl {
   [[nodiscard]] bool uses_workers() const {
     return experts != nullptr || parts.front().ops().memory_is_host();
   }
+  // One step. take_logits(last device's operations, its workspace, rows of logits) says what
+  // becomes of the logits; it is not called where none are asked for.
+  using TakeLogits = FunctionRef<void(gpu::Ops&, Workspace&, int64_t)>;
+  void run_step(const Batch& batch, const TakeLogits& take_logits);
   // residual += what the layers of `part` add to it.
   void run_layers(DevicePart& part, const StepRows& rows);
-  // Logits of the rows that the batch names, into host_logits of the last device.
+  // Logits of the rows that the batch names, on the last device.
   void run_head(int64_t num_rows, int64_t num_logit_rows);
-  void check_batch(const Batch& batch, const MatrixView<float>& logits) const;
+  void check_batch(const Batch& batch) const;
 };
 
 namespace {
@@ -101,42 +106,76 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
   return std::unique_ptr<KimiK2>(new KimiK2(std::move(impl)));
 }
 
-// The loop over the devices, and over their layers in the order of the equations; arithmetic is in
-// the leaves.
 void KimiK2::forward(const Batch& batch, MatrixView<float> logits) {
   Impl& model = *impl_;
-  model.check_batch(batch, logits);
-  std::optional<WorkerPool::Step> step;
-  if (model.uses_workers()) step.emplace(model.pool);
-  StepRows rows{.num_tokens = static_cast<int64_t>(batch.token_ids.size())};
-  for (DevicePart& part : model.parts)
-    rows.num_rows = part.ops().begin_step(batch, model.options.mla_form);
+  const auto num_logits = static_cast<int64_t>(batch.logit_token_idx.size());
+  TANDEM_CHECK(
+      logits.rows >= num_logits && (num_logits == 0 || logits.cols == model.config.vocab_size),
+      "logits must be [num_logit_rows, vocab_size]");
+  model.run_step(batch, [&](gpu::Ops& ops, Workspace& workspace, int64_t num_rows) {
+    copy_to_host<float>(ops, workspace.logits.first_rows(num_rows),
+                        workspace.host_logits.first_rows(num_rows));
+  });
+  const MatrixView<float> host_logits = model.parts.back().workspace().host_logits;
+  for (int64_t row_idx = 0; row_idx < num_logits; ++row_idx) {
+    const std::span<const float> row = host_logits.row(row_idx);
+    std::copy(row.begin(), row.end(), logits.row(row_idx).begin());
+  }
+}
 
-  DevicePart& first = model.parts.front();
-  const MatrixView<const bf16> table(reinterpret_cast<const bf16*>(model.embed_tokens->data()),
-                                     model.config.vocab_size, model.config.hidden_size);
+bool KimiK2::chooses_tokens() const {
+  return !impl_->parts.back().ops().memory_is_host() &&
+         impl_->config.vocab_size <= gpu::kMaxSampledVocab;
+}
+
+void KimiK2::forward_and_choose(const Batch& batch,
+                                std::span<const TokenChoice> choices,
+                                std::span<int32_t> token_ids) {
+  const size_t num_choices = batch.logit_token_idx.size();
+  TANDEM_CHECK(choices.size() == num_choices && token_ids.size() == num_choices,
+               "choices and token_ids must be [num_logit_rows]");
+  std::span<int32_t> chosen;
+  impl_->run_step(batch, [&](gpu::Ops& ops, Workspace& workspace, int64_t) {
+    chosen = workspace.host_token_ids.row(0).first(num_choices);
+    ops.sample(workspace.logits.first_rows(static_cast<int64_t>(num_choices)), choices, chosen);
+  });
+  std::copy(chosen.begin(), chosen.end(), token_ids.begin());
+}
+
+// The loop over the devices, and over their layers in the order of the equations; arithmetic is in
+// the leaves.
+void KimiK2::Impl::run_step(const Batch& batch, const TakeLogits& take_logits) {
+  check_batch(batch);
+  std::optional<WorkerPool::Step> step;
+  if (uses_workers()) step.emplace(pool);
+  StepRows rows{.num_tokens = static_cast<int64_t>(batch.token_ids.size())};
+  for (DevicePart& part : parts) rows.num_rows = part.ops().begin_step(batch, options.mla_form);
+
+  DevicePart& first = parts.front();
+  const MatrixView<const bf16> table(reinterpret_cast<const bf16*>(embed_tokens->data()),
+                                     config.vocab_size, config.hidden_size);
   first.ops().embed(table, first.workspace().residual.first_rows(rows.num_rows));
-  for (size_t part_idx = 0; part_idx < model.parts.size(); ++part_idx) {
-    DevicePart& part = model.parts[part_idx];
+  for (size_t part_idx = 0; part_idx < parts.size(); ++part_idx) {
+    DevicePart& part = parts[part_idx];
     if (part_idx > 0) {
-      DevicePart& previous = model.parts[part_idx - 1];
+      DevicePart& previous = parts[part_idx - 1];
       part.ops().receive(previous.ops(), previous.workspace().residual.first_rows(rows.num_rows),
                          part.workspace().residual.first_rows(rows.num_rows));
     }
-    model.run_layers(part, rows);
+    run_layers(part, rows);
   }
 
-  DevicePart& last = model.parts.back();
+  DevicePart& last = parts.back();
   const auto num_logits = static_cast<int64_t>(batch.logit_token_idx.size());
-  // A step with rows behind its tokens has logits for all of them.
   if (num_logits > 0) {
-    model.run_head(rows.num_rows, num_logits == rows.num_tokens ? rows.num_rows : num_logits);
+    // A step with rows behind its tokens has logits for all of them.
+    const int64_t num_rows = num_logits == rows.num_tokens ? rows.num_rows : num_logits;
+    run_head(rows.num_rows, num_rows);
+    // What is recorded ends here, whatever becomes of the logits.
+    last.ops().submit();
+    take_logits(last.ops(), last.workspace(), num_rows);
   }
   last.ops().synchronize();
-  for (int64_t row_idx = 0; row_idx < num_logits; ++row_idx) {
-    const std::span<const float> row = last.workspace().host_logits.row(row_idx);
-    std::copy(row.begin(), row.end(), logits.row(row_idx).begin());
-  }
 }
 
 void KimiK2::Impl::run_layers(DevicePart& part, const StepRows& rows) {
@@ -166,18 +205,14 @@ void KimiK2::Impl::run_head(int64_t num_rows, int64_t num_logit_rows) {
   ops.gather_logit_rows(workspace.residual.first_rows(num_rows), residual);
   ops.rms_norm(residual, head.norm.view(), config.rms_norm_eps, normed);
   ops.linear(normed, *head.lm_head, logits);
-  copy_to_host<float>(ops, logits, workspace.host_logits.first_rows(num_logit_rows));
 }
 
-void KimiK2::Impl::check_batch(const Batch& batch, const MatrixView<float>& logits) const {
+void KimiK2::Impl::check_batch(const Batch& batch) const {
   TANDEM_CHECK(!batch.token_ids.empty(), "a step needs tokens");
   TANDEM_CHECK(batch.token_ids.size() <= static_cast<size_t>(options.max_batch_tokens),
                "more tokens than max_batch_tokens");
   TANDEM_CHECK(batch.logit_token_idx.size() <= static_cast<size_t>(options.max_logit_rows),
                "more logit rows than max_logit_rows");
-  TANDEM_CHECK(logits.rows >= static_cast<int64_t>(batch.logit_token_idx.size()) &&
-                   (batch.logit_token_idx.empty() || logits.cols == config.vocab_size),
-               "logits must be [num_logit_rows, vocab_size]");
   for (const int32_t token_id : batch.token_ids) {
     TANDEM_CHECK(token_id >= 0 && token_id < config.vocab_size, "token id outside the vocabulary");
   }

@@ -48,6 +48,10 @@ class KimiK2 final : public ForwardModel {
   ~KimiK2() override;
 
   void forward(const Batch& batch, MatrixView<float> logits) override;
+  [[nodiscard]] bool chooses_tokens() const override;  // on a card
+  void forward_and_choose(const Batch& batch,
+                          std::span<const TokenChoice> choices,
+                          std::span<int32_t> token_ids) override;
   [[nodiscard]] int32_t vocab_size() const override;
   [[nodiscard]] int32_t num_kv_pages() const override;
   [[nodiscard]] int32_t max_batch_tokens() const override;

@@ -53,6 +53,7 @@ int64_t Workspace::lay_out_host(std::byte* base,
   const int64_t tokens = limits.max_batch_tokens;
   int64_t offset_bytes = 0;
   place(host_routed_sum, tokens, config.hidden_size, base, offset_bytes);
+  place(host_token_ids, 1, limits.max_logit_rows, base, offset_bytes);
   if (memory_is_host) {
     host_normed = normed;
     host_expert_ids = expert_ids;

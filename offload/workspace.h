@@ -39,6 +39,7 @@ class Workspace {
   MatrixView<float> host_expert_weights;  // [max_batch_tokens, num_experts_per_tok]
   MatrixView<float> host_routed_sum;      // [max_batch_tokens, hidden_size]
   MatrixView<float> host_logits;          // [max_logit_rows, vocab_size]
+  MatrixView<int32_t> host_token_ids;     // [1, max_logit_rows] chosen on the device
 
   [[nodiscard]] int64_t size_bytes() const { return size_bytes_; }
   // On the device, and on the host beside it.

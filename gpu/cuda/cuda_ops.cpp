@@ -495,8 +495,8 @@ void CudaOps::mla_attention(const MlaShape& shape,
   });
 }
 
-// The choices go to their place on every step, also on one that is replayed; kernel and ids follow
-// them there.
+// Behind the recorded segments, so that those of a step that chooses and of one whose logits go to
+// the host are the same. The kernel reads the choices where they lie.
 void CudaOps::sample(MatrixView<const float> logits,
                      std::span<const TokenChoice> choices,
                      std::span<int32_t> token_ids) {
@@ -515,9 +515,9 @@ void CudaOps::sample(MatrixView<const float> logits,
                  .min_p = choice.min_p,
                  .uniform = uniform_at(choice.seed, choice.draw_idx)};
   }
-  enqueue([=, this] {
-    launch_sample({.logits = logits, .rows = rows, .token_ids = token_ids.data()}, stream_.get());
-  });
+  submit();
+  const DeviceGuard guard(card_idx_);
+  launch_sample({.logits = logits, .rows = rows, .token_ids = token_ids.data()}, stream_.get());
 }
 
 void CudaOps::receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) {

@@ -42,6 +42,8 @@ StepLoop::StepLoop(ForwardModel& model, const EngineOptions& options)
               static_cast<size_t>(model.vocab_size())),
       allowed_mask_((static_cast<size_t>(model.vocab_size()) + 31) / 32) {
   finished_.reserve(scheduler_.limits().max_sequences);
+  choices_.reserve(scheduler_.limits().max_sequences);
+  chosen_ids_.reserve(scheduler_.limits().max_sequences);
 }
 
 StepLoop::~StepLoop() {
@@ -73,6 +75,46 @@ void StepLoop::step() {
   const std::span<const ScheduledItem> items = scheduler_.plan();
   note_admissions(items);
   const Batch batch = batch_.build(items);
+  if (model_.chooses_tokens() && collect_choices()) {
+    take_tokens(batch);
+  } else {
+    sample_tokens(batch);
+  }
+}
+
+bool StepLoop::collect_choices() {
+  choices_.clear();
+  for (const StepBatch::Row& row : batch_.rows()) {
+    const ActiveRequest& request = *request_of_.at(row.sequence);
+    const std::optional<TokenChoice> choice = request.sampler.next_choice();
+    if (!choice || request.constraint || request.num_logprobs >= 0 ||
+        !request.banned_token_ids(true).empty() || row.token_idx + 1 < row.sequence->num_tokens()) {
+      return false;
+    }
+    choices_.push_back(*choice);
+  }
+  return !choices_.empty();
+}
+
+void StepLoop::take_tokens(const Batch& batch) {
+  chosen_ids_.resize(choices_.size());
+  model_.forward_and_choose(batch, choices_, chosen_ids_);
+  ++counters_.num_steps;
+  scheduler_.complete();
+  size_t row_idx = 0;
+  for (const StepBatch::Row& row : batch_.rows()) {
+    ActiveRequest& request = *request_of_.at(row.sequence);
+    const int32_t token_id = chosen_ids_[row_idx++];
+    if (token_id < 0) {
+      finish(request, FinishReason::kError, kNoPossibleToken);
+      continue;
+    }
+    request.sampler.note_choice();
+    accept_token(request, {.token_id = token_id, .top_logprobs = {}});
+  }
+}
+
+void StepLoop::sample_tokens(const Batch& batch) {
   const MatrixView<float> logits(logits_.data(), static_cast<int64_t>(batch.logit_token_idx.size()),
                                  model_.vocab_size());
   model_.forward(batch, logits);
@@ -152,18 +194,22 @@ void StepLoop::choose_token(ActiveRequest& request, const SampleRequest& sample)
     const std::string where = request.constraint ? " in " + request.constraint->feature() : "";
     return finish(request, FinishReason::kError, token.error() + where);
   }
+  accept_token(request, *token);
+}
+
+void StepLoop::accept_token(ActiveRequest& request, const SampledToken& token) {
   ++request.num_new_tokens;
   ++counters_.generated_tokens;
-  if (request.is_stop_token(token->token_id)) {
-    request.last_event.stop_token_id = token->token_id;
+  if (request.is_stop_token(token.token_id)) {
+    request.last_event.stop_token_id = token.token_id;
     return finish(request, FinishReason::kStop);
   }
-  if (request.constraint && !request.constraint->accept(token->token_id)) {
+  if (request.constraint && !request.constraint->accept(token.token_id)) {
     return finish(request, FinishReason::kError,
                   "a token that does not fit in " + request.constraint->feature());
   }
-  request.sequence.token_ids.push_back(token->token_id);
-  emit_token(request, *token);
+  request.sequence.token_ids.push_back(token.token_id);
+  emit_token(request, token);
 }
 
 void StepLoop::emit_token(ActiveRequest& request, const SampledToken& token) {

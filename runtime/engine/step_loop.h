@@ -52,9 +52,14 @@ class StepLoop {
  private:
   void note_admissions(std::span<const ScheduledItem> items);
   void tell_prompt_token(ActiveRequest& request, int32_t token_idx, std::span<const float> logits);
+  // Fills choices_ with how the tokens of all rows are chosen; false where one needs its logits.
+  bool collect_choices();
+  void take_tokens(const Batch& batch);    // computed and chosen by the model
+  void sample_tokens(const Batch& batch);  // computed by the model, chosen here
   void take_token(ActiveRequest& request, std::span<const float> logits);
   void take_constrained_token(ActiveRequest& request, std::span<const float> logits);
   void choose_token(ActiveRequest& request, const SampleRequest& sample);
+  void accept_token(ActiveRequest& request, const SampledToken& token);
   void emit_token(ActiveRequest& request, const SampledToken& token);
   void finish(ActiveRequest& request, FinishReason reason, std::string error = "");
   void leave_queue(ActiveRequest& request);
@@ -65,6 +70,8 @@ class StepLoop {
   StepBatch batch_;
   std::vector<float> logits_;  // [max_sequences, vocab_size]
   SamplerScratch sampler_scratch_;
+  std::vector<TokenChoice> choices_;    // [max_sequences] of a step whose tokens the model chooses
+  std::vector<int32_t> chosen_ids_;     // as choices_
   std::vector<uint32_t> allowed_mask_;  // of the constrained request at hand
   std::unordered_map<uint64_t, std::unique_ptr<ActiveRequest>> requests_;
   std::unordered_map<const Sequence*, ActiveRequest*> request_of_;

@@ -6,7 +6,9 @@
 #include <span>
 #include <string>
 
+#include "runtime/base/check.h"
 #include "runtime/base/matrix_view.h"
+#include "runtime/base/token_choice.h"
 
 namespace tandem {
 
@@ -37,6 +39,21 @@ class ForwardModel {
   // its prompt was cut; on the host not to the bit. Throws only when the device or a worker failed;
   // the engine then stays failed.
   virtual void forward(const Batch& batch, MatrixView<float> logits) = 0;
+
+  // Whether the model can choose tokens where it computes, so that logits need not leave it.
+  [[nodiscard]] virtual bool chooses_tokens() const { return false; }
+  // forward(), but token_ids[i] = the token that choices[i] draws from row i of the logits, -1
+  // where none is possible. Only of a model that chooses_tokens(). The host's choice but for draws
+  // that come within 1e-8 of a boundary between two tokens.
+  //   choices, token_ids [num_logit_rows]
+  virtual void forward_and_choose(const Batch& batch,
+                                  std::span<const TokenChoice> choices,
+                                  std::span<int32_t> token_ids) {
+    static_cast<void>(batch);
+    static_cast<void>(choices);
+    static_cast<void>(token_ids);
+    TANDEM_CHECK(false, "forward_and_choose: this model does not choose tokens");
+  }
 
   [[nodiscard]] virtual int32_t vocab_size() const = 0;
   [[nodiscard]] virtual int32_t num_kv_pages() const = 0;  // pages 0 .. num_kv_pages-1 may be named

@@ -81,7 +81,7 @@ Result<SampledToken, std::string> Sampler::choose(const SampleRequest& request,
   SampledToken chosen;
   if (is_greedy && !wants_logprobs && !is_changed) {
     const float max = max_of(request.logits);
-    if (max == -kInfinity) return std::string("the model gave no possible next token");
+    if (max == -kInfinity) return std::string(kNoPossibleToken);
     chosen.token_id = static_cast<int32_t>(
         std::find(request.logits.begin(), request.logits.end(), max) - request.logits.begin());
     ++draw_idx_;
@@ -91,7 +91,7 @@ Result<SampledToken, std::string> Sampler::choose(const SampleRequest& request,
   scratch.logits.resize(request.logits.size());
   scratch.weights.resize(request.logits.size());
   float max = clean_row(request.logits, scratch.logits);
-  if (max == -kInfinity) return std::string("the model gave no possible next token");
+  if (max == -kInfinity) return std::string(kNoPossibleToken);
   double log_sum = 0.0;
   if (wants_logprobs) find_logprobs(max, request.num_logprobs, scratch, log_sum);
   if (is_changed) {
@@ -111,6 +111,16 @@ Result<SampledToken, std::string> Sampler::choose(const SampleRequest& request,
   ++draw_idx_;
   if (has_penalties_) counts_.add_output(chosen.token_id);
   return chosen;
+}
+
+std::optional<TokenChoice> Sampler::next_choice() const {
+  if (has_penalties_ || !params_.logit_bias.empty()) return std::nullopt;
+  return TokenChoice{.temperature = params_.temperature,
+                     .top_k = params_.top_k,
+                     .top_p = params_.top_p,
+                     .min_p = params_.min_p,
+                     .seed = seed_,
+                     .draw_idx = draw_idx_};
 }
 
 bool Sampler::changes_logits(const SampleRequest& request) const {

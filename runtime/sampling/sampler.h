@@ -5,11 +5,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "runtime/base/result.h"
+#include "runtime/base/token_choice.h"
 #include "runtime/sampling/row_math.h"
 #include "runtime/sampling/sampling_params.h"
 #include "runtime/sampling/token_counts.h"
@@ -20,6 +22,9 @@ namespace tandem {
 inline constexpr float kGreedyTemperature = 1e-5f;
 // No logprob is less: JSON has no -inf.
 inline constexpr float kMinLogprob = -9999.0f;
+
+// Why a request ends whose logits allow no token.
+inline constexpr const char* kNoPossibleToken = "the model gave no possible next token";
 
 // Buffers of one thread, shared by all its sequences; they grow to the vocabulary's size once.
 struct SamplerScratch {
@@ -63,6 +68,12 @@ class Sampler {
   // Chooses the sequence's next token and takes it into account from then on. An error when no
   // token is possible (a row of NaN, everything banned); the state is then unchanged.
   Result<SampledToken, std::string> choose(const SampleRequest& request, SamplerScratch& scratch);
+
+  // What the next choose() does with a row that nothing is asked of besides, for whoever does it
+  // in its place; absent where this sampler changes logits itself.
+  [[nodiscard]] std::optional<TokenChoice> next_choice() const;
+  // A token was chosen so.
+  void note_choice() { ++draw_idx_; }
 
   [[nodiscard]] uint64_t seed() const { return seed_; }
 

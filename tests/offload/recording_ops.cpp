@@ -127,10 +127,11 @@ void RecordingOps::linear_swiglu(MatrixView<const bf16> x,
 }
 
 void RecordingOps::sample(MatrixView<const float> logits,
-                          std::span<const gpu::TokenChoice> choices,
+                          std::span<const TokenChoice> choices,
                           std::span<int32_t> token_ids) {
+  submit();
   choices_.assign(choices.begin(), choices.end());
-  enqueue([=, this] { inner_->sample(logits, choices_, token_ids); });
+  submitted_.emplace_back([=, this] { inner_->sample(logits, choices_, token_ids); });
 }
 
 void RecordingOps::router_topk(MatrixView<const bf16> hidden,

@@ -96,7 +96,7 @@ class RecordingOps : public gpu::Ops {
   void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) override;
   void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) override;
   void sample(MatrixView<const float> logits,
-              std::span<const gpu::TokenChoice> choices,
+              std::span<const TokenChoice> choices,
               std::span<int32_t> token_ids) override;
   void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) override;
   void receive(gpu::Ops& source, MatrixView<const float> from, MatrixView<float> to) override;
@@ -119,7 +119,7 @@ class RecordingOps : public gpu::Ops {
   // Of the step.
   std::vector<int32_t> token_ids_;        // padded
   std::vector<int32_t> logit_token_idx_;  // padded
-  std::vector<gpu::TokenChoice> choices_;
+  std::vector<TokenChoice> choices_;
   bool is_decode_ = false;
   int64_t num_rows_ = 0;
   int32_t segment_idx_ = 0;

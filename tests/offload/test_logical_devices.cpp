@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "runtime/base/errors.h"
+#include "runtime/sampling/sampler.h"
 #include "tests/offload/model_fixture.h"
 #include "tests/offload/recording_ops.h"
 
@@ -95,9 +96,65 @@ TEST_CASE(
     // Buckets of one, two and four rows; of one each step after the second is a replay.
     CHECK(device->num_recorded() > 0);
     CHECK(device->num_replayed() >= 2 * device->num_recorded());
-    // Without the host's experts nothing cuts a step: one segment for each bucket.
-    if (expert_layers == all_layers) CHECK(device->num_recorded() == 3);
+    // Without the host's experts nothing cuts a step: for each bucket one segment, and on the last
+    // device one for what becomes of the logits.
+    const int64_t num_segments = device == devices.back() ? 2 : 1;
+    if (expert_layers == all_layers) CHECK(device->num_recorded() == 3 * num_segments);
   }
+}
+
+TEST_CASE("a device chooses the tokens that its logits give, in recorded steps and others",
+          "[offload]") {
+  const auto on_device = [](const gpu::LogicalDevice&, WorkerPool& pool) {
+    return std::make_unique<RecordingOps>(pool);
+  };
+  LoadedModel plain(golden_dir("k2_thinking"), 2);
+  LoadedModel chooser(golden_dir("k2_thinking"), 2, {.make_ops = on_device});
+  CHECK(!plain.model->chooses_tokens());
+  REQUIRE(chooser.model->chooses_tokens());
+  const int32_t vocab_size = plain.model->vocab_size();
+  const std::vector<int32_t> prompt = random_tokens(20, vocab_size, 41);
+  SequenceState with_logits{.token_ids = prompt, .page_ids = {3, 1}, .logits = {}};
+  std::vector<int32_t> chosen = prompt;
+  SamplerScratch scratch;
+  for (uint64_t draw_idx = 0; draw_idx < 12; ++draw_idx) {
+    const TokenChoice choice{.temperature = draw_idx % 3 == 0 ? 0.0f : 1.0f,
+                             .top_k = draw_idx % 3 == 1 ? 5 : 0,
+                             .seed = 9,
+                             .draw_idx = draw_idx};
+    const auto num_new =
+        static_cast<int32_t>(with_logits.token_ids.size()) - with_logits.done_tokens;
+    const int32_t context = with_logits.done_tokens;
+    run_step(*plain.model, {&with_logits, 1}, {&num_new, 1});
+    SamplingParams params;
+    params.temperature = choice.temperature;
+    params.top_k = choice.top_k;
+    Sampler sampler(params, choice.seed, {}, draw_idx);
+    const std::span<const float> row =
+        std::span<const float>(with_logits.logits).last(static_cast<size_t>(vocab_size));
+    with_logits.token_ids.push_back(sampler.choose({.logits = row}, scratch)->token_id);
+
+    const int32_t last = num_new - 1;
+    const BatchItem item{.token_begin = 0,
+                         .num_tokens = num_new,
+                         .context_size_tokens = context,
+                         .page_ids = with_logits.page_ids};
+    const Batch batch{.token_ids = std::span<const int32_t>(chosen).last(num_new),
+                      .items = {&item, 1},
+                      .logit_token_idx = {&last, 1}};
+    int32_t token_id = -2;
+    // Every fourth step asks for the logits instead: recordings serve both.
+    if (draw_idx % 4 == 3) {
+      std::vector<float> logits(static_cast<size_t>(vocab_size));
+      chooser.model->forward(batch, {logits.data(), 1, vocab_size});
+      CHECK(std::equal(logits.begin(), logits.end(), row.begin()));
+      token_id = with_logits.token_ids.back();
+    } else {
+      chooser.model->forward_and_choose(batch, {&choice, 1}, {&token_id, 1});
+    }
+    chosen.push_back(token_id);
+  }
+  CHECK(chosen == with_logits.token_ids);
 }
 
 TEST_CASE("the memory map is told before anything is loaded", "[offload]") {

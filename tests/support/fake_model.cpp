@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <thread>
 
+#include "runtime/sampling/sampler.h"
+
 namespace tandem::tests {
 namespace {
 
@@ -27,6 +29,33 @@ FakeModel::FakeModel(const FakeModelOptions& options)
     : options_(options), cells_(static_cast<size_t>(options.num_kv_pages) * kPageSizeTokens) {}
 
 void FakeModel::forward(const Batch& batch, MatrixView<float> logits) {
+  compute(batch, logits, false);
+}
+
+void FakeModel::forward_and_choose(const Batch& batch,
+                                   std::span<const TokenChoice> choices,
+                                   std::span<int32_t> token_ids) {
+  if (!options_.chooses_tokens) violate("asked to choose tokens");
+  if (choices.size() != batch.logit_token_idx.size() || token_ids.size() != choices.size())
+    violate("choices have a wrong shape");
+  std::vector<float> values(choices.size() * static_cast<size_t>(options_.vocab_size));
+  const MatrixView<float> logits(values.data(), static_cast<int64_t>(choices.size()),
+                                 options_.vocab_size);
+  compute(batch, logits, true);
+  SamplerScratch scratch;
+  for (size_t row = 0; row < choices.size(); ++row) {
+    SamplingParams params;
+    params.temperature = choices[row].temperature;
+    params.top_k = choices[row].top_k;
+    params.top_p = choices[row].top_p;
+    params.min_p = choices[row].min_p;
+    Sampler sampler(params, choices[row].seed, {}, choices[row].draw_idx);
+    const auto token = sampler.choose({.logits = logits.row(static_cast<int64_t>(row))}, scratch);
+    token_ids[row] = token ? token->token_id : -1;
+  }
+}
+
+void FakeModel::compute(const Batch& batch, MatrixView<float> logits, bool is_chosen) {
   enter_step();
   check_batch(batch, logits);
   for (const BatchItem& item : batch.items) append_tokens(batch, item);
@@ -48,7 +77,8 @@ void FakeModel::forward(const Batch& batch, MatrixView<float> logits) {
   const std::lock_guard lock(mutex_);
   traces_.push_back({.num_tokens = static_cast<int32_t>(batch.token_ids.size()),
                      .num_items = static_cast<int32_t>(batch.items.size()),
-                     .num_logit_rows = static_cast<int32_t>(batch.logit_token_idx.size())});
+                     .num_logit_rows = static_cast<int32_t>(batch.logit_token_idx.size()),
+                     .is_chosen = is_chosen});
 }
 
 void FakeModel::enter_step() {

@@ -41,7 +41,8 @@ struct FakeModelOptions {
   int32_t max_logit_rows = 64;
   int32_t max_context_tokens = 4096;
   std::chrono::microseconds step_delay{0};
-  int64_t fail_at_step = -1;  // forward() number fail_at_step (from 0) throws std::runtime_error
+  bool chooses_tokens = false;  // as a model on a card does
+  int64_t fail_at_step = -1;    // forward() number fail_at_step (from 0) throws std::runtime_error
 };
 
 // What a step computed, for tests that count work.
@@ -49,6 +50,7 @@ struct StepTrace {
   int32_t num_tokens = 0;
   int32_t num_items = 0;
   int32_t num_logit_rows = 0;
+  bool is_chosen = false;  // by forward_and_choose()
 };
 
 class FakeModel : public ForwardModel {
@@ -56,6 +58,10 @@ class FakeModel : public ForwardModel {
   explicit FakeModel(const FakeModelOptions& options);
 
   void forward(const Batch& batch, MatrixView<float> logits) final;
+  [[nodiscard]] bool chooses_tokens() const override { return options_.chooses_tokens; }
+  void forward_and_choose(const Batch& batch,
+                          std::span<const TokenChoice> choices,
+                          std::span<int32_t> token_ids) final;
   [[nodiscard]] int32_t vocab_size() const override { return options_.vocab_size; }
   [[nodiscard]] int32_t num_kv_pages() const override { return options_.num_kv_pages; }
   [[nodiscard]] int32_t max_batch_tokens() const override { return options_.max_batch_tokens; }
@@ -87,6 +93,7 @@ class FakeModel : public ForwardModel {
   static constexpr int32_t kPoison = 0x7fffff00;
   static constexpr int64_t kNever = int64_t{1} << 62;
 
+  void compute(const Batch& batch, MatrixView<float> logits, bool is_chosen);
   void enter_step();
   void check_batch(const Batch& batch, const MatrixView<float>& logits);
   void check_item(const BatchItem& item, std::vector<int32_t>& page_owners, int32_t item_idx);

@@ -74,8 +74,8 @@ void check_layer(const ExpertsShape& shape, int32_t num_tokens) {
   for (int64_t token = 0; token < num_tokens; ++token) {
     INFO("token " << token);
     // Two roundings to BF16, of the activation and of an expert's output; FP32 is far below.
-    REQUIRE(layer.relative_error(token, on_card.row(token)) <= kBf16UnitRoundoff);
-    REQUIRE(layer.relative_error(token, on_host.view().row(token)) <= kBf16UnitRoundoff);
+    REQUIRE(layer.relative_error(token, on_card.row(token)) <= 2 * kBf16UnitRoundoff);
+    REQUIRE(layer.relative_error(token, on_host.view().row(token)) <= 2 * kBf16UnitRoundoff);
   }
   for (int64_t row = num_tokens; row < num_rows; ++row) {
     for (const float value : on_card.row(row)) REQUIRE(value == 3.0f);
