@@ -15,6 +15,7 @@
 #include <string_view>
 
 #include "runtime/base/bf16.h"
+#include "runtime/base/device_launches.h"
 #include "runtime/base/function_ref.h"
 #include "runtime/base/matrix_view.h"
 #include "runtime/base/token_choice.h"
@@ -242,6 +243,10 @@ class Ops {
   // to = from, which lies in the memory of `source`, a device of the same kind: after everything
   // that `source` has been asked for so far. Layers on another device go on from here.
   virtual void receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) = 0;
+
+  // Of the step at hand so far, or the last one: what was replayed of recordings, the rest of a
+  // step is not counted. Zeros on a device without recordings.
+  [[nodiscard]] virtual DeviceLaunches replayed_launches() const { return {}; }
 
   // The device begins with what it was asked for so far, if it has not yet.
   virtual void submit() = 0;

@@ -324,6 +324,12 @@ int64_t KimiK2::decode_read_bytes(int32_t num_sequences, int32_t context_size_to
   return read_bytes + int64_t{num_sequences} * context_size_tokens * kv_token_bytes;
 }
 
+DeviceLaunches KimiK2::replayed_launches() const {
+  DeviceLaunches launches;
+  for (const DevicePart& part : impl_->parts) launches += part.ops().replayed_launches();
+  return launches;
+}
+
 std::string KimiK2::description() const {
   std::string text;
   for (const DevicePart& part : impl_->parts) {

@@ -60,6 +60,7 @@ class KimiK2 final : public ForwardModel {
 
   [[nodiscard]] int64_t decode_read_bytes(int32_t num_sequences,
                                           int32_t context_size_tokens) const override;
+  [[nodiscard]] DeviceLaunches replayed_launches() const override;
   [[nodiscard]] std::string description() const override;
 
  private:

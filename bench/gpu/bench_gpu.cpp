@@ -175,6 +175,7 @@ void bench_decode_step(DeviceBench& bench, Report& report) {
     report.add_row("dense part of a decode step", {{"sequences", int64_t{num_rows}},
                                                    {"context", int64_t{layer.context_tokens()}},
                                                    {"layer us", Number{time.median_s * 1e6, 1}},
+                                                   {"kernels a layer", Number{time.num_kernels, 1}},
                                                    {"layers", int64_t{num_layers}},
                                                    {"step ms", Number{step_s * 1e3, 2}},
                                                    {"bytes/bandwidth ms", Number{limit_s * 1e3, 2}},

@@ -203,7 +203,10 @@ StepTime DeviceBench::time_step(int32_t num_sequences,
   const Timing timing = time_runs(
       limits, [](int64_t) {}, [&] { run_step(*ops, num_calls); });
   const auto calls = static_cast<double>(num_calls);
-  return {timing.median_s / calls, timing.p10_s / calls, timing.p90_s / calls};
+  return {.median_s = timing.median_s / calls,
+          .p10_s = timing.p10_s / calls,
+          .p90_s = timing.p90_s / calls,
+          .num_kernels = static_cast<double>(ops->replayed_launches().num_kernels) / calls};
 }
 
 DecodeLayer::DecodeLayer(DeviceBench& bench, int32_t num_rows, int32_t context_tokens)

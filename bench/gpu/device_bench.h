@@ -28,6 +28,7 @@ struct StepTime {
   double median_s = 0.0;
   double p10_s = 0.0;
   double p90_s = 0.0;
+  double num_kernels = 0.0;  // and copies, on a card
 };
 
 class DeviceBench {

@@ -181,6 +181,8 @@ class CudaOps final : public Ops {
     stream_.synchronize();
   }
 
+  [[nodiscard]] DeviceLaunches replayed_launches() const override { return replayed_; }
+
   void embed(MatrixView<const bf16> table, MatrixView<float> residual) override {
     enqueue([=, this] {
       launch_embed({.token_ids = step_->arrays().token_ids, .table = table, .residual = residual},
@@ -283,6 +285,7 @@ class CudaOps final : public Ops {
   std::optional<StepMemory> step_;
   std::optional<MlaAttention> attention_;
   Recorder<CapturedGraph> recorder_;
+  DeviceLaunches replayed_;  // of the step
 };
 
 // --- memory
@@ -337,6 +340,7 @@ int64_t CudaOps::begin_step(const Batch& batch, MlaForm form) {
   const int32_t bucket = form == MlaForm::kExpanded ? 0 : decode_bucket(batch, max_rows);
   const int64_t num_rows = bucket > 0 ? bucket : static_cast<int64_t>(batch.token_ids.size());
   recorder_.begin_step(bucket);
+  replayed_ = {};
   step_->num_sample_rows = 0;
   const std::span<int32_t> values(step_->staging.as<int32_t>(),
                                   static_cast<size_t>(step_->inputs.num_values()));
@@ -352,7 +356,10 @@ void CudaOps::submit() {
   const DeviceGuard guard(card_idx_);
   recorder_.end_segment(
       [this](const std::function<void()>& work) { return CapturedGraph::capture(stream_, work); },
-      [this](const CapturedGraph& graph) { graph.launch(stream_); });
+      [this](const CapturedGraph& graph) {
+        graph.launch(stream_);
+        replayed_ += {.num_kernels = static_cast<int64_t>(graph.num_nodes()), .num_recordings = 1};
+      });
 }
 
 void CudaOps::rms_norm(MatrixView<const float> x,

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "runtime/base/check.h"
+#include "runtime/base/device_launches.h"
 #include "runtime/base/matrix_view.h"
 #include "runtime/base/token_choice.h"
 
@@ -70,6 +71,8 @@ class ForwardModel {
     static_cast<void>(context_size_tokens);
     return 0;
   }
+  // What the last step replayed of recordings on its devices; zeros where nothing was.
+  [[nodiscard]] virtual DeviceLaunches replayed_launches() const { return {}; }
   [[nodiscard]] virtual std::string description() const {
     return "";
   }  // memory map, for the start-up log

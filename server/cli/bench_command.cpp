@@ -32,8 +32,12 @@ struct DecodeRow {
   int32_t batch_size = 0;
   int32_t context_tokens = 0;
   double p10_step_s = 0.0, median_step_s = 0.0, p90_step_s = 0.0;
-  int64_t read_bytes = 0;  // of one step
+  int64_t read_bytes = 0;        // of one step
+  DeviceLaunches launches = {};  // of one step, on cards
   [[nodiscard]] double tokens_per_s() const { return batch_size / median_step_s; }
+  [[nodiscard]] double kernels_per_layer(int32_t num_layers) const {
+    return static_cast<double>(launches.num_kernels) / num_layers;
+  }
   [[nodiscard]] double gb_per_s() const {
     return static_cast<double>(read_bytes) / median_step_s / 1e9;
   }
@@ -156,13 +160,14 @@ DecodeRow bench_decode(Runner& runner,
   for (int repeat_idx = 0; repeat_idx < options.num_repeats; ++repeat_idx)
     for (int32_t step_idx = 0; step_idx < options.decode_tokens; ++step_idx)
       times_s.push_back(time_s([&] { runner.decode(context_tokens + step_idx, sequence_pages); }));
-  return {.batch_size = batch_size,
-          .context_tokens = context_tokens,
-          .p10_step_s = quantile(times_s, 0.1),
-          .median_step_s = quantile(times_s, 0.5),
-          .p90_step_s = quantile(times_s, 0.9),
-          .read_bytes =
-              model.decode_read_bytes(batch_size, context_tokens + options.decode_tokens / 2)};
+  return {
+      .batch_size = batch_size,
+      .context_tokens = context_tokens,
+      .p10_step_s = quantile(times_s, 0.1),
+      .median_step_s = quantile(times_s, 0.5),
+      .p90_step_s = quantile(times_s, 0.9),
+      .read_bytes = model.decode_read_bytes(batch_size, context_tokens + options.decode_tokens / 2),
+      .launches = model.replayed_launches()};
 }
 
 ModelLimits limits_for(const BenchOptions& options, const ModelConfig& config) {
@@ -193,6 +198,7 @@ ModelLimits limits_for(const BenchOptions& options, const ModelConfig& config) {
 
 struct BenchReport {
   std::string model;
+  int32_t num_layers = 0;
   Topology topology;
   int num_threads = 0;
   double load_s = 0.0;
@@ -221,6 +227,11 @@ void print_json(const BenchReport& report, const BenchOptions& options) {
     if (row.read_bytes > 0) {
       json["read_gb_per_s"] = row.gb_per_s();
       json["share_of_bandwidth"] = row.gb_per_s() / report.read_gb_per_s;
+    }
+    if (row.launches.num_kernels > 0) {
+      json["kernels_per_step"] = row.launches.num_kernels;
+      json["kernels_per_layer"] = row.kernels_per_layer(report.num_layers);
+      json["recordings_per_step"] = row.launches.num_recordings;
     }
     decode.push_back(std::move(json));
   }
@@ -263,6 +274,14 @@ void print_table(const BenchReport& report) {
         known ? fmt::format("{:.1f}", row.gb_per_s()) : "-",
         known ? fmt::format("{:.0f} %", 100.0 * row.gb_per_s() / report.read_gb_per_s) : "-");
   }
+  for (const DecodeRow& row : report.decode) {
+    if (row.launches.num_kernels == 0) continue;
+    fmt::print(
+        "batch {}, context {}: {} kernels and copies a step on the cards, {:.1f} a layer, launched "
+        "as {} recordings\n",
+        row.batch_size, row.context_tokens, row.launches.num_kernels,
+        row.kernels_per_layer(report.num_layers), row.launches.num_recordings);
+  }
   if (cached)
     fmt::print(
         "(more than the limit: prefetching beats the plain loads that measure it, or the weights "
@@ -274,8 +293,10 @@ void print_table(const BenchReport& report) {
 
 int run_bench(const BenchOptions& options, const ModelFactory& factory) {
   const std::filesystem::path model_dir = resolve_model_dir(options.model.model_dir);
-  const ModelLimits limits = limits_for(options, ModelConfig::load(model_dir));
+  const ModelConfig config = ModelConfig::load(model_dir);
+  const ModelLimits limits = limits_for(options, config);
   BenchReport report;
+  report.num_layers = config.num_hidden_layers;
   report.model = model_dir.string();
   std::unique_ptr<LoadedModel> loaded;
   {

@@ -62,5 +62,40 @@ TEST_CASE("on an emulated card prefills and recorded decodes differ from the ref
   for (const SequenceState& sequence : sequences) check_rows(loaded, sequence);
 }
 
+// A MoE layer on the card alone has four kernels for its experts where another has three copies to
+// the host and a sum from there.
+TEST_CASE("what a recorded step replays is counted, kernels and recordings", "[cuda_card]") {
+  const std::string dir = golden_dir("k2_thinking");
+  const int32_t all_layers = num_moe_layers(dir);
+  const auto launches_with = [&](int32_t gpu_expert_layers) {
+    offload::KimiK2Options options = on_cards({0});
+    options.gpu_expert_layers = gpu_expert_layers;
+    LoadedModel loaded(dir, 2, options);
+    SequenceState sequence{.token_ids = random_tokens(8, loaded.model->vocab_size(), 3),
+                           .page_ids = {2},
+                           .logits = {}};
+    const int32_t one = 1;
+    run_step(*loaded.model, {&sequence, 1}, {&one, 1});
+    CHECK(loaded.model->replayed_launches() == DeviceLaunches{});  // the first runs as it is
+    DeviceLaunches launches;
+    for (int step = 0; step < 3; ++step) {
+      const int64_t num_before = gpu::emulated_card::num_graph_launches();
+      run_step(*loaded.model, {&sequence, 1}, {&one, 1});
+      launches = loaded.model->replayed_launches();
+      CHECK(launches.num_recordings == gpu::emulated_card::num_graph_launches() - num_before);
+    }
+    return launches;
+  };
+  const DeviceLaunches on_host = launches_with(0);
+  const DeviceLaunches on_card = launches_with(all_layers);
+  CHECK(on_card.num_recordings == 2);  // the step, and what becomes of the logits
+  CHECK(on_host.num_recordings == 2 + 2 * all_layers);
+  CHECK(on_card.num_kernels == on_host.num_kernels);
+  // More than ten a layer, fewer than thirty.
+  const int32_t num_layers = Checkpoint::open(dir).config().num_hidden_layers;
+  CHECK(on_card.num_kernels > 10 * num_layers);
+  CHECK(on_card.num_kernels < 30 * num_layers);
+}
+
 }  // namespace
 }  // namespace tandem::tests
