@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "offload/host_copy.h"
 #include "offload/moe_layer.h"
 #include "offload/placement.h"
+#include "offload/warm_up.h"
 #include "offload/weights.h"
 #include "runtime/base/check.h"
 #include "runtime/base/function_ref.h"
@@ -42,6 +44,9 @@ struct KimiK2::Impl {
   explicit Impl(WorkerPool& pool_in) : pool(pool_in) {}
   void prepare();
   void load_weights(const Checkpoint& checkpoint, const ProgressFn& progress);
+  // One layer of each kind on every device, with steps of all sizes.
+  void warm_up(const ProgressFn& progress);
+  void warm_up_part(DevicePart& part, const Batch& batch);
   // Into host memory. `report` is told the expert's share of all bytes as worker 0, the caller,
   // goes on.
   void load_host_experts(ExpertReader& reader,
@@ -63,6 +68,8 @@ struct KimiK2::Impl {
   // becomes of the logits; it is not called where none are asked for.
   using TakeLogits = FunctionRef<void(gpu::Ops&, Workspace&, int64_t)>;
   void run_step(const Batch& batch, const TakeLogits& take_logits);
+  // The residual of the first device, from the step's tokens.
+  void embed(int64_t num_rows);
   // residual += what the layers of `part` add to it.
   void run_layers(DevicePart& part, const StepRows& rows);
   // Logits of the rows that the batch names, on the last device.
@@ -103,6 +110,7 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
   if (options.on_plan) options.on_plan(format_memory_map(impl->placement));
   impl->prepare();
   impl->load_weights(checkpoint, progress);
+  if (options.warm_up && !impl->parts.front().ops().memory_is_host()) impl->warm_up(progress);
   return std::unique_ptr<KimiK2>(new KimiK2(std::move(impl)));
 }
 
@@ -151,10 +159,7 @@ void KimiK2::Impl::run_step(const Batch& batch, const TakeLogits& take_logits) {
   StepRows rows{.num_tokens = static_cast<int64_t>(batch.token_ids.size())};
   for (DevicePart& part : parts) rows.num_rows = part.ops().begin_step(batch, options.mla_form);
 
-  DevicePart& first = parts.front();
-  const MatrixView<const bf16> table(reinterpret_cast<const bf16*>(embed_tokens->data()),
-                                     config.vocab_size, config.hidden_size);
-  first.ops().embed(table, first.workspace().residual.first_rows(rows.num_rows));
+  embed(rows.num_rows);
   for (size_t part_idx = 0; part_idx < parts.size(); ++part_idx) {
     DevicePart& part = parts[part_idx];
     if (part_idx > 0) {
@@ -176,6 +181,13 @@ void KimiK2::Impl::run_step(const Batch& batch, const TakeLogits& take_logits) {
     take_logits(last.ops(), last.workspace(), num_rows);
   }
   last.ops().synchronize();
+}
+
+void KimiK2::Impl::embed(int64_t num_rows) {
+  DevicePart& first = parts.front();
+  const MatrixView<const bf16> table(reinterpret_cast<const bf16*>(embed_tokens->data()),
+                                     config.vocab_size, config.hidden_size);
+  first.ops().embed(table, first.workspace().residual.first_rows(num_rows));
 }
 
 void KimiK2::Impl::run_layers(DevicePart& part, const StepRows& rows) {
@@ -286,6 +298,53 @@ void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& 
   }
   for (DevicePart& part : parts) part.ops().synchronize();
   if (progress) progress({.stage = "done", .done_bytes = total_bytes, .total_bytes = total_bytes});
+}
+
+void KimiK2::Impl::warm_up(const ProgressFn& progress) {
+  const std::vector<WarmUpStep> steps =
+      warm_up_steps(options.max_batch_tokens, placement.max_context_tokens);
+  const auto begin = std::chrono::steady_clock::now();
+  for (size_t step_idx = 0; step_idx < steps.size(); ++step_idx) {
+    // A row of logits beside many sequences: as many as there are would be a decode to record.
+    const WarmUpBatch batch(steps[step_idx], placement.num_kv_pages,
+                            steps[step_idx].num_sequences > 1 ? 1 : options.max_logit_rows);
+    for (DevicePart& part : parts) warm_up_part(part, batch.batch());
+    const bool takes_long = std::chrono::steady_clock::now() - begin > std::chrono::seconds(2);
+    if (!progress || !takes_long) continue;
+    const std::string stage = fmt::format("choosing kernels, {} of {}", step_idx + 1, steps.size());
+    const int64_t size_bytes = placement.dense_size_bytes() + placement.experts_size_bytes();
+    progress({.stage = stage, .done_bytes = size_bytes, .total_bytes = size_bytes});
+  }
+}
+
+void KimiK2::Impl::warm_up_part(DevicePart& part, const Batch& batch) {
+  gpu::Ops& ops = part.ops();
+  const int64_t num_rows = ops.begin_step(batch, options.mla_form);
+  if (&part == &parts.front()) embed(num_rows);
+  bool has_run_dense = false;
+  bool has_run_moe[2] = {false, false};  // experts on the host, on the device
+  for (int32_t idx = 0; idx < part.num_layers(); ++idx) {
+    const int32_t layer_idx = part.first_layer_idx() + idx;
+    const bool is_dense = config.is_dense(layer_idx);
+    bool& has_run = is_dense ? has_run_dense : has_run_moe[has_device_experts(layer_idx) ? 1 : 0];
+    if (std::exchange(has_run, true)) continue;
+    const LayerWeights& layer = part.layer(layer_idx);
+    run_attention(ops, part.attention(), layer.attention, part.cache_of(layer_idx), num_rows,
+                  part.workspace());
+    if (is_dense) {
+      run_dense_mlp(ops, layer, config.rms_norm_eps, num_rows, part.workspace());
+    } else if (has_device_experts(layer_idx)) {
+      run_moe_on_device(ops, router, layer, config.rms_norm_eps, num_rows, part.workspace());
+    } else {
+      route_tokens(ops, router, layer, config.rms_norm_eps, num_rows, part.workspace());
+      activate_shared_experts(ops, layer, num_rows, part.workspace());
+      add_experts(ops, layer, num_rows, part.workspace());
+    }
+  }
+  if (&part == &parts.back()) {
+    run_head(num_rows, static_cast<int64_t>(batch.logit_token_idx.size()));
+  }
+  ops.synchronize();
 }
 
 void KimiK2::Impl::load_host_experts(ExpertReader& reader,

@@ -31,6 +31,9 @@ struct KimiK2Options {
   // MoE layers, from the first, whose routed experts lie where the rest of the layer does; absent:
   // as many as fit on cards (placement.h).
   std::optional<int32_t> gpu_expert_layers = 0;
+  // Devices that are not the host compute steps of all sizes before load() returns, so that they
+  // have chosen how to.
+  bool warm_up = true;
   // Told the memory map before any of it is taken.
   std::function<void(const std::string& memory_map)> on_plan = {};
   // How a device gets its operations; tests have devices of their own.

@@ -72,6 +72,7 @@ LoadedModel::LoadedModel(const std::string& dir, int num_threads, offload::KimiK
   options.max_batch_tokens = 320;
   options.max_logit_rows = 320;
   options.max_context_tokens = 512;
+  options.warm_up = false;  // slow on an emulated card; a test of its own has it
   model = offload::KimiK2::load(checkpoint, pool, options, {});
 }
 

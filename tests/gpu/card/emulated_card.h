@@ -21,5 +21,7 @@ void enqueue(cudaStream_t stream, std::function<void()> work);
 
 // What ran so far, to see that graphs are replayed and not bypassed.
 int64_t num_graph_launches();
+// How often cuBLASLt was asked for several algorithms to choose from.
+int64_t num_algorithm_choices();
 
 }  // namespace tandem::gpu::emulated_card

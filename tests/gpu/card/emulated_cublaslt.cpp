@@ -112,6 +112,11 @@ cublasStatus_t preference_set(cublasLtMatmulPreference_t,
   return CUBLAS_STATUS_SUCCESS;
 }
 
+int64_t& algorithm_choices() {
+  static int64_t num = 0;
+  return num;
+}
+
 // Two guesses, so that they are timed.
 cublasStatus_t heuristic(cublasLtHandle_t,
                          cublasLtMatmulDesc_t,
@@ -123,6 +128,7 @@ cublasStatus_t heuristic(cublasLtHandle_t,
                          int num_wanted,
                          cublasLtMatmulHeuristicResult_t* results,
                          int* num_found) {
+  if (num_wanted > 1) ++algorithm_choices();
   *num_found = num_wanted < 2 ? num_wanted : 2;
   for (int idx = 0; idx < *num_found; ++idx) results[idx] = {};
   return CUBLAS_STATUS_SUCCESS;
@@ -206,3 +212,9 @@ const CublasLt kEmulated{.create = create,
 const CublasLt& CublasLt::instance() { return kEmulated; }
 
 }  // namespace tandem::gpu::cuda
+
+namespace tandem::gpu::emulated_card {
+
+int64_t num_algorithm_choices() { return cuda::algorithm_choices(); }
+
+}  // namespace tandem::gpu::emulated_card

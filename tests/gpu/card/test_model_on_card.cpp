@@ -3,14 +3,46 @@
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
+#include <numeric>
+#include <span>
 
 #include "runtime/reference/reference_model.h"
+#include "runtime/sampling/sampler.h"
 #include "tests/gpu/card/emulated_card.h"
 #include "tests/offload/model_fixture.h"
 #include "tests/offload/row_error.h"
 
 namespace tandem::tests {
 namespace {
+
+// A step of the sequences' next tokens, with the logits of the last `num_logit_rows` of them at
+// most, which go nowhere.
+void run_rows(ForwardModel& model,
+              std::span<SequenceState> sequences,
+              std::span<const int32_t> num_new,
+              int32_t num_logit_rows) {
+  std::vector<int32_t> token_ids;
+  std::vector<BatchItem> items;
+  for (size_t idx = 0; idx < sequences.size(); ++idx) {
+    SequenceState& sequence = sequences[idx];
+    if (num_new[idx] == 0) continue;
+    items.push_back({.token_begin = static_cast<int32_t>(token_ids.size()),
+                     .num_tokens = num_new[idx],
+                     .context_size_tokens = sequence.done_tokens,
+                     .page_ids = sequence.page_ids});
+    const auto first = sequence.token_ids.begin() + sequence.done_tokens;
+    token_ids.insert(token_ids.end(), first, first + num_new[idx]);
+    sequence.done_tokens += num_new[idx];
+  }
+  std::vector<int32_t> rows(token_ids.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  const size_t num_rows = std::min(rows.size(), static_cast<size_t>(num_logit_rows));
+  std::vector<float> logits(num_rows * static_cast<size_t>(model.vocab_size()));
+  model.forward({.token_ids = token_ids,
+                 .items = items,
+                 .logit_token_idx = std::span<const int32_t>(rows).last(num_rows)},
+                {logits.data(), static_cast<int64_t>(num_rows), model.vocab_size()});
+}
 
 offload::KimiK2Options on_cards(const std::vector<int32_t>& card_idxs) {
   offload::KimiK2Options options;
@@ -95,6 +127,72 @@ TEST_CASE("what a recorded step replays is counted, kernels and recordings", "[c
   const int32_t num_layers = Checkpoint::open(dir).config().num_hidden_layers;
   CHECK(on_card.num_kernels > 10 * num_layers);
   CHECK(on_card.num_kernels < 30 * num_layers);
+}
+
+TEST_CASE("products choose their algorithms while the model is loaded, not under a request",
+          "[cuda_card]") {
+  // real_head has both forms of attention.
+  const std::string name = GENERATE("k2_thinking", "real_head");
+  const Checkpoint checkpoint = Checkpoint::open(golden_dir(name));
+  WorkerPool pool(Topology::detect(), {.num_threads = 2, .pin = false});
+  offload::KimiK2Options options = on_cards({0});
+  options.kv_cache_tokens = 4096;
+  options.max_batch_tokens = 150;
+  options.max_logit_rows = 64;
+  options.max_context_tokens = 320;
+  const auto model = offload::KimiK2::load(checkpoint, pool, options, {});
+  const int64_t num_chosen = gpu::emulated_card::num_algorithm_choices();
+  std::vector<SequenceState> sequences(40);
+  for (int32_t idx = 0; idx < 40; ++idx) {
+    SequenceState& sequence = sequences[static_cast<size_t>(idx)];
+    sequence.token_ids = random_tokens(320, model->vocab_size(), static_cast<uint64_t>(idx));
+    for (int32_t page = 0; page < (idx < 2 ? 5 : 1); ++page)
+      sequence.page_ids.push_back(idx < 2 ? 40 + 5 * idx + page : idx);
+  }
+  const auto step = [&](std::vector<int32_t> num_new) {
+    num_new.resize(40, 0);
+    run_rows(*model, sequences, num_new, 64);
+  };
+  step({150});
+  step({110, 40});  // expanded and absorbed, where there are both
+  step({1, 95});
+  step(std::vector<int32_t>(40, 1));
+  step({50, 17});
+  CHECK(gpu::emulated_card::num_algorithm_choices() == num_chosen);
+}
+
+TEST_CASE("on an emulated card the model chooses the tokens that its logits give", "[cuda_card]") {
+  const std::string dir = golden_dir("k2_thinking");
+  LoadedModel loaded(dir, 2, on_cards({0}));
+  REQUIRE(loaded.model->chooses_tokens());
+  const int32_t vocab_size = loaded.model->vocab_size();
+  SequenceState sequence{
+      .token_ids = random_tokens(12, vocab_size, 5), .page_ids = {2}, .logits = {}};
+  SamplerScratch scratch;
+  for (uint64_t draw_idx = 0; draw_idx < 5; ++draw_idx) {
+    const auto num_new = static_cast<int32_t>(sequence.token_ids.size()) - sequence.done_tokens;
+    const int32_t last = num_new - 1;
+    const BatchItem item{.token_begin = 0,
+                         .num_tokens = num_new,
+                         .context_size_tokens = sequence.done_tokens,
+                         .page_ids = sequence.page_ids};
+    const TokenChoice choice{
+        .temperature = draw_idx % 2 == 0 ? 0.0f : 0.9f, .seed = 3, .draw_idx = draw_idx};
+    int32_t chosen = -2;
+    loaded.model->forward_and_choose(
+        {.token_ids = std::span<const int32_t>(sequence.token_ids).last(num_new),
+         .items = {&item, 1},
+         .logit_token_idx = {&last, 1}},
+        {&choice, 1}, {&chosen, 1});
+    run_step(*loaded.model, {&sequence, 1}, {&num_new, 1});  // the same again, with its logits
+    SamplingParams params;
+    params.temperature = choice.temperature;
+    Sampler sampler(params, choice.seed, {}, draw_idx);
+    const std::span<const float> row =
+        std::span<const float>(sequence.logits).last(static_cast<size_t>(vocab_size));
+    CHECK(chosen == sampler.choose({.logits = row}, scratch)->token_id);
+    sequence.token_ids.push_back(chosen);
+  }
 }
 
 }  // namespace
