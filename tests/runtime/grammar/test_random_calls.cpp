@@ -23,6 +23,12 @@ namespace {
 
 namespace json = boost::json;
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kNumCalls = 1'000;  // sanitizers take minutes for more
+#else
+constexpr int kNumCalls = 10'000;
+#endif
+
 // Every row is another stretch of one long noise.
 class NoiseModel : public ForwardModel {
  public:
@@ -168,8 +174,8 @@ void check(const Tally& tally, int num_calls) {
 
 TEST_CASE("ten thousand calls of random schemas by random logits are all valid",
           "[grammar][random]") {
-  const Tally tally = make_calls(demo_tokenizer(), kDemoVocabSize, 10'000, 32, 2000);
-  check(tally, 10'000);
+  const Tally tally = make_calls(demo_tokenizer(), kDemoVocabSize, kNumCalls, 32, 2000);
+  check(tally, kNumCalls);
   CHECK(tally.num_cut < tally.num_calls / 4);
 }
 
