@@ -86,11 +86,11 @@ void FakeModel::enter_step() {
   {
     std::unique_lock lock(mutex_);
     step_idx = static_cast<int64_t>(traces_.size());
-    is_held_ = step_idx >= hold_from_step_;
+    held_step_ = step_idx;
     changed_.notify_all();
     // Not for ever, so that a test that fails meanwhile can end.
     changed_.wait_for(lock, std::chrono::seconds(120), [&] { return step_idx < hold_from_step_; });
-    is_held_ = false;
+    held_step_ = -1;
   }
   if (options_.step_delay.count() > 0) std::this_thread::sleep_for(options_.step_delay);
   if (step_idx == options_.fail_at_step) throw std::runtime_error("the fake device failed");
@@ -193,7 +193,7 @@ void FakeModel::resume() {
 
 void FakeModel::wait_until_held() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return is_held_; });
+  changed_.wait(lock, [this] { return held_step_ >= hold_from_step_; });
 }
 
 int64_t FakeModel::num_steps() const {

@@ -108,7 +108,7 @@ class FakeModel : public ForwardModel {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   int64_t hold_from_step_ = kNever;
-  bool is_held_ = false;
+  int64_t held_step_ = -1;  // the step at the barrier
   std::vector<StepTrace> traces_;
   std::vector<std::string> violations_;
 };
