@@ -237,10 +237,6 @@ void bench_tokens(Report& report,
     read_shares.push_back(read_s / run_s);
     roofline_shares.push_back(std::max(read_s, flop_s) / run_s);
   }
-  const auto median = [](std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
-  };
   report.add_row(
       "layer", {{"tokens", int64_t{num_tokens}},
                 {"experts", Number{distinct, 1}},
@@ -249,13 +245,13 @@ void bench_tokens(Report& report,
                 {"p90 ms", Number{timing.p90_s * 1e3, 3}},
                 {"runs", timing.num_runs},
                 {"GB/s", Number{gb / timing.median_s, 1}},
-                {"read limit GB/s", Number{median(reads), 1}},
-                {"% of read", Number{100.0 * median(read_shares), 1}},
+                {"read limit GB/s", Number{summarise(reads).median_s, 1}},
+                {"% of read", Number{100.0 * summarise(read_shares).median_s, 1}},
                 {"GFLOP/s", Number{gflop / timing.median_s, 1}},
                 {"peak GFLOP/s", Number{flop_limit, 0}},
                 {"% of peak",
                  Number{flop_limit > 0.0 ? 100.0 * gflop / timing.median_s / flop_limit : 0.0, 1}},
-                {"% of roofline", Number{100.0 * median(roofline_shares), 1}}});
+                {"% of roofline", Number{100.0 * summarise(roofline_shares).median_s, 1}}});
 }
 
 void run(const Options& options) {

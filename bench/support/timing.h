@@ -15,7 +15,7 @@ struct Timing {
   std::vector<double> run_s;  // [num_runs] in the order given
 };
 
-// Of seconds in any order; at least one.
+// Of seconds, or of any other measure that is to be summed up so, in any order; at least one.
 Timing summarise(std::vector<double> seconds);
 
 struct TimingLimits {
