@@ -76,21 +76,26 @@ LoadedModel::LoadedModel(const std::string& dir, int num_threads, offload::KimiK
   model = offload::KimiK2::load(checkpoint, pool, options, {});
 }
 
-void run_step(ForwardModel& model,
-              std::span<SequenceState> sequences,
-              std::span<const int32_t> num_new) {
-  std::vector<int32_t> token_ids;
-  std::vector<BatchItem> items;
+StepTokens take_next(std::span<SequenceState> sequences, std::span<const int32_t> num_new) {
+  StepTokens step;
   for (size_t idx = 0; idx < sequences.size(); ++idx) {
     if (num_new[idx] == 0) continue;
     SequenceState& sequence = sequences[idx];
-    items.push_back({.token_begin = static_cast<int32_t>(token_ids.size()),
-                     .num_tokens = num_new[idx],
-                     .context_size_tokens = sequence.done_tokens,
-                     .page_ids = sequence.page_ids});
+    step.items.push_back({.token_begin = static_cast<int32_t>(step.token_ids.size()),
+                          .num_tokens = num_new[idx],
+                          .context_size_tokens = sequence.done_tokens,
+                          .page_ids = sequence.page_ids});
     const auto first = sequence.token_ids.begin() + sequence.done_tokens;
-    token_ids.insert(token_ids.end(), first, first + num_new[idx]);
+    step.token_ids.insert(step.token_ids.end(), first, first + num_new[idx]);
+    sequence.done_tokens += num_new[idx];
   }
+  return step;
+}
+
+void run_step(ForwardModel& model,
+              std::span<SequenceState> sequences,
+              std::span<const int32_t> num_new) {
+  const auto [token_ids, items] = take_next(sequences, num_new);
   std::vector<int32_t> logit_token_idx(token_ids.size());
   std::iota(logit_token_idx.begin(), logit_token_idx.end(), 0);
   const int32_t vocab_size = model.vocab_size();
@@ -102,7 +107,6 @@ void run_step(ForwardModel& model,
   for (size_t idx = 0; idx < sequences.size(); ++idx) {
     const auto size = static_cast<int64_t>(num_new[idx]) * vocab_size;
     sequences[idx].logits.insert(sequences[idx].logits.end(), row, row + size);
-    sequences[idx].done_tokens += num_new[idx];
     row += size;
   }
 }

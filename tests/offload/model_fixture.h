@@ -59,8 +59,14 @@ struct SequenceState {
   std::vector<float> logits;  // [done_tokens, vocab_size]
 };
 
-// Takes the next `num_new[i]` tokens of every sequence in one step (0: not in this step) and keeps
-// all logits.
+// The next `num_new[i]` tokens of every sequence (0: not in this step), which count as done.
+struct StepTokens {
+  std::vector<int32_t> token_ids;
+  std::vector<BatchItem> items;
+};
+StepTokens take_next(std::span<SequenceState> sequences, std::span<const int32_t> num_new);
+
+// Computes them in one step and keeps all logits.
 void run_step(ForwardModel& model,
               std::span<SequenceState> sequences,
               std::span<const int32_t> num_new);

@@ -21,19 +21,7 @@ void run_rows(ForwardModel& model,
               std::span<SequenceState> sequences,
               std::span<const int32_t> num_new,
               int32_t num_logit_rows) {
-  std::vector<int32_t> token_ids;
-  std::vector<BatchItem> items;
-  for (size_t idx = 0; idx < sequences.size(); ++idx) {
-    SequenceState& sequence = sequences[idx];
-    if (num_new[idx] == 0) continue;
-    items.push_back({.token_begin = static_cast<int32_t>(token_ids.size()),
-                     .num_tokens = num_new[idx],
-                     .context_size_tokens = sequence.done_tokens,
-                     .page_ids = sequence.page_ids});
-    const auto first = sequence.token_ids.begin() + sequence.done_tokens;
-    token_ids.insert(token_ids.end(), first, first + num_new[idx]);
-    sequence.done_tokens += num_new[idx];
-  }
+  const auto [token_ids, items] = take_next(sequences, num_new);
   std::vector<int32_t> rows(token_ids.size());
   std::iota(rows.begin(), rows.end(), 0);
   const size_t num_rows = std::min(rows.size(), static_cast<size_t>(num_logit_rows));
