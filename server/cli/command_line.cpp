@@ -3,7 +3,6 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -14,13 +13,13 @@
 #include "runtime/base/errors.h"
 #include "server/cli/commands.h"
 #include "server/cli/logging.h"
+#include "server/cli/options.h"
+#include "server/cli/serve_options.h"
 
 namespace tandem::cli {
 namespace {
 
 using Run = std::function<int()>;
-
-constexpr int32_t kMaxTokens = 1 << 24;
 
 // Every option's value has a place in here; it outlives parsing and running.
 struct Commands {
@@ -61,209 +60,10 @@ class HelpFormatter : public CLI::Formatter {
   }
 };
 
-CLI::App* add_command(CLI::App& app,
-                      const std::string& name,
-                      const std::string& description,
-                      const std::string& examples) {
-  CLI::App* command = app.add_subcommand(name, description);
-  command->group("Commands")->footer("\nExamples:\n" + examples);
-  return command;
-}
-
-void add_gpu_options(CLI::App* command, ModelOptions& model) {
-  command->add_option("--gpus", model.gpus, "none, 0, or 0,1 (default: 0, else none)")
-      ->type_name("LIST")
-      ->group("Computing");
-  command
-      ->add_option("--gpu-expert-layers", model.gpu_expert_layers,
-                   "MoE layers with experts on GPUs (default: what fits)")
-      ->check(CLI::Range(0, 1 << 16).description(""))
-      ->type_name("N")
-      ->group("Computing");
-}
-
-void add_attention_option(CLI::App* command, Attention& attention) {
-  command
-      ->add_option_function<std::string>(
-          "--attention",
-          [&attention](const std::string& name) {
-            if (name == "absorbed") attention = Attention::kAbsorbed;
-            if (name == "expanded") attention = Attention::kExpanded;
-          },
-          "auto, absorbed or expanded (default: auto)")
-      ->check(CLI::IsMember({"auto", "absorbed", "expanded"}).description(""))
-      ->type_name("FORM")
-      ->group("Computing");
-}
-
-void add_expert_activations_option(CLI::App* command, ExpertActivations& activations) {
-  command
-      ->add_option_function<std::string>(
-          "--expert-activations",
-          [&activations](const std::string& name) {
-            activations = name == "int8" ? ExpertActivations::kInt8 : ExpertActivations::kBf16;
-          },
-          "bf16, or int8: lossy, faster prompts (default: bf16)")
-      ->check(CLI::IsMember({"bf16", "int8"}).description(""))
-      ->type_name("FORM")
-      ->group("Computing");
-}
-
-void add_threads_option(CLI::App* command, int& num_threads) {
-  command->add_option("--threads", num_threads, "Computing threads (default: one per core)")
-      ->check(CLI::Range(1, 4096).description(""))
-      ->type_name("N")
-      ->group("Computing");
-}
-
-void add_model_option(CLI::App* command, std::string& model_dir, const std::string& description) {
-  command->add_option("-m,--model", model_dir, description)->type_name("DIR")->group("Model");
-}
-
-// A whole number with its limits; the message of a wrong one names them.
-template <typename T>
-CLI::Option* add_number(CLI::App* command,
-                        const std::string& name,
-                        T& value,
-                        T smallest,
-                        T largest,
-                        const std::string& description,
-                        const std::string& group) {
-  return command->add_option(name, value, description)
-      ->check(CLI::Range(smallest, largest).description(""))
-      ->type_name("N")
-      ->group(group);
-}
-
-// A whole number of seconds.
-template <typename Duration>
-void add_seconds(CLI::App* command,
-                 const std::string& name,
-                 Duration& value,
-                 int64_t smallest,
-                 int64_t largest,
-                 const std::string& description,
-                 const std::string& group) {
-  command
-      ->add_option_function<int64_t>(
-          name, [&value](int64_t seconds) { value = std::chrono::seconds(seconds); }, description)
-      ->check(CLI::Range(smallest, largest).description(""))
-      ->type_name("SECONDS")
-      ->group(group);
-}
-
-CLI::Option* add_text(CLI::App* command,
-                      const std::string& name,
-                      std::string& value,
-                      const std::string& type_name,
-                      const std::string& description,
-                      const std::string& group) {
-  return command->add_option(name, value, description)->type_name(type_name)->group(group);
-}
-
-void add_serve_network(CLI::App* command, ServeOptions& options) {
-  server::ServerOptions& server = options.server;
-  CLI::Option* host = add_text(command, "--host", server.host, "ADDRESS",
-                               "Address to listen on (default: 127.0.0.1)", "Network");
-  CLI::Option* port =
-      command->add_option("--port", server.port, "Port, 0 for any free one (default: 8000)")
-          ->check(CLI::Range(0, 65535).description(""))
-          ->type_name("PORT")
-          ->group("Network");
-  add_text(command, "--uds", server.uds_path, "PATH", "A Unix socket in place of host and port",
-           "Network")
-      ->excludes(host)
-      ->excludes(port);
-  CLI::Option* certificate = add_text(command, "--tls-cert", server.tls_certificate_path, "FILE",
-                                      "Speak HTTPS: PEM certificate with its chain", "Network");
-  CLI::Option* key = add_text(command, "--tls-key", server.tls_private_key_path, "FILE",
-                              "PEM private key of the certificate", "Network");
-  certificate->needs(key);
-  key->needs(certificate);
-  command
-      ->add_option("--api-key", server.api_keys,
-                   "Key clients must send; may be repeated (or TANDEM_API_KEY)")
-      ->type_name("KEY")
-      ->envname("TANDEM_API_KEY")
-      ->group("Network");
-  add_text(command, "--api-key-file", options.api_key_path, "FILE",
-           "More keys, one a line; # begins a comment", "Network");
-  command
-      ->add_option("--admin-api-key", server.admin_api_keys,
-                   "For aborts and resets, else any key (or TANDEM_ADMIN_API_KEY)")
-      ->type_name("KEY")
-      ->envname("TANDEM_ADMIN_API_KEY")
-      ->group("Network");
-  command
-      ->add_option("--cors-origin", server.cors.origins,
-                   "Origin of pages that may ask, * for any (default: loopback)")
-      ->type_name("ORIGIN")
-      ->group("Network");
-  add_seconds(command, "--sse-keep-alive", server.sse_keep_alive_interval, 1, 3600,
-              "Silence before a comment keeps a stream alive (default: 10)", "Network");
-  add_seconds(command, "--keep-alive-timeout", server.keep_alive_timeout, 1, 86400,
-              "How long an idle connection is kept (default: 75)", "Network");
-  add_number(command, "--io-threads", server.num_io_threads, 1, 256,
-             "Threads for connections (default: 1)", "Network");
-  add_seconds(command, "--drain-timeout", server.drain_timeout, 0, 86400,
-              "For running answers at the end (default: 30)", "Network");
-}
-
-void add_serve_limits(CLI::App* command, ServeOptions& options) {
-  add_number<int64_t>(command, "--kv-cache-tokens", options.kv_cache_tokens, 64, int64_t{1} << 40,
-                      "Tokens of all sequences kept in the KV cache", "Limits");
-  add_number(command, "--max-context", options.max_context_tokens, 1, kMaxTokens,
-             "Tokens of one sequence (default: the model's limit)", "Limits");
-  add_number(command, "--max-sequences", options.max_sequences, 1, 4096,
-             "Answers running at once (default: 64)", "Limits");
-  add_number(command, "--max-queue", options.max_queued_requests, 1, 1 << 20,
-             "Requests waiting; more get status 429 (default: 256)", "Limits");
-  add_number(command, "--max-connections", options.server.max_connections, 1, 1 << 20,
-             "Connections open; more get status 503 (default: 4096)", "Limits");
-  command
-      ->add_option_function<int64_t>(
-          "--max-body-mib",
-          [&options](int64_t mib) { options.server.max_body_size_bytes = mib << 20; },
-          "Size of one request; more gets status 413 (default: 64)")
-      ->check(CLI::Range(1, 4096).description(""))
-      ->type_name("MIB")
-      ->group("Limits");
-  add_number(command, "--prefill-chunk", options.prefill_chunk_tokens, 1, 1 << 20,
-             "Prompt tokens of one step (default: 512)", "Limits");
-  add_number(command, "--max-batch-tokens", options.max_batch_tokens, 1, 1 << 20,
-             "All tokens of one step (default: chunk + sequences)", "Limits");
-}
-
 void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
-  ServeOptions& options = commands.serve;
-  CLI::App* command =
-      add_command(app, "serve", "Serve a model over HTTP: the APIs of OpenAI and Anthropic",
-                  "  tandem serve                                   the tiny demo model\n"
-                  "  tandem serve --model /models/Kimi-K2-Thinking\n"
-                  "  tandem serve --host 0.0.0.0 --port 9000 --api-key secret\n"
-                  "  tandem serve --tls-cert chain.pem --tls-key key.pem --api-key-file keys\n");
-  add_model_option(command, options.model.model_dir, "Checkpoint folder (default: the demo model)");
-  command
-      ->add_option("--served-model-name", options.server.served_model_names, "Name(s) in the API")
-      ->type_name("NAME")
-      ->group("Model");
-  command
-      ->add_flag("--preserve-thinking", options.server.preserve_thinking,
-                 "Keep all thinking in prompts, not only an open tool loop's")
-      ->group("Model");
-  add_serve_network(command, options);
-  add_serve_limits(command, options);
-  add_threads_option(command, options.model.num_threads);
-  add_attention_option(command, options.model.attention);
-  add_expert_activations_option(command, options.model.expert_activations);
-  add_gpu_options(command, options.model);
-  command
-      ->add_option("--log-level", commands.log_level,
-                   "trace, debug, info, warning, error, off (default: info)")
-      ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}).description(""))
-      ->type_name("LEVEL")
-      ->group("Other");
-  command->callback([&] { commands.run = [&] { return run_serve(options, factory); }; });
+  add_serve_command(app, commands.serve, commands.log_level)->callback([&] {
+    commands.run = [&] { return run_serve(commands.serve, factory); };
+  });
 }
 
 void add_chat(CLI::App& app, Commands& commands, const ModelFactory& factory) {

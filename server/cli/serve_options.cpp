@@ -1,0 +1,114 @@
+#include "server/cli/serve_options.h"
+
+#include "server/cli/options.h"
+
+namespace tandem::cli {
+namespace {
+
+void add_serve_network(CLI::App* command, ServeOptions& options) {
+  server::ServerOptions& server = options.server;
+  CLI::Option* host = add_text(command, "--host", server.host, "ADDRESS",
+                               "Address to listen on (default: 127.0.0.1)", "Network");
+  CLI::Option* port =
+      command->add_option("--port", server.port, "Port, 0 for any free one (default: 8000)")
+          ->check(CLI::Range(0, 65535).description(""))
+          ->type_name("PORT")
+          ->group("Network");
+  add_text(command, "--uds", server.uds_path, "PATH", "A Unix socket in place of host and port",
+           "Network")
+      ->excludes(host)
+      ->excludes(port);
+  CLI::Option* certificate = add_text(command, "--tls-cert", server.tls_certificate_path, "FILE",
+                                      "Speak HTTPS: PEM certificate with its chain", "Network");
+  CLI::Option* key = add_text(command, "--tls-key", server.tls_private_key_path, "FILE",
+                              "PEM private key of the certificate", "Network");
+  certificate->needs(key);
+  key->needs(certificate);
+  command
+      ->add_option("--api-key", server.api_keys,
+                   "Key clients must send; may be repeated (or TANDEM_API_KEY)")
+      ->type_name("KEY")
+      ->envname("TANDEM_API_KEY")
+      ->group("Network");
+  add_text(command, "--api-key-file", options.api_key_path, "FILE",
+           "More keys, one a line; # begins a comment", "Network");
+  command
+      ->add_option("--admin-api-key", server.admin_api_keys,
+                   "For aborts and resets, else any key (or TANDEM_ADMIN_API_KEY)")
+      ->type_name("KEY")
+      ->envname("TANDEM_ADMIN_API_KEY")
+      ->group("Network");
+  command
+      ->add_option("--cors-origin", server.cors.origins,
+                   "Origin of pages that may ask, * for any (default: loopback)")
+      ->type_name("ORIGIN")
+      ->group("Network");
+  add_seconds(command, "--sse-keep-alive", server.sse_keep_alive_interval, 1, 3600,
+              "Silence before a comment keeps a stream alive (default: 10)", "Network");
+  add_seconds(command, "--keep-alive-timeout", server.keep_alive_timeout, 1, 86400,
+              "How long an idle connection is kept (default: 75)", "Network");
+  add_number(command, "--io-threads", server.num_io_threads, 1, 256,
+             "Threads for connections (default: 1)", "Network");
+  add_seconds(command, "--drain-timeout", server.drain_timeout, 0, 86400,
+              "For running answers at the end (default: 30)", "Network");
+}
+
+void add_serve_limits(CLI::App* command, ServeOptions& options) {
+  add_number<int64_t>(command, "--kv-cache-tokens", options.kv_cache_tokens, 64, int64_t{1} << 40,
+                      "Tokens of all sequences kept in the KV cache", "Limits");
+  add_number(command, "--max-context", options.max_context_tokens, 1, kMaxTokens,
+             "Tokens of one sequence (default: the model's limit)", "Limits");
+  add_number(command, "--max-sequences", options.max_sequences, 1, 4096,
+             "Answers running at once (default: 64)", "Limits");
+  add_number(command, "--max-queue", options.max_queued_requests, 1, 1 << 20,
+             "Requests waiting; more get status 429 (default: 256)", "Limits");
+  add_number(command, "--max-connections", options.server.max_connections, 1, 1 << 20,
+             "Connections open; more get status 503 (default: 4096)", "Limits");
+  command
+      ->add_option_function<int64_t>(
+          "--max-body-mib",
+          [&options](int64_t mib) { options.server.max_body_size_bytes = mib << 20; },
+          "Size of one request; more gets status 413 (default: 64)")
+      ->check(CLI::Range(1, 4096).description(""))
+      ->type_name("MIB")
+      ->group("Limits");
+  add_number(command, "--prefill-chunk", options.prefill_chunk_tokens, 1, 1 << 20,
+             "Prompt tokens of one step (default: 512)", "Limits");
+  add_number(command, "--max-batch-tokens", options.max_batch_tokens, 1, 1 << 20,
+             "All tokens of one step (default: chunk + sequences)", "Limits");
+}
+
+}  // namespace
+
+CLI::App* add_serve_command(CLI::App& app, ServeOptions& options, std::string& log_level) {
+  CLI::App* command =
+      add_command(app, "serve", "Serve a model over HTTP: the APIs of OpenAI and Anthropic",
+                  "  tandem serve                                   the tiny demo model\n"
+                  "  tandem serve --model /models/Kimi-K2-Thinking\n"
+                  "  tandem serve --host 0.0.0.0 --port 9000 --api-key secret\n"
+                  "  tandem serve --tls-cert chain.pem --tls-key key.pem --api-key-file keys\n");
+  add_model_option(command, options.model.model_dir, "Checkpoint folder (default: the demo model)");
+  command
+      ->add_option("--served-model-name", options.server.served_model_names, "Name(s) in the API")
+      ->type_name("NAME")
+      ->group("Model");
+  command
+      ->add_flag("--preserve-thinking", options.server.preserve_thinking,
+                 "Keep all thinking in prompts, not only an open tool loop's")
+      ->group("Model");
+  add_serve_network(command, options);
+  add_serve_limits(command, options);
+  add_threads_option(command, options.model.num_threads);
+  add_attention_option(command, options.model.attention);
+  add_expert_activations_option(command, options.model.expert_activations);
+  add_gpu_options(command, options.model);
+  command
+      ->add_option("--log-level", log_level,
+                   "trace, debug, info, warning, error, off (default: info)")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}).description(""))
+      ->type_name("LEVEL")
+      ->group("Other");
+  return command;
+}
+
+}  // namespace tandem::cli
