@@ -1,6 +1,6 @@
-// The inner loops of the expert kernels between marks for llvm-mca: one group of 32 columns of 16
-// rows for the tokens of a tile, decoding included. `run` compiles this once for each
-// instruction set and prints cycles a group beside the ports' limit.
+// The inner loops of the expert kernels between marks for llvm-mca: one group of 32 columns for the
+// rows and tokens of a tile, decoding included. `run` compiles this once for each instruction set
+// and prints cycles a group beside the ports' limit.
 #include "cpu_experts/kernels/moe-inl.h"
 // The core follows what it is built on.
 #if defined(TANDEM_MCA_BF16)
@@ -40,30 +40,38 @@ void bf16(const uint8_t* vector, const void* const* x, __m512* sum) {
 
 #else
 
+static_assert(kTileRowBlocks == TANDEM_MCA_ROW_BLOCKS);
+
 template <typename Value>
-void group(const uint8_t* block, const void* const* x, float (*totals)[kBlockRows]) {
-  const Record<Value>* records[kTileTokens];
-  Rows total[kTileTokens];
+void group(const uint8_t* block,
+           int64_t row_block_size_bytes,
+           const void* const* rows,
+           RowBlockTotals* totals) {
+  const Group<Value>* x[kTileTokens];
+  Rows total[kTileRowBlocks][kTileTokens];
   for (int token = 0; token < kTileTokens; ++token) {
-    records[token] = static_cast<const Record<Value>*>(x[token]);
-    total[token] = load_rows(totals[token]);
+    x[token] = static_cast<const Group<Value>*>(rows[token]);
+    for (int row_block = 0; row_block < kTileRowBlocks; ++row_block) {
+      total[row_block][token] = load_rows(totals[row_block][token]);
+    }
   }
   if constexpr (sizeof(Value) == 2) {
     asm volatile("# LLVM-MCA-BEGIN words" ::: "memory");
   } else {
     asm volatile("# LLVM-MCA-BEGIN bytes" ::: "memory");
   }
-  add_group<Value, kTileTokens>(block, 0, records, total);
+  add_group<Value, kTileRowBlocks, kTileTokens>(block, block + kScalesSizeBytes,
+                                                row_block_size_bytes, x, 0, total);
   asm volatile("# LLVM-MCA-END" ::: "memory");
-  for (int token = 0; token < kTileTokens; ++token) store_rows(totals[token], total[token]);
+  for (int token = 0; token < kTileTokens; ++token) {
+    for (int row_block = 0; row_block < kTileRowBlocks; ++row_block) {
+      store_rows(totals[row_block][token], total[row_block][token]);
+    }
+  }
 }
 
-void words(const uint8_t* block, const void* const* x, float (*totals)[kBlockRows]) {
-  group<int16_t>(block, x, totals);
-}
-void bytes(const uint8_t* block, const void* const* x, float (*totals)[kBlockRows]) {
-  group<int8_t>(block, x, totals);
-}
+template void group<int16_t>(const uint8_t*, int64_t, const void* const*, RowBlockTotals*);
+template void group<int8_t>(const uint8_t*, int64_t, const void* const*, RowBlockTotals*);
 
 #endif
 

@@ -30,16 +30,17 @@ inline const AliasedWord& word_of(const void* from) {
 }
 
 // What a Sum over `v`, 32 values in the order of the columns, begins with in every row: codes are
-// stored as code + 8.
-inline int32_t start_of_sum(const int32_t* v, int16_t /*words*/) {
+// stored as code + 8. It counts from `origin`, the bits of a float, where a Sum is 32-bit lanes.
+inline int32_t start_of_sum(const int32_t* v, int32_t origin, int16_t /*words*/) {
   int32_t sum = 0;
   for (int col = 0; col < 32; ++col) sum += v[col];
-  return -8 * sum;
+  return origin - 8 * sum;
 }
-inline int32_t start_of_sum(const int32_t* v, int8_t /*bytes*/) {
+inline int32_t start_of_sum(const int32_t* v, int32_t origin, int8_t /*bytes*/) {
 #if !defined(__AVX2__) || defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-  return start_of_sum(v, int16_t{});
+  return start_of_sum(v, origin, int16_t{});
 #else
+  static_cast<void>(origin);
   int32_t lane[2] = {};  // columns 0, 1 and 2, 3 of every four
   for (int col = 0; col < 32; ++col) lane[col / 2 % 2] += v[col];
   return static_cast<int32_t>((static_cast<uint32_t>(-8 * lane[0]) & 0xffffu) |
@@ -49,7 +50,12 @@ inline int32_t start_of_sum(const int32_t* v, int8_t /*bytes*/) {
 
 #if defined(__AVX512BW__)
 
-constexpr int kTileTokens = 16;
+// A tile: 24 sums, two vectors of codes, their two parts, a mask and an operand are 30 of the 32
+// registers. Of two row blocks, since a load of activations for every product would take as long as
+// the product (13 % slower on Emerald Rapids).
+constexpr int kTileTokens = 12;
+constexpr int kTileRowBlocks = 2;
+constexpr int kFewTokens = 4;
 using Codes = __m512i;
 using Sum = __m512i;
 using Rows = __m512;
@@ -60,9 +66,8 @@ inline Rows load_scales(const uint8_t* from) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
-// (sum * s) * scales + total, the last two rounded once
-inline Rows add_scaled(Rows sum, float s, Rows scales, Rows total) {
-  return _mm512_fmadd_ps(_mm512_mul_ps(sum, _mm512_set1_ps(s)), scales, total);
+inline Rows multiply_add(Rows value, Rows scales, Rows total) {
+  return _mm512_fmadd_ps(value, scales, total);
 }
 
 // Into a register: GCC would read memory again for each part of it.
@@ -99,40 +104,56 @@ inline Sum join(Sum sum, Sum sum16, Sum sum256) {
 inline Sum zero_sum() { return _mm512_setzero_si512(); }
 inline Sum start_sum(const int32_t* start) { return _mm512_set1_epi32(*start); }
 inline __m512i broadcast(const void* from) { return _mm512_set1_epi32(word_at(from)); }
+// A sum that counts from `origin`, and s times one that counts from 1.5 * 2^23 (origin = s * that).
+inline Rows from_origin(Sum sum, float origin) {
+  return _mm512_sub_ps(_mm512_castsi512_ps(sum), _mm512_set1_ps(origin));
+}
 #if defined(__AVX512VNNI__)
+inline Sum add_products(Sum sum, Codes codes, Codes x, int8_t) {
+  return _mm512_dpbusd_epi32(sum, codes, x);
+}
+inline Sum add_products(Sum sum, Codes codes, Codes x, int16_t) {
+  return _mm512_dpwssd_epi32(sum, codes, x);
+}
 // GCC broadcasts with an instruction of its own what the product could. For few tokens the number
 // of instructions counts: a third faster for one, alike from five on.
 template <int kTokens>
-Sum add_products(Sum sum, Codes codes, const void* x, int8_t) {
-  if constexpr (kTokens > 4) return _mm512_dpbusd_epi32(sum, codes, broadcast(x));
+Sum add_products(Sum sum, Codes codes, const void* x, int8_t value) {
+  if constexpr (kTokens > 4) return add_products(sum, codes, broadcast(x), value);
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(word_of(x)));
   return sum;
 }
 template <int kTokens>
-Sum add_products(Sum sum, Codes codes, const void* x, int16_t) {
-  if constexpr (kTokens > 4) return _mm512_dpwssd_epi32(sum, codes, broadcast(x));
+Sum add_products(Sum sum, Codes codes, const void* x, int16_t value) {
+  if constexpr (kTokens > 4) return add_products(sum, codes, broadcast(x), value);
   asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(word_of(x)));
   return sum;
 }
-inline Rows to_rows(Sum sum, int8_t) { return _mm512_cvtepi32_ps(sum); }
+inline Rows scaled_from_origin(Sum sum, float s, float origin) {
+  return _mm512_fmsub_ps(_mm512_castsi512_ps(sum), _mm512_set1_ps(s), _mm512_set1_ps(origin));
+}
 #else
-template <int kTokens>
-Sum add_products(Sum sum, Codes codes, const void* x, int8_t) {
-  return _mm512_add_epi16(sum, _mm512_maddubs_epi16(codes, broadcast(x)));
+inline Sum add_products(Sum sum, Codes codes, Codes x, int8_t) {
+  return _mm512_add_epi16(sum, _mm512_maddubs_epi16(codes, x));
 }
-template <int kTokens>
-Sum add_products(Sum sum, Codes codes, const void* x, int16_t) {
-  return _mm512_add_epi32(sum, _mm512_madd_epi16(codes, broadcast(x)));
+inline Sum add_products(Sum sum, Codes codes, Codes x, int16_t) {
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(codes, x));
 }
-inline Rows to_rows(Sum sum, int8_t) {
-  return _mm512_cvtepi32_ps(_mm512_madd_epi16(sum, _mm512_set1_epi16(1)));
+template <int kTokens, typename Value>
+Sum add_products(Sum sum, Codes codes, const void* x, Value value) {
+  return add_products(sum, codes, broadcast(x), value);
+}
+inline Rows scaled_from_origin(Sum sum, float s, float /*origin*/) {
+  const Sum joined = _mm512_madd_epi16(sum, _mm512_set1_epi16(1));
+  return _mm512_mul_ps(_mm512_cvtepi32_ps(joined), _mm512_set1_ps(s));
 }
 #endif
-inline Rows to_rows(Sum sum, int16_t) { return _mm512_cvtepi32_ps(sum); }
 
 #elif defined(__AVX2__)
 
 constexpr int kTileTokens = 4;
+constexpr int kTileRowBlocks = 1;
+constexpr int kFewTokens = 0;
 struct Codes {
   __m256i low, high;  // rows 0..7, 8..15
 };
@@ -155,11 +176,9 @@ inline __m256 widen_scales(const uint8_t* from) {
 inline Rows load_scales(const uint8_t* from) {
   return {widen_scales(from), widen_scales(from + 16)};
 }
-// (sum * s) * scales + total, the last two rounded once
-inline Rows add_scaled(const Rows& sum, float s, const Rows& scales, const Rows& total) {
-  const __m256 all = _mm256_set1_ps(s);
-  return {_mm256_fmadd_ps(_mm256_mul_ps(sum.low, all), scales.low, total.low),
-          _mm256_fmadd_ps(_mm256_mul_ps(sum.high, all), scales.high, total.high)};
+inline Rows multiply_add(const Rows& value, const Rows& scales, const Rows& total) {
+  return {_mm256_fmadd_ps(value.low, scales.low, total.low),
+          _mm256_fmadd_ps(value.high, scales.high, total.high)};
 }
 
 inline Codes load_codes(const uint8_t* from) {
@@ -206,6 +225,12 @@ inline Sum start_sum(const int32_t* start) {
   return {all, all};
 }
 inline __m256i broadcast(const void* from) { return _mm256_set1_epi32(word_at(from)); }
+// A sum that counts from `origin`, and s times one that counts from 1.5 * 2^23 (origin = s * that).
+inline Rows from_origin(const Sum& sum, float origin) {
+  const __m256 all = _mm256_set1_ps(origin);
+  return {_mm256_sub_ps(_mm256_castsi256_ps(sum.low), all),
+          _mm256_sub_ps(_mm256_castsi256_ps(sum.high), all)};
+}
 #if defined(__AVXVNNI__)
 inline __m256i add_half(__m256i sum, __m256i codes, __m256i x, int8_t) {
   return _mm256_dpbusd_avx_epi32(sum, codes, x);
@@ -213,8 +238,11 @@ inline __m256i add_half(__m256i sum, __m256i codes, __m256i x, int8_t) {
 inline __m256i add_half(__m256i sum, __m256i codes, __m256i x, int16_t) {
   return _mm256_dpwssd_avx_epi32(sum, codes, x);
 }
-inline Rows to_rows(const Sum& sum, int8_t) {
-  return {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
+inline Rows scaled_from_origin(const Sum& sum, float s, float origin) {
+  const __m256 all = _mm256_set1_ps(s);
+  const __m256 all_origin = _mm256_set1_ps(origin);
+  return {_mm256_fmsub_ps(_mm256_castsi256_ps(sum.low), all, all_origin),
+          _mm256_fmsub_ps(_mm256_castsi256_ps(sum.high), all, all_origin)};
 }
 #else
 inline __m256i add_half(__m256i sum, __m256i codes, __m256i x, int8_t) {
@@ -223,10 +251,11 @@ inline __m256i add_half(__m256i sum, __m256i codes, __m256i x, int8_t) {
 inline __m256i add_half(__m256i sum, __m256i codes, __m256i x, int16_t) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(codes, x));
 }
-inline Rows to_rows(const Sum& sum, int8_t) {
+inline Rows scaled_from_origin(const Sum& sum, float s, float /*origin*/) {
   const __m256i ones = _mm256_set1_epi16(1);
-  return {_mm256_cvtepi32_ps(_mm256_madd_epi16(sum.low, ones)),
-          _mm256_cvtepi32_ps(_mm256_madd_epi16(sum.high, ones))};
+  const __m256 all = _mm256_set1_ps(s);
+  return {_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(sum.low, ones)), all),
+          _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(sum.high, ones)), all)};
 }
 #endif
 template <int kTokens, typename Value>
@@ -234,13 +263,12 @@ Sum add_products(const Sum& sum, const Codes& codes, const void* x, Value value)
   const __m256i all = broadcast(x);
   return {add_half(sum.low, codes.low, all, value), add_half(sum.high, codes.high, all, value)};
 }
-inline Rows to_rows(const Sum& sum, int16_t) {
-  return {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
-}
 
 #else
 
 constexpr int kTileTokens = 1;
+constexpr int kTileRowBlocks = 1;
+constexpr int kFewTokens = 0;
 struct Codes {
   uint32_t row[16];
 };
@@ -267,11 +295,10 @@ inline Rows load_scales(const uint8_t* from) {
   }
   return rows;
 }
-// (sum * s) * scales + total, the last two rounded once
-inline Rows add_scaled(const Rows& sum, float s, const Rows& scales, const Rows& total) {
+inline Rows multiply_add(const Rows& value, const Rows& scales, const Rows& total) {
   Rows next;
   for (int row = 0; row < 16; ++row) {
-    next.row[row] = __builtin_fmaf(sum.row[row] * s, scales.row[row], total.row[row]);
+    next.row[row] = __builtin_fmaf(value.row[row], scales.row[row], total.row[row]);
   }
   return next;
 }
@@ -332,10 +359,17 @@ Sum add_products(const Sum& sum, const Codes& codes, const void* from, Value) {
   }
   return next;
 }
-template <typename Value>
-Rows to_rows(const Sum& sum, Value) {
+// A sum that counts from `origin`, and s times one that counts from 1.5 * 2^23 (origin = s * that).
+inline Rows from_origin(const Sum& sum, float origin) {
   Rows rows;
-  for (int row = 0; row < 16; ++row) rows.row[row] = static_cast<float>(sum.row[row]);
+  std::memcpy(rows.row, sum.row, sizeof(rows.row));
+  for (float& row : rows.row) row -= origin;
+  return rows;
+}
+inline Rows scaled_from_origin(const Sum& sum, float s, float origin) {
+  Rows rows;
+  std::memcpy(rows.row, sum.row, sizeof(rows.row));
+  for (float& row : rows.row) row = __builtin_fmaf(row, s, -origin);
   return rows;
 }
 
