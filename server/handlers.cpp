@@ -13,6 +13,7 @@
 #include "server/openai/models.h"
 #include "server/openai/tokenize.h"
 #include "server/openapi.h"
+#include "server/server_info.h"
 
 namespace tandem::server {
 namespace {
@@ -234,10 +235,16 @@ HttpResponse handle(Endpoint endpoint,
         return health(state);
       case Endpoint::kVersion:
         return json_response("{\"version\":\"" TANDEM_VERSION "\"}");
+      case Endpoint::kServerInfo:
+        return json_response(server_info_json(state));
+      case Endpoint::kModelInfo:
+        return json_response(model_info_json(state));
       case Endpoint::kMetrics:
         return metrics(state);
       case Endpoint::kLoad:
         return load(state);
+      case Endpoint::kSglangLoad:
+        return json_response(sglang_load_json(state));
       case Endpoint::kOpenApi:
         return json_response(openapi_json(state));
       case Endpoint::kModels:

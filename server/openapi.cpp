@@ -38,10 +38,16 @@ Operation operation_of(Endpoint endpoint) {
       return {"Whether a token comes: 200, or 503 with the reason", ""};
     case Endpoint::kVersion:
       return {"The server's version", ""};
+    case Endpoint::kServerInfo:
+      return {"What is served, on what, with which limits and flags", ""};
+    case Endpoint::kModelInfo:
+      return {"The checkpoint that is served", ""};
     case Endpoint::kMetrics:
       return {"Counters and histograms for Prometheus", "", false, "text/plain"};
     case Endpoint::kLoad:
       return {"Requests that run or wait", ""};
+    case Endpoint::kSglangLoad:
+      return {"Requests and KV tokens, as routers of SGLang read them", ""};
     case Endpoint::kOpenApi:
       return {"This document", ""};
     case Endpoint::kModels:

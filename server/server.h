@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/engine/engine.h"
@@ -13,6 +14,15 @@
 #include "server/http/cors.h"
 
 namespace tandem::server {
+
+// What /server_info says beside what server and engine know themselves. Any part may be empty.
+struct ServerFacts {
+  std::string model_path;            // folder of the checkpoint
+  std::vector<std::string> cpu_isa;  // instruction sets of this CPU that kernels may use
+  std::string gpu;                   // what build and machine have of GPUs, in one line
+  // Options given on the command line, "max-queue" = "8"; no secret among the values.
+  std::vector<std::pair<std::string, std::string>> flags;
+};
 
 struct ServerOptions {
   std::string host = "127.0.0.1";
@@ -43,6 +53,7 @@ struct ServerOptions {
   int32_t max_buffered_events = 16384;  // tokens that wait for one client; beyond, it is cut off
   std::chrono::milliseconds sse_keep_alive_interval{10'000};  // silence before an SSE comment
   CorsPolicy cors;
+  ServerFacts facts;
 };
 
 // What answers requests once loading is done; all outlive the server.
@@ -52,6 +63,7 @@ struct ServingModel {
   std::vector<int32_t> stop_token_ids;  // eos of the checkpoint, <|im_end|>, [EOS], [EOT]
   bool generation_prompt_opens_think = false;
   int64_t created_unix_s = 0;
+  std::string model_type;  // of config.json
 };
 
 class Server {

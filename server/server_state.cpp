@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <random>
+#include <sstream>
 #include <thread>
 #include <vector>
 
@@ -16,6 +17,13 @@ namespace {
 
 std::string name_of(const ServerOptions& options) {
   return options.served_model_names.empty() ? "tandem" : options.served_model_names.front();
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(std::move(line));
+  return lines;
 }
 
 }  // namespace
@@ -37,6 +45,8 @@ void ServerState::set_ready(const ServingModel& model) {
   model_.stop_token_ids = model.stop_token_ids;
   model_.generation_prompt_opens_think = model.generation_prompt_opens_think;
   model_.created_unix_s = model.created_unix_s;
+  model_type_ = model.model_type;
+  placement_ = lines_of(model.engine->model().description());
   model_.max_n = options.max_n;
   model_.preserve_thinking = options.preserve_thinking;
   const int num_threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 4);

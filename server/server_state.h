@@ -10,6 +10,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "server/chat/served_model.h"
 #include "server/metrics/metrics.h"
@@ -41,6 +42,9 @@ class ServerState {
   // Valid once phase() has been kReady.
   [[nodiscard]] Engine& engine() const { return *engine_; }
   [[nodiscard]] const ServedModel& model() const { return model_; }
+  [[nodiscard]] const std::string& model_type() const { return model_type_; }
+  // Lines of ForwardModel::description() at the start: what of the model is where.
+  [[nodiscard]] const std::vector<std::string>& placement() const { return placement_; }
 
   // Sessions that are open, so that drain() can close the idle ones. The listener alone adds.
   [[nodiscard]] bool has_room_for_session() const;
@@ -81,6 +85,8 @@ class ServerState {
   Engine* engine_ = nullptr;
   std::unique_ptr<GrammarCompiler> grammars_;
   ServedModel model_;
+  std::string model_type_;
+  std::vector<std::string> placement_;
 
   mutable std::mutex mutex_;
   std::condition_variable idle_;

@@ -42,6 +42,7 @@ ServingModel make_serving_model(Engine& engine,
   model.created_unix_s = std::chrono::duration_cast<std::chrono::seconds>(
                              std::chrono::system_clock::now().time_since_epoch())
                              .count();
+  model.model_type = config.model_type;
   return model;
 }
 

@@ -144,6 +144,7 @@ EngineStats Engine::stats() const {
 }
 
 const ForwardModel& Engine::model() const { return impl_->model; }
+const EngineOptions& Engine::options() const { return impl_->options; }
 
 int32_t Engine::max_context_tokens() const { return impl_->limits.max_context_tokens; }
 

@@ -78,6 +78,7 @@ class Engine {
 
   [[nodiscard]] EngineStats stats() const;
   [[nodiscard]] const ForwardModel& model() const;
+  [[nodiscard]] const EngineOptions& options() const;
   // What prompt + max_new_tokens may come to: the model's limit, or less where the KV pages hold
   // less.
   [[nodiscard]] int32_t max_context_tokens() const;

@@ -60,9 +60,18 @@ class HelpFormatter : public CLI::Formatter {
   }
 };
 
-void add_serve(CLI::App& app, Commands& commands, const ModelFactory& factory) {
-  add_serve_command(app, commands.serve, commands.log_level)->callback([&] {
-    commands.run = [&] { return run_serve(commands.serve, factory); };
+void add_serve(CLI::App& app,
+               Commands& commands,
+               const ModelFactory& factory,
+               const GpuDescription& describe_gpus) {
+  CLI::App* command = add_serve_command(app, commands.serve, commands.log_level);
+  command->callback([&, command] {
+    server::ServerFacts& facts = commands.serve.server.facts;
+    facts.flags = given_options(*command);
+    commands.run = [&] {
+      facts.gpu = describe_gpus();
+      return run_serve(commands.serve, factory);
+    };
   });
 }
 
@@ -294,7 +303,7 @@ void add_commands(CLI::App& app,
                   Commands& commands,
                   const ModelFactory& factory,
                   const GpuDescription& describe_gpus) {
-  add_serve(app, commands, factory);
+  add_serve(app, commands, factory, describe_gpus);
   add_chat(app, commands, factory);
   add_check(app, commands);
   add_logits(app, commands, factory);

@@ -61,6 +61,21 @@ void add_model_option(CLI::App* command, std::string& model_dir, const std::stri
   command->add_option("-m,--model", model_dir, description)->type_name("DIR")->group("Model");
 }
 
+std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& command) {
+  std::vector<std::pair<std::string, std::string>> given;
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->count() == 0 || option->get_lnames().empty()) continue;
+    std::string value;
+    for (const std::string& result : option->results()) {
+      if (!value.empty()) value += ',';
+      value += result;
+    }
+    if (option->get_type_name() == "KEY") value = "***";
+    given.emplace_back(option->get_lnames().front(), std::move(value));
+  }
+  return given;
+}
+
 CLI::Option* add_text(CLI::App* command,
                       const std::string& name,
                       std::string& value,

@@ -7,6 +7,8 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "server/cli/commands.h"
 
@@ -31,6 +33,10 @@ CLI::Option* add_text(CLI::App* command,
                       const std::string& type_name,
                       const std::string& description,
                       const std::string& group);
+
+// The options that were given, by their long names without dashes, with what was given; "***" for
+// those that take a KEY, flags are "true".
+std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& command);
 
 // A whole number with its limits; the message of a wrong one names them.
 template <typename T>

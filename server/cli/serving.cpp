@@ -10,6 +10,7 @@
 #include "runtime/base/errors.h"
 #include "runtime/engine/engine.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "server/cli/cpu_isa.h"
 #include "server/cli/demo_model.h"
 #include "server/cli/loaded_model.h"
 #include "server/server.h"
@@ -32,7 +33,9 @@ std::vector<std::string> read_api_keys(const std::string& path) {
   return keys;
 }
 
-server::ServerOptions server_options(const ServeOptions& options, const std::string& model_name) {
+server::ServerOptions server_options(const ServeOptions& options,
+                                     const std::filesystem::path& model_dir,
+                                     const std::string& model_name) {
   server::ServerOptions result = options.server;
   if (result.served_model_names.empty()) result.served_model_names = {model_name};
   if (!options.api_key_path.empty()) {
@@ -47,6 +50,8 @@ server::ServerOptions server_options(const ServeOptions& options, const std::str
   }
   // Pages of this machine may use a server that only this machine can reach.
   result.cors.loopback_origins = !result.uds_path.empty() || is_loopback(result.host);
+  result.facts.model_path = model_dir.string();
+  result.facts.cpu_isa = cpu_isa();
   return result;
 }
 
@@ -82,7 +87,7 @@ Serving::Serving(const ServeOptions& options) : impl_(std::make_unique<Impl>()) 
   impl_->demo = options.model.model_dir.empty();
   impl_->model_dir = resolve_model_dir(options.model.model_dir);
   const std::string default_name = impl_->demo ? kDemoModelName : name_of(impl_->model_dir);
-  const server::ServerOptions for_server = server_options(options, default_name);
+  const server::ServerOptions for_server = server_options(options, impl_->model_dir, default_name);
   impl_->model_name = for_server.served_model_names.front();
   impl_->server = std::make_unique<server::Server>(for_server);
   impl_->server->start();

@@ -3,42 +3,18 @@
 #include <mimalloc.h>
 #endif
 
-#include <algorithm>
-#include <array>
 #include <boost/json.hpp>
 #include <boost/version.hpp>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "server/cli/commands.h"
+#include "server/cli/cpu_isa.h"
 
 namespace tandem::cli {
 namespace {
-
-// The instruction sets that kernels may use, as the kernel of the system names them.
-std::vector<std::string> isa_of_cpu() {
-  static constexpr std::array<const char*, 15> kKnown = {
-      "sse4_2",      "avx2",        "fma",      "f16c",        "avx_vnni",
-      "avx512f",     "avx512bw",    "avx512vl", "avx512_vnni", "avx512vbmi",
-      "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8",    "amx_bf16"};
-  std::ifstream cpuinfo("/proc/cpuinfo");
-  std::string line;
-  std::vector<std::string> found;
-  while (std::getline(cpuinfo, line)) {
-    if (line.rfind("flags", 0) != 0) continue;
-    std::istringstream words(line.substr(line.find(':') + 1));
-    std::vector<std::string> flags;
-    for (std::string word; words >> word;) flags.push_back(word);
-    for (const char* isa : kKnown)
-      if (std::find(flags.begin(), flags.end(), isa) != flags.end()) found.emplace_back(isa);
-    break;
-  }
-  return found;
-}
 
 std::string compiler_name() {
 #if defined(__clang__)
@@ -73,7 +49,7 @@ boost::json::object facts(const GpuDescription& describe_gpus) {
   result["allocator"] = allocator_name();
   result["boost"] = fmt::format("{}.{}.{}", BOOST_VERSION / 100000, BOOST_VERSION / 100 % 1000,
                                 BOOST_VERSION % 100);
-  const std::vector<std::string> isa = isa_of_cpu();
+  const std::vector<std::string> isa = cpu_isa();
   result["cpu_isa"] = boost::json::value_from(isa);
   const char* forced = std::getenv("TANDEM_CPU_ISA");
   if (forced != nullptr) result["cpu_isa_forced"] = forced;

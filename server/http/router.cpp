@@ -10,8 +10,13 @@ constexpr std::array kRoutes = {
     Route{"/health", Method::kGet, Endpoint::kHealth},
     Route{"/health_generate", Method::kGet, Endpoint::kHealthGenerate},
     Route{"/version", Method::kGet, Endpoint::kVersion},
+    Route{"/server_info", Method::kGet, Endpoint::kServerInfo},
+    Route{"/get_server_info", Method::kGet, Endpoint::kServerInfo},
+    Route{"/model_info", Method::kGet, Endpoint::kModelInfo},
+    Route{"/get_model_info", Method::kGet, Endpoint::kModelInfo},
     Route{"/metrics", Method::kGet, Endpoint::kMetrics},
     Route{"/load", Method::kGet, Endpoint::kLoad},
+    Route{"/get_load", Method::kGet, Endpoint::kSglangLoad},
     Route{"/openapi.json", Method::kGet, Endpoint::kOpenApi},
     Route{"/v1/models", Method::kGet, Endpoint::kModels},
     Route{"/v1/models/", Method::kGet, Endpoint::kModel},
@@ -27,6 +32,7 @@ constexpr std::array kRoutes = {
     Route{"/apply-template", Method::kPost, Endpoint::kApplyTemplate},
     Route{"/tokenizer_info", Method::kGet, Endpoint::kTokenizerInfo},
     Route{"/abort_request", Method::kPost, Endpoint::kAbortRequest},
+    Route{"/abort_requests", Method::kPost, Endpoint::kAbortRequest},
     Route{"/reset_prefix_cache", Method::kPost, Endpoint::kResetPrefixCache},
     Route{"/flush_cache", Method::kPost, Endpoint::kResetPrefixCache},
 };
@@ -68,7 +74,7 @@ bool is_admin_endpoint(Endpoint endpoint) {
 bool needs_model(Endpoint endpoint) {
   return endpoint != Endpoint::kRoot && endpoint != Endpoint::kHealth &&
          endpoint != Endpoint::kVersion && endpoint != Endpoint::kMetrics &&
-         endpoint != Endpoint::kLoad;
+         endpoint != Endpoint::kLoad && endpoint != Endpoint::kSglangLoad;
 }
 
 }  // namespace tandem::server

@@ -15,8 +15,11 @@ enum class Endpoint {
   kHealth,
   kHealthGenerate,
   kVersion,
+  kServerInfo,
+  kModelInfo,
   kMetrics,
   kLoad,
+  kSglangLoad,
   kOpenApi,
   kModels,
   kModel,  // parameter: the id, which may contain '/'

@@ -11,7 +11,7 @@ import tempfile
 import unittest
 import urllib.request
 
-from tandem_process import SOURCE_DIR, TandemServer, demo_model_is_here, run
+from tandem_process import DEMO_MODEL_DIR, SOURCE_DIR, TandemServer, demo_model_is_here, run
 
 TANDEM = ""
 FLAGS = os.path.join(SOURCE_DIR, "server/cli/serve_flags.md")
@@ -53,6 +53,22 @@ class Network(unittest.TestCase):
             self.assertEqual(status, 1)
             self.assertIn(why, errors)
             self.assertIn(path, errors)
+
+    def test_server_info_shows_the_flags_but_no_key(self):
+        keys = self.path("keys", "sk-file\n")
+        with TandemServer(TANDEM, "--api-key", "sk-line", "--api-key-file", keys, "--max-queue", 7, "--preserve-thinking",
+                          environment={"TANDEM_ADMIN_API_KEY": "sk-admin"}) as server:
+            self.assertEqual(server.request("GET", "/server_info")[0], 401)
+            status, _, text = server.request("GET", "/server_info", headers={"x-api-key": "sk-line"})
+        self.assertEqual(status, 200)
+        self.assertNotIn("sk-", text)
+        info = json.loads(text)
+        flags = {"api-key": "***", "admin-api-key": "***", "api-key-file": keys, "max-queue": "7", "preserve-thinking": "true"}
+        self.assertEqual(flags, {name: info["flags"].get(name) for name in flags})
+        self.assertEqual(info["max_queued_requests"], 7)
+        self.assertEqual(info["model_path"], DEMO_MODEL_DIR)
+        self.assertTrue(info["cpu_isa"])
+        self.assertTrue(info["placement"])
 
     def test_a_unix_socket_takes_the_place_of_the_port(self):
         path = self.path("tandem.sock")

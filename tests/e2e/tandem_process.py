@@ -31,15 +31,16 @@ def run(executable, *args, timeout=120, **kwargs):
 class TandemServer(ServerProcess):
     """`tandem serve --port 0 ARGS`, ready when the `with` block begins and stopped when it ends."""
 
-    def __init__(self, executable, *args, wait_until_ready=True, timeout_s=120):
+    def __init__(self, executable, *args, wait_until_ready=True, timeout_s=120, environment=None):
         self.command = [executable, "serve", "--port", "0", *map(str, args)]
         self.wait_until_ready = wait_until_ready
         self.timeout_s = timeout_s
+        self.environment = {**os.environ, **(environment or {})}
         self.lines = []
 
     def __enter__(self):
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                        text=True)
+                                        text=True, env=self.environment)
         self.new_lines = queue.Queue()
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()

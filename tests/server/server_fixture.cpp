@@ -83,6 +83,7 @@ void ServerFixture::set_ready() {
   const SpecialTokens& specials = byte_tokenizer().specials();
   serving.stop_token_ids = {specials.im_end, specials.eos, specials.eot};
   serving.created_unix_s = 1'700'000'000;
+  serving.model_type = "kimi_k2";
   server.set_ready(serving);
 }
 
