@@ -15,6 +15,7 @@ constexpr int shift_of(int64_t col) { return static_cast<int>(8 * (col % 4) + 4 
 // as a value depends on the instruction set.
 using Words4 = uint32_t __attribute__((vector_size(16), aligned(1), may_alias));
 using Words8 = uint32_t __attribute__((vector_size(32), aligned(1), may_alias));
+using Words16 = uint32_t __attribute__((vector_size(64), aligned(1), may_alias));
 
 // Exchanges the bits of `mask` with those `distance` above them.
 template <int kDistance, typename Words>
@@ -36,6 +37,16 @@ template <int kDistance, typename Words>
   bytes =
       __builtin_shufflevector(bytes, bytes, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15,
                               16, 18, 17, 19, 20, 22, 21, 23, 24, 26, 25, 27, 28, 30, 29, 31);
+  exchange<4>(words, 0x00F0'00F0u);
+}
+
+[[gnu::always_inline]] inline void reorder(Words16& words) {
+  using Bytes = uint8_t __attribute__((vector_size(64), aligned(1), may_alias));
+  auto& bytes = reinterpret_cast<Bytes&>(words);
+  bytes = __builtin_shufflevector(
+      bytes, bytes, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15, 16, 18, 17, 19, 20, 22,
+      21, 23, 24, 26, 25, 27, 28, 30, 29, 31, 32, 34, 33, 35, 36, 38, 37, 39, 40, 42, 41, 43, 44,
+      46, 45, 47, 48, 50, 49, 51, 52, 54, 53, 55, 56, 58, 57, 59, 60, 62, 61, 63);
   exchange<4>(words, 0x00F0'00F0u);
 }
 
@@ -159,16 +170,84 @@ struct Source {
   int64_t scales_stride;
 };
 
-// The codes of a whole block, with what every x86-64 has and with AVX2.
-void pack_whole(const Source& source, Block& block) {
+// To memory past the caches: what is packed is not read again before the whole is, and an ordinary
+// store would read the line first.
+void stream_out(const Block& block, std::byte* target) {
+#if defined(__x86_64__)
+  using Vector = long long __attribute__((vector_size(16)));
+  const auto* from = reinterpret_cast<const Vector*>(block.bytes);
+  auto* to = reinterpret_cast<Vector*>(target);
+  for (int64_t idx = 0; idx < kBlockSizeBytes / int64_t{sizeof(Vector)}; ++idx) {
+    __builtin_ia32_movntdq(to + idx, from[idx]);
+  }
+#else
+  std::memcpy(target, block.bytes, kBlockSizeBytes);
+#endif
+}
+
+// The codes of a whole block whose scales are there, and all of it to memory: with what every
+// x86-64 has, with AVX2, and with AVX-512, which needs a third of the instructions.
+void pack_whole(const Source& source, Block& block, std::byte* target) {
   pack_codes<Words4>(source.codes, source.codes_stride_bytes, 0, block);
   pack_codes<Words4>(source.codes + sizeof(Words4), source.codes_stride_bytes, 4, block);
+  stream_out(block, target);
 }
 #if defined(__x86_64__)
-[[gnu::target("avx2")]] void pack_whole_avx2(const Source& source, Block& block) {
+[[gnu::target("avx2")]] void pack_whole_avx2(const Source& source,
+                                             Block& block,
+                                             std::byte* target) {
   pack_codes<Words8>(source.codes, source.codes_stride_bytes, 0, block);
+  stream_out(block, target);
 }
+
+// Rows lie in halves of a vector, i beside i + 8, and what is shuffled stays in its half.
+[[gnu::target("avx512f,avx512bw")]] void pack_whole_avx512(const Source& source,
+                                                           Block& block,
+                                                           std::byte* target) {
+  if (reinterpret_cast<uintptr_t>(target) % 64 != 0) return pack_whole_avx2(source, block, target);
+  Words16 rows[8];
+  for (int64_t row = 0; row < 8; ++row) {
+    const uint8_t* codes = source.codes + row * source.codes_stride_bytes;
+    rows[row] = __builtin_shufflevector(
+        *reinterpret_cast<const Words8*>(codes),
+        *reinterpret_cast<const Words8*>(codes + 8 * source.codes_stride_bytes), 0, 1, 2, 3, 4, 5,
+        6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    reorder(rows[row]);
+  }
+  // Eight by eight words in either half: pairs of rows, then fours, then all eight.
+  Words16 pairs[8], fours[8];
+  for (int row = 0; row < 8; row += 2) {
+    pairs[row] = __builtin_shufflevector(rows[row], rows[row + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8,
+                                         24, 9, 25, 12, 28, 13, 29);
+    pairs[row + 1] = __builtin_shufflevector(rows[row], rows[row + 1], 2, 18, 3, 19, 6, 22, 7, 23,
+                                             10, 26, 11, 27, 14, 30, 15, 31);
+  }
+  for (int first = 0; first < 8; first += 4) {  // vectors i and i + 4 of four rows
+    for (int pair = 0; pair < 2; ++pair) {
+      const Words16 &low = pairs[first + pair], &high = pairs[first + pair + 2];
+      fours[first + 2 * pair] = __builtin_shufflevector(low, high, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9,
+                                                        24, 25, 12, 13, 28, 29);
+      fours[first + 2 * pair + 1] = __builtin_shufflevector(low, high, 2, 3, 18, 19, 6, 7, 22, 23,
+                                                            10, 11, 26, 27, 14, 15, 30, 31);
+    }
+  }
+  const auto stream = [target](int64_t vector, const Words16& words) {
+    using Quads = long long __attribute__((vector_size(64)));
+    __builtin_ia32_movntdq512(reinterpret_cast<Quads*>(target) + vector,
+                              reinterpret_cast<const Quads&>(words));
+  };
+  stream(0, *reinterpret_cast<const Words16*>(block.bytes));
+  for (int vector = 0; vector < 4; ++vector) {
+    const Words16 &low = fours[vector], &high = fours[vector + 4];
+    stream(1 + vector, __builtin_shufflevector(low, high, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11,
+                                               24, 25, 26, 27));
+    stream(5 + vector, __builtin_shufflevector(low, high, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14,
+                                               15, 28, 29, 30, 31));
+  }
+}
+
 auto best_pack_whole() {
+  if (__builtin_cpu_supports("avx512bw") != 0) return pack_whole_avx512;
   return __builtin_cpu_supports("avx2") != 0 ? pack_whole_avx2 : pack_whole;
 }
 #else
@@ -227,21 +306,6 @@ class RowBlockBelow {
   int64_t scales_stride_bytes_, scales_size_bytes_, scales_done_bytes_ = 0;
 };
 
-// To memory past the caches: what is packed is not read again before the whole is, and an ordinary
-// store would read the line first.
-void stream_out(const Block& block, std::byte* target) {
-#if defined(__x86_64__)
-  using Vector = long long __attribute__((vector_size(16)));
-  const auto* from = reinterpret_cast<const Vector*>(block.bytes);
-  auto* to = reinterpret_cast<Vector*>(target);
-  for (int64_t idx = 0; idx < kBlockSizeBytes / int64_t{sizeof(Vector)}; ++idx) {
-    __builtin_ia32_movntdq(to + idx, from[idx]);
-  }
-#else
-  std::memcpy(target, block.bytes, kBlockSizeBytes);
-#endif
-}
-
 }  // namespace
 
 void pack_matrix(const Int4Matrix& matrix,
@@ -271,15 +335,15 @@ void pack_matrix(const Int4Matrix& matrix,
       Block& block = blocks[col / kBlockCols % kScaleBlocks];
       if (num_cols_left < kBlockCols) {
         pack_half(source, block);
+        stream_out(block, target);
       } else {
         if (col >= cols_in_fours) {
           pack_scales(source.scales, source.scales_stride, block);
         } else if (col % kFourBlockCols == 0) {
           pack_scales_of_four(source.scales, source.scales_stride, blocks);
         }
-        pack_whole_block(source, block);
+        pack_whole_block(source, block, target);
       }
-      stream_out(block, target);
     }
   }
 #if defined(__x86_64__)
