@@ -110,7 +110,7 @@ class Ops {
   // The host reads and writes the device's memory directly: nothing needs a copy there.
   [[nodiscard]] virtual bool memory_is_host() const = 0;
 
-  // Memory, at start-up only.
+  // Memory, between steps: at start-up, and where it is given back and taken again.
 
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t size_bytes) = 0;  // zeroed, 64-byte aligned
   virtual std::unique_ptr<DeviceBuffer> upload(std::span<const std::byte> host_bytes) = 0;
@@ -128,8 +128,11 @@ class Ops {
   using PackedExpert = FunctionRef<std::span<const std::byte>(int32_t expert_idx)>;
   virtual std::unique_ptr<ExpertsWeight> load_experts(const ExpertsShape& shape,
                                                       PackedExpert packed_expert) = 0;
-  // Workspaces for everything below, once, before the first step.
+  // Workspaces for everything below, before the first step.
   virtual void reserve(const OpsLimits& limits, const MlaShape& shape) = 0;
+  // Gives them back, and forgets what was recorded, so that whatever steps worked on may go; what
+  // was enqueued is done first. reserve() comes before the next step.
+  virtual void release() = 0;
 
   // Memory of the host that the device copies from and to at full speed, zeroed: for copy_to_host
   // and add_from_host.

@@ -21,13 +21,20 @@
 #include "offload/warm_up.h"
 #include "offload/weights.h"
 #include "runtime/base/check.h"
+#include "runtime/base/errors.h"
 #include "runtime/base/function_ref.h"
 #include "runtime/memory/numa_buffer.h"
 #include "runtime/model/expert_reader.h"
 
 namespace tandem::offload {
+namespace {
+
+constexpr ModelMemory kAllMemory{.weights = true, .host_weights = true, .kv_cache = true};
+
+}  // namespace
 
 struct KimiK2::Impl {
+  const Checkpoint& checkpoint;
   ModelConfig config;
   KimiK2Options options;
   Placement placement;
@@ -40,10 +47,17 @@ struct KimiK2::Impl {
   std::unique_ptr<gpu::DeviceBuffer>
       embed_tokens;  // [vocab_size, hidden_size], on the first device
   HeadWeights head;  // on the last
+  // Not taken yet, or given back. What steps work in is there when nothing is missing.
+  ModelMemory missing = kAllMemory;
+  std::string description;
 
-  explicit Impl(WorkerPool& pool_in) : pool(pool_in) {}
+  Impl(const Checkpoint& checkpoint_in, WorkerPool& pool_in)
+      : checkpoint(checkpoint_in), config(checkpoint_in.config()), pool(pool_in) {}
   void prepare();
-  void load_weights(const Checkpoint& checkpoint, const ProgressFn& progress);
+  void take_memory(const ModelMemory& what, const ProgressFn& progress);
+  void give_back_memory(const ModelMemory& what);  // whatever is there of it
+  void load_weights(bool with_host_experts, const ProgressFn& progress);
+  [[nodiscard]] std::string make_description() const;
   // One layer of each kind on every device, with steps of all sizes.
   void warm_up(const ProgressFn& progress);
   void warm_up_part(DevicePart& part, const Batch& batch);
@@ -96,8 +110,7 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                      WorkerPool& pool,
                                      const KimiK2Options& options,
                                      const ProgressFn& progress) {
-  auto impl = std::make_unique<Impl>(pool);
-  impl->config = checkpoint.config();
+  auto impl = std::make_unique<Impl>(checkpoint, pool);
   impl->options = options;
   impl->placement = plan_placement(checkpoint,
                                    {.kv_cache_tokens = options.kv_cache_tokens,
@@ -109,8 +122,9 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                    available_memory(options.devices));
   if (options.on_plan) options.on_plan(format_memory_map(impl->placement));
   impl->prepare();
-  impl->load_weights(checkpoint, progress);
+  impl->take_memory(kAllMemory, progress);
   if (options.warm_up && !impl->parts.front().ops().memory_is_host()) impl->warm_up(progress);
+  impl->description = impl->make_description();
   return std::unique_ptr<KimiK2>(new KimiK2(std::move(impl)));
 }
 
@@ -249,13 +263,67 @@ void KimiK2::Impl::prepare() {
                .num_moe_layers = placement.num_host_expert_layers,
                .max_tokens = options.max_batch_tokens,
                .activations = options.expert_activations};
-  if (moe_shape.num_moe_layers > 0) {
-    experts = std::make_unique<cpu_experts::MoeExperts>(moe_shape, pool);
+}
+
+void KimiK2::release_memory(const ModelMemory& what) {
+  const ModelMemory held = what - impl_->missing;
+  if (!held.any()) return;
+  impl_->give_back_memory(held);
+  impl_->missing = impl_->missing | held;
+}
+
+void KimiK2::restore_memory(const ModelMemory& what, const ProgressFn& progress) {
+  Impl& model = *impl_;
+  ModelMemory wanted = what & model.missing;
+  wanted.host_weights = wanted.weights && model.missing.host_weights;
+  if (!wanted.any()) return;
+  const auto available = [&] { return available_memory(model.options.devices); };
+  check_room(model.placement, wanted, wanted == model.missing, available());
+  try {
+    model.take_memory(wanted, progress);
+  } catch (const LoadError& error) {
+    model.give_back_memory(wanted);
+    throw LoadError(fmt::format("{}\n{}", error.what(),
+                                format_memory_map(with_available(model.placement, available()))));
+  } catch (...) {
+    model.give_back_memory(wanted);
+    throw;
   }
 }
 
-void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& progress) {
-  const int64_t total_bytes = placement.dense_size_bytes() + placement.experts_size_bytes();
+void KimiK2::Impl::take_memory(const ModelMemory& what, const ProgressFn& progress) {
+  if (what == missing) {
+    for (DevicePart& part : parts) part.take_workspace();
+  }
+  if (what.kv_cache) {
+    for (DevicePart& part : parts) part.take_kv_cache();
+  }
+  if (what.weights) load_weights(what.host_weights, progress);
+  missing = missing - what;
+}
+
+void KimiK2::Impl::give_back_memory(const ModelMemory& what) {
+  for (DevicePart& part : parts) part.give_back_workspace();
+  if (what.kv_cache) {
+    for (DevicePart& part : parts) part.give_back_kv_cache();
+  }
+  if (what.weights) {
+    for (DevicePart& part : parts) part.give_back_weights();
+    embed_tokens.reset();
+    head = {};
+  }
+  if (what.host_weights) experts.reset();
+}
+
+void KimiK2::Impl::load_weights(bool with_host_experts, const ProgressFn& progress) {
+  if (with_host_experts && moe_shape.num_moe_layers > 0) {
+    experts = std::make_unique<cpu_experts::MoeExperts>(moe_shape, pool);
+  }
+  const int32_t num_expert_layers = placement.num_device_expert_layers +
+                                    (with_host_experts ? placement.num_host_expert_layers : 0);
+  const int64_t expert_bytes =
+      placement.experts_size_bytes() - (with_host_experts ? 0 : placement.host_experts_size_bytes);
+  const int64_t total_bytes = placement.dense_size_bytes() + expert_bytes;
   const int64_t head_bytes =
       2 * int64_t{config.vocab_size} * config.hidden_size * int64_t{sizeof(bf16)};
   const int64_t layer_dense_bytes =
@@ -268,9 +336,13 @@ void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& 
   };
   report("embedding and head", 0);
   // Begins with the first expert while the dense weights are uploaded.
-  ExpertReader reader(checkpoint, {.num_workers = pool.num_workers(),
+  std::optional<ExpertReader> reader;
+  if (num_expert_layers > 0) {
+    reader.emplace(checkpoint, ExpertReaderOptions{
+                                   .num_workers = pool.num_workers(),
                                    .num_users = pool.num_nodes(),
                                    .num_single_use_layers = placement.num_device_expert_layers});
+  }
   std::optional<ExpertUpload> expert_upload;
   if (placement.num_device_expert_layers > 0) expert_upload.emplace(config, pool);
   embed_tokens = upload_embedding(parts.front().ops(), checkpoint);
@@ -281,17 +353,17 @@ void KimiK2::Impl::load_weights(const Checkpoint& checkpoint, const ProgressFn& 
     for (int32_t layer_idx = part.first_layer_idx(); layer_idx < end; ++layer_idx) {
       part.load_layer(checkpoint, layer_idx);
       report("layers", layer_dense_bytes);
-      if (config.is_dense(layer_idx)) continue;
-      const int64_t layer_end_bytes =
-          done_bytes + placement.experts_size_bytes() / config.num_moe_layers();
+      if (config.is_dense(layer_idx) || (!with_host_experts && !has_device_experts(layer_idx)))
+        continue;
+      const int64_t layer_end_bytes = done_bytes + expert_bytes / num_expert_layers;
       const auto report_experts = [&](int64_t bytes) {
         report("layers", std::min(bytes, layer_end_bytes - done_bytes));
       };
       if (has_device_experts(layer_idx)) {
         part.set_experts(
-            layer_idx, expert_upload->upload_layer(part.ops(), reader, layer_idx, report_experts));
+            layer_idx, expert_upload->upload_layer(part.ops(), *reader, layer_idx, report_experts));
       } else {
-        load_host_experts(reader, layer_idx, report_experts);
+        load_host_experts(*reader, layer_idx, report_experts);
       }
       report("layers", layer_end_bytes - done_bytes);
     }
@@ -389,31 +461,32 @@ DeviceLaunches KimiK2::replayed_launches() const {
   return launches;
 }
 
-std::string KimiK2::description() const {
+std::string KimiK2::description() const { return impl_->description; }
+
+std::string KimiK2::Impl::make_description() const {
   std::string text;
-  for (const DevicePart& part : impl_->parts) {
+  for (const DevicePart& part : parts) {
     text += fmt::format("layers {} to {}: dense part on {}\n", part.first_layer_idx(),
                         part.first_layer_idx() + part.num_layers() - 1, part.ops().description());
   }
-  if (impl_->placement.num_device_expert_layers > 0) {
-    text += fmt::format("{} routed experts of {} MoE layers with them\n",
-                        impl_->config.n_routed_experts, impl_->placement.num_device_expert_layers);
+  if (placement.num_device_expert_layers > 0) {
+    text += fmt::format("{} routed experts of {} MoE layers with them\n", config.n_routed_experts,
+                        placement.num_device_expert_layers);
   }
-  if (impl_->experts != nullptr) {
+  if (experts != nullptr) {
     PageUse use;
-    for (int node_idx = 0; node_idx < impl_->pool.num_nodes(); ++node_idx) {
-      const std::span weights = impl_->experts->node_weights(node_idx);
+    for (int node_idx = 0; node_idx < pool.num_nodes(); ++node_idx) {
+      const std::span weights = experts->node_weights(node_idx);
       use += read_page_use(weights.data(), static_cast<int64_t>(weights.size()),
-                           impl_->pool.node_os_idx(node_idx));
+                           pool.node_os_idx(node_idx));
     }
     text += fmt::format("routed experts' memory: {}\n", describe(use));
-    text += fmt::format(
-        "{} routed experts in {} layers, kernels {}{}{}\n", impl_->config.n_routed_experts,
-        impl_->moe_shape.num_moe_layers, impl_->experts->isa_name(),
-        impl_->options.expert_activations == cpu_experts::ActivationMode::kInt8
-            ? ", activations int8 (lossy)"
-            : "",
-        impl_->config.experts_int4 ? "" : "; BF16 experts were quantised to INT4 at load");
+    text += fmt::format("{} routed experts in {} layers, kernels {}{}{}\n", config.n_routed_experts,
+                        moe_shape.num_moe_layers, experts->isa_name(),
+                        options.expert_activations == cpu_experts::ActivationMode::kInt8
+                            ? ", activations int8 (lossy)"
+                            : "",
+                        config.experts_int4 ? "" : "; BF16 experts were quantised to INT4 at load");
   }
   return text;
 }

@@ -43,7 +43,8 @@ struct KimiK2Options {
 
 class KimiK2 final : public ForwardModel {
  public:
-  // Loads every weight, with progress. Throws LoadError, ConfigError.
+  // Loads every weight, with progress. Throws LoadError, ConfigError. `checkpoint` and `pool`
+  // outlive the model.
   static std::unique_ptr<KimiK2> load(const Checkpoint& checkpoint,
                                       WorkerPool& pool,
                                       const KimiK2Options& options,
@@ -55,6 +56,11 @@ class KimiK2 final : public ForwardModel {
   void forward_and_choose(const Batch& batch,
                           std::span<const TokenChoice> choices,
                           std::span<int32_t> token_ids) override;
+  // Weights come from the checkpoint again, and are loaded as at first; kernels stay chosen. The
+  // routed experts in host memory come with the weights.
+  void release_memory(const ModelMemory& what) override;
+  void restore_memory(const ModelMemory& what, const ProgressFn& progress) override;
+
   [[nodiscard]] int32_t vocab_size() const override;
   [[nodiscard]] int32_t num_kv_pages() const override;
   [[nodiscard]] int32_t max_batch_tokens() const override;

@@ -418,6 +418,34 @@ Placement plan_placement(const Checkpoint& checkpoint,
   return placement;
 }
 
+Placement with_available(Placement placement, const AvailableMemory& available) {
+  placement.available = available;
+  return placement;
+}
+
+void check_room(const Placement& placement,
+                const ModelMemory& what,
+                bool with_workspace,
+                const AvailableMemory& available) {
+  const Placement now = with_available(placement, available);
+  for (const gpu::LogicalDevice& memory : memories_of(now)) {
+    int64_t size_bytes =
+        memory.is_host() && what.host_weights ? now.host_experts_size_bytes : int64_t{0};
+    for (const DevicePlacement& part : now.devices) {
+      if (part.device != memory) continue;
+      if (what.weights) size_bytes += part.weights_size_bytes + part.experts_size_bytes;
+      if (what.kv_cache) size_bytes += part.kv_size_bytes;
+      if (with_workspace) size_bytes += part.workspace_size_bytes;
+    }
+    if (size_bytes <= now.available_in(memory)) continue;
+    throw LoadError(fmt::format(
+        "the memory of {} that was given back is not free any more: {:.3f} GiB needed, {:.3f} GiB "
+        "available\n{}",
+        memory.is_host() ? "the host" : gpu::name_of(memory), gib(size_bytes),
+        gib(now.available_in(memory)), format_memory_map(now)));
+  }
+}
+
 std::string format_memory_map(const Placement& placement) {
   const auto line = [](std::string_view what, int64_t size_bytes, const std::string& remark) {
     return fmt::format("  {:<16}{:>9.3f} GiB  {}\n", what, gib(size_bytes), remark);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "gpu/devices.h"
+#include "runtime/base/model_memory.h"
 #include "runtime/model/checkpoint.h"
 
 namespace tandem::offload {
@@ -77,6 +78,15 @@ Placement plan_placement(const Checkpoint& checkpoint,
                          const PlacementRequest& request,
                          const AvailableMemory& available);
 std::string format_memory_map(const Placement& placement);
+
+// The same plan beside what is free at another time.
+Placement with_available(Placement placement, const AvailableMemory& available);
+// Whether parts of the model that were given back find room again in what is free now, and what
+// steps work in with them. Throws LoadError with the memory map where they do not.
+void check_room(const Placement& placement,
+                const ModelMemory& what,
+                bool with_workspace,
+                const AvailableMemory& available);
 
 // Host memory that can be had without swapping (MemAvailable), respecting the process's cgroup
 // limit, and what is free on the cards among `devices`.

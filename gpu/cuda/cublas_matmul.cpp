@@ -153,11 +153,21 @@ struct CublasMatmul::Plan {
 };
 
 CublasMatmul::CublasMatmul(size_t scratch_size_bytes)
-    : library_(std::make_unique<Library>()),
-      workspace_(kWorkspaceSizeBytes),
-      scratch_(scratch_size_bytes) {}
+    : library_(std::make_unique<Library>()), scratch_size_bytes_(scratch_size_bytes) {
+  reserve();
+}
 
 CublasMatmul::~CublasMatmul() = default;
+
+void CublasMatmul::release() {
+  workspace_ = DeviceMemory();
+  scratch_ = DeviceMemory();
+}
+
+void CublasMatmul::reserve() {
+  if (workspace_.size_bytes() == 0) workspace_ = DeviceMemory(kWorkspaceSizeBytes);
+  if (scratch_.size_bytes() == 0) scratch_ = DeviceMemory(scratch_size_bytes_);
+}
 
 std::string CublasMatmul::description() {
   // 10000 * major + 100 * minor + patch.

@@ -51,6 +51,10 @@ class CublasMatmul {
   // "cuBLASLt 13.1.0"
   [[nodiscard]] static std::string description();
 
+  // Gives the device memory back; chosen algorithms stay. Taken again before the next product.
+  void release();
+  void reserve();
+
   static constexpr size_t kWorkspaceSizeBytes = size_t{64} << 20;
 
  private:
@@ -67,6 +71,7 @@ class CublasMatmul {
   void choose_algorithm(const MatmulParams& params, Plan& plan, cudaStream_t stream);
 
   std::unique_ptr<Library> library_;
+  size_t scratch_size_bytes_;
   DeviceMemory workspace_;
   DeviceMemory scratch_;
   std::map<Key, std::unique_ptr<Plan>> plans_;

@@ -167,8 +167,18 @@ class CudaOps final : public Ops {
   void reserve(const OpsLimits& limits, const MlaShape& shape) override {
     const DeviceGuard guard(card_idx_);
     limits_ = limits;
+    matmul_.reserve();
     step_.emplace(limits);
     attention_.emplace(limits, shape, mla_card(properties_));
+  }
+  void release() override {
+    const DeviceGuard guard(card_idx_);
+    stream_.synchronize();
+    recorder_ = {};
+    attention_.reset();
+    step_.reset();
+    uploader_.reset();
+    matmul_.release();
   }
 
   // --- a step

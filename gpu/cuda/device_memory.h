@@ -1,4 +1,4 @@
-// Memory of the current device, owned. Taken at start-up only: a step allocates nothing.
+// Memory of the current device, owned. Taken between steps only: a step allocates nothing.
 #pragma once
 
 #include <cstddef>

@@ -50,8 +50,9 @@ class MlaAttention {
  public:
   MlaAttention(const Kernels& kernels, WorkerPool& pool) : kernels_(kernels), pool_(pool) {}
 
-  // Work buffers of every worker; grows only.
+  // Work buffers of every worker; grows only, until all of it is given back.
   void reserve(const MlaShape& shape);
+  void release() { scratch_.clear(); }
 
   struct Args {
     const Batch& batch;

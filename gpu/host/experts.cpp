@@ -110,6 +110,11 @@ void ExpertProducts::reserve(const OpsLimits& limits) {
   jobs_.reserve(static_cast<size_t>(limits.experts.n_routed_experts));
 }
 
+void ExpertProducts::release() {
+  activated_ = HostMemory();
+  expert_out_ = HostMemory();
+}
+
 // Counting sort by expert, so that an expert is read once for every few of its tokens.
 void ExpertProducts::sort_pairs(const Args& args) {
   const int64_t num_pairs = args.expert_ids.rows * args.expert_ids.cols;

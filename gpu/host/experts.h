@@ -32,6 +32,7 @@ class ExpertProducts {
   explicit ExpertProducts(WorkerPool& pool) : pool_(pool) {}
 
   void reserve(const OpsLimits& limits);
+  void release();
   // Memory that reserve() takes.
   [[nodiscard]] static int64_t planned_size_bytes(const OpsLimits& limits);
 

@@ -20,6 +20,7 @@ constexpr int64_t kInlineElements = 1 << 14;
 constexpr int64_t kColumnGrain = 32;
 // Room for logits and scores of a chunk of tokens in the router.
 constexpr int64_t kRouterElements = 1 << 20;
+constexpr size_t kRouterScoresSizeBytes = size_t{kRouterElements} * sizeof(float);
 
 class HostLinear : public LinearWeight {
  public:
@@ -49,7 +50,7 @@ HostOps::HostOps(WorkerPool& pool, const Kernels& kernels)
       linear_(kernels, pool),
       attention_(kernels, pool),
       experts_(pool),
-      router_scores_(static_cast<size_t>(kRouterElements) * sizeof(float)) {}
+      router_scores_(kRouterScoresSizeBytes) {}
 
 std::string HostOps::description() const {
   return "host, " + std::string(long_name(kernels_.isa_name)) + ", " +
@@ -119,6 +120,13 @@ std::unique_ptr<KvBWeight> HostOps::load_kv_b(MatrixView<const bf16> kv_b_proj,
 void HostOps::reserve(const OpsLimits& limits, const MlaShape& shape) {
   attention_.reserve(shape);
   experts_.reserve(limits);
+  if (router_scores_.size_bytes() == 0) router_scores_ = HostMemory(kRouterScoresSizeBytes);
+}
+
+void HostOps::release() {
+  attention_.release();
+  experts_.release();
+  router_scores_ = HostMemory();
 }
 
 std::unique_ptr<DeviceBuffer> HostOps::allocate_host(size_t size_bytes) {

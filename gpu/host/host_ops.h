@@ -36,6 +36,7 @@ class HostOps : public Ops {
     return std::make_unique<HostExperts>(shape, packed_expert);
   }
   void reserve(const OpsLimits& limits, const MlaShape& shape) override;
+  void release() override;
   std::unique_ptr<DeviceBuffer> allocate_host(size_t size_bytes) override;
 
   int64_t begin_step(const Batch& batch, MlaForm form) override {

@@ -9,6 +9,8 @@
 #include "runtime/base/check.h"
 #include "runtime/base/device_launches.h"
 #include "runtime/base/matrix_view.h"
+#include "runtime/base/model_memory.h"
+#include "runtime/base/progress.h"
 #include "runtime/base/token_choice.h"
 
 namespace tandem {
@@ -54,6 +56,17 @@ class ForwardModel {
     static_cast<void>(choices);
     static_cast<void>(token_ids);
     TANDEM_CHECK(false, "forward_and_choose: this model does not choose tokens");
+  }
+
+  // Gives memory back; a model that holds none of a kind has nothing to do. No step until all of it
+  // has been restored. What the pages held is gone with the KV cache.
+  virtual void release_memory(const ModelMemory& what) { static_cast<void>(what); }
+  // Takes memory again that was released: weights as they were, an empty KV cache. When it throws,
+  // what was released is released still, and it may be tried again: LoadError where memory is
+  // missing, with what is and a memory map; what `progress` throws.
+  virtual void restore_memory(const ModelMemory& what, const ProgressFn& progress) {
+    static_cast<void>(what);
+    static_cast<void>(progress);
   }
 
   [[nodiscard]] virtual int32_t vocab_size() const = 0;

@@ -13,6 +13,12 @@ void RecordingOps::reserve(const gpu::OpsLimits& limits, const gpu::MlaShape& sh
   inner_->reserve(limits, shape);
 }
 
+void RecordingOps::release() {
+  synchronize();
+  segments_.clear();
+  inner_->release();
+}
+
 int64_t RecordingOps::begin_step(const Batch& batch, gpu::MlaForm form) {
   TANDEM_CHECK(enqueued_.empty() && submitted_.empty(), "a step begins before the last has ended");
   const int32_t bucket = gpu::cuda::decode_bucket(batch, max_rows_);

@@ -48,6 +48,7 @@ class RecordingOps : public gpu::Ops {
     return inner_->load_experts(shape, packed_expert);
   }
   void reserve(const gpu::OpsLimits& limits, const gpu::MlaShape& shape) override;
+  void release() override;
   std::unique_ptr<gpu::DeviceBuffer> allocate_host(size_t size_bytes) override {
     return inner_->allocate_host(size_bytes);
   }

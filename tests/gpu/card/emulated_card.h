@@ -21,6 +21,12 @@ void enqueue(cudaStream_t stream, std::function<void()> work);
 
 // What ran so far, to see that graphs are replayed and not bypassed.
 int64_t num_graph_launches();
+int64_t num_graphs();  // there are
+
+// Device memory, of all cards together: what this process has, and what others are said to have.
+int64_t used_size_bytes();
+void set_others_size_bytes(int64_t size_bytes);
+
 // How often cuBLASLt was asked for several algorithms to choose from.
 int64_t num_algorithm_choices();
 

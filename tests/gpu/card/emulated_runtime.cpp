@@ -41,6 +41,8 @@ struct Card {
   int current_device = 0;
   cudaError_t last_error = cudaSuccess;
   int64_t num_graph_launches = 0;
+  int64_t num_graphs = 0;
+  int64_t others_size_bytes = 0;  // of device memory, taken by somebody else
 };
 Card& card() {
   static Card instance;
@@ -80,9 +82,15 @@ void run_all() {
   for (const cudaStream_t stream : card().streams) run_until(stream, stream->num_enqueued);
 }
 
+int64_t free_size_bytes() {
+  return static_cast<int64_t>(kMemorySizeBytes) - card().others_size_bytes - used_size_bytes();
+}
+
 cudaError_t allocate(std::map<uintptr_t, size_t>& memory, void** out, size_t size_bytes) {
   if (is_capturing()) return fail(cudaErrorStreamCaptureUnsupported);
-  if (size_bytes > kMemorySizeBytes) return fail(cudaErrorMemoryAllocation);
+  const bool on_card = &memory == &card().device_memory;
+  if (on_card && static_cast<int64_t>(size_bytes) > free_size_bytes())
+    return fail(cudaErrorMemoryAllocation);
   *out = std::aligned_alloc(256, (size_bytes + 255) / 256 * 256);
   std::memset(*out, 0xff, size_bytes);
   memory[reinterpret_cast<uintptr_t>(*out)] = size_bytes;
@@ -114,6 +122,15 @@ void enqueue(cudaStream_t stream, Work work) {
 }
 
 int64_t num_graph_launches() { return card().num_graph_launches; }
+int64_t num_graphs() { return card().num_graphs; }
+
+int64_t used_size_bytes() {
+  int64_t size_bytes = 0;
+  for (const auto& [begin, size] : card().device_memory) size_bytes += static_cast<int64_t>(size);
+  return size_bytes;
+}
+
+void set_others_size_bytes(int64_t size_bytes) { card().others_size_bytes = size_bytes; }
 
 }  // namespace tandem::gpu::emulated_card
 
@@ -144,7 +161,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
-  *free_bytes = *total_bytes = card::kMemorySizeBytes;
+  *free_bytes = static_cast<size_t>(card::free_size_bytes());
+  *total_bytes = card::kMemorySizeBytes;
   return cudaSuccess;
 }
 cudaError_t cudaGetLastError() { return std::exchange(card::card().last_error, cudaSuccess); }
@@ -266,6 +284,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable,
                                  cudaGraph_t graph,
                                  unsigned long long) {
   *executable = new CUgraphExec_st{std::make_shared<const std::vector<Work>>(graph->nodes)};
+  ++card::card().num_graphs;
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
@@ -274,6 +293,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
   delete executable;
+  --card::card().num_graphs;
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
