@@ -8,14 +8,21 @@
 #include <exception>
 #include <iterator>
 #include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <string_view>
 #include <thread>
 #include <utility>
 
+#include "runtime/base/check.h"
 #include "runtime/engine/request_check.h"
 #include "runtime/engine/step_loop.h"
 
 namespace tandem {
 namespace {
+
+constexpr ModelMemory kAllMemory{.weights = true, .host_weights = true, .kv_cache = true};
+constexpr const char* kShuttingDown = "the server is shutting down";
 
 RequestLimits request_limits(const ForwardModel& model) {
   const int64_t kv_tokens = int64_t{model.num_kv_pages()} * kPageSizeTokens;
@@ -42,6 +49,16 @@ struct Engine::Impl {
   bool wait_for_mail();  // false: the engine ends
   void publish_and_deliver();
   void fail(const std::string& message);
+  void fall_asleep();  // as sleep_now says
+  void wake();         // as wake_now says
+  void fail_unbegun(const std::string& message);
+  void end_sleepers(const std::string& message);
+
+  // With the lock held.
+  [[nodiscard]] bool is_idle() const { return num_active == 0 && num_open_answers == 0; }
+  [[nodiscard]] std::optional<SubmitError> refusal_asleep(bool has_begun) const;
+  [[nodiscard]] std::optional<SleepOutcome> has_ended() const;
+  Result<RequestId, SubmitError> submit(GenerationRequest request, bool has_begun);
 
   ForwardModel& model;
   const EngineOptions options;
@@ -62,12 +79,17 @@ struct Engine::Impl {
   std::string failure;
   int64_t num_queued = 0;  // accepted, not admitted yet
   int64_t num_active = 0;  // accepted, last event not delivered yet
+  int64_t num_open_answers = 0;
+  SleepControl sleep;
   EngineStats published;
+  std::atomic<double> waking_progress{0.0};
 
   // The engine thread's own.
   StepLoop steps;
   std::vector<std::unique_ptr<ActiveRequest>> incoming;
   std::vector<uint64_t> incoming_aborts;
+  std::optional<SleepControl::Order> sleep_now, wake_now;  // one of them at most
+  bool asleep = false;
   std::thread thread;
 };
 
@@ -84,29 +106,74 @@ Engine::~Engine() {
 }
 
 Result<Engine::RequestId, SubmitError> Engine::submit(GenerationRequest request) {
+  return impl_->submit(std::move(request), false);
+}
+
+// What keeps a request out though it asks for nothing wrong, before anything else of it is done.
+Result<Engine::RequestId, SubmitError> Engine::Impl::submit(GenerationRequest request,
+                                                            bool has_begun) {
   using Kind = SubmitError::Kind;
-  if (std::optional<SubmitError> error = find_invalid_request(request, impl_->limits))
+  if (std::optional<SubmitError> error = find_invalid_request(request, limits))
     return *std::move(error);
-  const RequestId request_id = impl_->next_request_id.fetch_add(1, std::memory_order_relaxed);
-  const uint64_t seed = request.sampling.seed.value_or(impl_->seed_base + request_id);
+  const RequestId request_id = next_request_id.fetch_add(1, std::memory_order_relaxed);
+  const uint64_t seed = request.sampling.seed.value_or(seed_base + request_id);
   auto active = std::make_unique<ActiveRequest>(request_id, seed, std::move(request));
+  std::vector<SleepControl::Call> called_off;
   {
-    const std::lock_guard lock(impl_->mutex);
-    if (impl_->failed) return SubmitError{Kind::kFailed, "the engine failed: " + impl_->failure};
-    if (impl_->draining || impl_->stopping)
+    const std::lock_guard lock(mutex);
+    if (failed) return SubmitError{Kind::kFailed, "the engine failed: " + failure};
+    if (draining || stopping)
       return SubmitError{Kind::kDraining, "the engine takes no new requests: it is shutting down"};
-    if (impl_->num_queued >= impl_->options.max_queued_requests) {
-      return SubmitError{Kind::kQueueFull,
-                         fmt::format("the queue is full ({} requests are waiting), try again later",
-                                     impl_->num_queued)};
+    if (num_queued >= options.max_queued_requests) {
+      return SubmitError{
+          Kind::kQueueFull,
+          fmt::format("the queue is full ({} requests are waiting), try again later", num_queued)};
     }
-    impl_->submitted.push_back(std::move(active));
-    ++impl_->num_queued;
-    ++impl_->num_active;
-    ++impl_->published.num_waiting;
+    if (std::optional<SubmitError> asleep_error = refusal_asleep(has_begun)) {
+      if (!options.wake_on_request) return *std::move(asleep_error);
+      if (sleep.state() != SleepState::kWaking)
+        called_off = sleep.order_waking(kAllMemory, nullptr);
+    }
+    submitted.push_back(std::move(active));
+    ++num_queued;
+    ++num_active;
+    ++published.num_waiting;
   }
-  impl_->has_mail.notify_one();
+  for (const SleepControl::Call& call : called_off) call.done(call.outcome);
+  has_mail.notify_one();
   return request_id;
+}
+
+std::optional<SubmitError> Engine::Impl::refusal_asleep(bool has_begun) const {
+  const SleepState state = sleep.state();
+  const bool goes_on = has_begun && (sleep.waits() || sleep.keeps_requests());
+  if (state == SleepState::kAwake || goes_on) return std::nullopt;
+  const std::string_view what = state == SleepState::kFallingAsleep ? "is going to sleep"
+                                : state == SleepState::kWaking      ? "is waking up"
+                                                                    : "is asleep";
+  return SubmitError{SubmitError::Kind::kSleeping, fmt::format("the model {}", what)};
+}
+
+Engine::Answer::Answer(Engine& engine) : engine_(engine) {
+  const std::lock_guard lock(engine_.impl_->mutex);
+  ++engine_.impl_->num_open_answers;
+  has_begun_ = engine_.impl_->sleep.state() == SleepState::kAwake;
+}
+
+Engine::Answer::~Answer() {
+  bool is_waited_for = false;
+  {
+    const std::lock_guard lock(engine_.impl_->mutex);
+    --engine_.impl_->num_open_answers;
+    is_waited_for = engine_.impl_->sleep.waits();
+  }
+  if (is_waited_for) engine_.impl_->has_mail.notify_one();
+}
+
+Result<Engine::RequestId, SubmitError> Engine::Answer::submit(GenerationRequest request) {
+  auto submitted = engine_.impl_->submit(std::move(request), has_begun_);
+  has_begun_ |= submitted.ok();
+  return submitted;
 }
 
 void Engine::abort(RequestId request_id) {
@@ -126,10 +193,48 @@ void Engine::reset_prefix_cache() {
   impl_->has_mail.notify_one();
 }
 
+void Engine::sleep(const ModelMemory& memory, SleepMode mode, SleepDone done) {
+  TANDEM_CHECK(memory.any(), "a sleep without memory to give back");
+  std::optional<SleepOutcome> ended;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    ended = impl_->has_ended();
+    if (!ended) impl_->sleep.order_sleep(memory, mode, std::move(done));
+  }
+  if (ended && done) done(*ended);
+  impl_->has_mail.notify_one();
+}
+
+void Engine::wake_up(const ModelMemory& memory, SleepDone done) {
+  std::vector<SleepControl::Call> calls;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    if (std::optional<SleepOutcome> ended = impl_->has_ended()) {
+      if (done) calls.push_back({std::move(done), *std::move(ended)});
+    } else {
+      calls = impl_->sleep.order_waking(memory, std::move(done));
+    }
+  }
+  for (const SleepControl::Call& call : calls) call.done(call.outcome);
+  impl_->has_mail.notify_one();
+}
+
+std::optional<SubmitError> Engine::sleep_refusal() const {
+  const std::lock_guard lock(impl_->mutex);
+  if (impl_->options.wake_on_request) return std::nullopt;
+  return impl_->refusal_asleep(false);
+}
+
+std::optional<SleepOutcome> Engine::Impl::has_ended() const {
+  using Kind = SleepOutcome::Kind;
+  if (failed) return SleepOutcome{Kind::kEnded, "the engine failed: " + failure};
+  if (stopping) return SleepOutcome{Kind::kEnded, "the engine is shutting down"};
+  return std::nullopt;
+}
+
 bool Engine::drain(std::chrono::milliseconds timeout) {
   std::unique_lock lock(impl_->mutex);
   impl_->draining = true;
-  impl_->published.draining = true;
   const auto is_idle = [this] { return impl_->num_active == 0; };
   if (impl_->became_idle.wait_for(lock, timeout, is_idle)) return true;
   impl_->abort_all = true;
@@ -140,7 +245,13 @@ bool Engine::drain(std::chrono::milliseconds timeout) {
 
 EngineStats Engine::stats() const {
   const std::lock_guard lock(impl_->mutex);
-  return impl_->published;
+  EngineStats stats = impl_->published;
+  stats.failed = impl_->failed;
+  stats.draining = impl_->draining;
+  stats.sleep_state = impl_->sleep.state();
+  stats.released = impl_->sleep.released();
+  stats.waking_progress = impl_->waking_progress;
+  return stats;
 }
 
 const ForwardModel& Engine::model() const { return impl_->model; }
@@ -156,12 +267,15 @@ void Engine::Impl::run() {
       for (const uint64_t request_id : incoming_aborts) steps.abort(request_id);
       // Who was aborted hears of it before the next step, which may take long.
       if (!steps.finished().empty()) publish_and_deliver();
-      if (steps.empty()) continue;
+      if (wake_now) wake();
+      if (sleep_now) fall_asleep();
+      if (steps.empty() || asleep) continue;
       steps.step();
       publish_and_deliver();
     }
-    steps.abort_all();
+    steps.abort_all(kShuttingDown);
     publish_and_deliver();
+    end_sleepers(kShuttingDown);
   } catch (const std::exception& error) {
     fail(error.what());
   } catch (...) {
@@ -174,7 +288,7 @@ bool Engine::Impl::wait_for_mail() {
   std::unique_lock lock(mutex);
   has_mail.wait(lock, [this] {
     return stopping || abort_all || reset_cache || !submitted.empty() || !aborted_ids.empty() ||
-           !steps.empty();
+           sleep.has_waking() || sleep.has_sleep(is_idle()) || (!steps.empty() && !asleep);
   });
   std::swap(incoming, submitted);
   incoming_aborts.clear();
@@ -182,12 +296,18 @@ bool Engine::Impl::wait_for_mail() {
   const bool aborts_all = std::exchange(abort_all, false);
   const bool resets_cache = std::exchange(reset_cache, false);
   const bool continues = !stopping;
+  // With the requests taken above: whoever comes from here on is refused, or is told of the waking.
+  if (continues && sleep.has_waking()) {
+    wake_now = sleep.begin_waking();
+  } else if (continues && sleep.has_sleep(is_idle())) {
+    sleep_now = sleep.begin_sleep();
+  }
   lock.unlock();
   if (resets_cache) steps.reset_prefix_cache();
   if (aborts_all || !continues) {
     for (std::unique_ptr<ActiveRequest>& request : incoming) steps.add(std::move(request));
     incoming.clear();
-    steps.abort_all();
+    steps.abort_all(kShuttingDown);
   }
   return continues;
 }
@@ -197,18 +317,84 @@ void Engine::Impl::publish_and_deliver() {
   const int64_t num_done = static_cast<int64_t>(steps.finished().size());
   {
     const std::lock_guard lock(mutex);
-    const bool was_draining = published.draining;
     num_queued -= steps.take_num_left_queue();
     published = steps.stats();
     published.num_waiting += static_cast<int64_t>(submitted.size());
-    published.draining = was_draining;
-    published.failed = failed;
   }
   if (num_done == 0) return;
   steps.deliver_finished();
   const std::lock_guard lock(mutex);
   num_active -= num_done;
   if (num_active == 0) became_idle.notify_all();
+}
+
+// Requests that were taken before have their ends before the memory goes.
+void Engine::Impl::fall_asleep() {
+  const ModelMemory memory = sleep_now->memory;
+  if (sleep_now->mode == SleepMode::kAbort) steps.abort_all("");
+  if (memory.kv_cache) steps.forget_kv_cache();
+  publish_and_deliver();
+  model.release_memory(memory);
+  asleep = true;
+  {
+    const std::lock_guard lock(mutex);
+    sleep.end_sleep(memory);
+  }
+  const SleepControl::Order order = *std::exchange(sleep_now, std::nullopt);
+  for (const SleepDone& done : order.done) done({});
+}
+
+void Engine::Impl::wake() {
+  SleepControl::Order order = *std::exchange(wake_now, std::nullopt);
+  SleepOutcome outcome;
+  waking_progress = 0.0;
+  try {
+    model.restore_memory(order.memory, [this](const Progress& progress) {
+      if (progress.total_bytes > 0) {
+        waking_progress =
+            static_cast<double>(progress.done_bytes) / static_cast<double>(progress.total_bytes);
+      }
+      const std::lock_guard lock(mutex);
+      if (stopping) throw std::runtime_error(kShuttingDown);
+    });
+  } catch (const std::exception& error) {
+    outcome = {SleepOutcome::Kind::kNotWoken, error.what()};
+    order.memory = {};
+  }
+  {
+    const std::lock_guard lock(mutex);
+    sleep.end_waking(order.memory);
+    asleep = sleep.released().any();
+  }
+  if (outcome.kind != SleepOutcome::Kind::kDone && options.wake_on_request) {
+    fail_unbegun("the model could not be woken: " + outcome.message);
+  }
+  for (const SleepDone& done : order.done) done(outcome);
+}
+
+// They came for the waking; those that were kept through the sleep may wait for another.
+void Engine::Impl::fail_unbegun(const std::string& message) {
+  {
+    const std::lock_guard lock(mutex);
+    std::swap(incoming, submitted);
+  }
+  for (std::unique_ptr<ActiveRequest>& request : incoming) steps.add(std::move(request));
+  incoming.clear();
+  steps.abort_unbegun(message);
+  publish_and_deliver();
+}
+
+void Engine::Impl::end_sleepers(const std::string& message) {
+  std::vector<SleepDone> sleepers;
+  {
+    const std::lock_guard lock(mutex);
+    sleepers = sleep.take_all();
+  }
+  if (sleep_now) {  // it failed half-way
+    std::move(sleep_now->done.begin(), sleep_now->done.end(), std::back_inserter(sleepers));
+    sleep_now.reset();
+  }
+  for (const SleepDone& done : sleepers) done({SleepOutcome::Kind::kEnded, message});
 }
 
 // The device's state is lost with the step: everybody is told, nobody is served any more.
@@ -226,6 +412,7 @@ void Engine::Impl::fail(const std::string& message) {
   incoming.clear();
   steps.fail_all("the engine failed: " + message);
   publish_and_deliver();
+  end_sleepers("the engine failed: " + message);
 }
 
 }  // namespace tandem

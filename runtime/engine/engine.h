@@ -5,11 +5,13 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "runtime/base/result.h"
 #include "runtime/engine/repetition.h"
+#include "runtime/engine/sleep_control.h"
 #include "runtime/engine/token_sink.h"
 #include "runtime/model/forward_model.h"
 #include "runtime/sampling/sampling_params.h"
@@ -39,10 +41,11 @@ struct EngineOptions {
   int32_t max_queued_requests = 256;   // submit beyond it fails with kQueueFull
   int32_t prefill_chunk_tokens = 512;  // prompt tokens a step takes beside the running decodes
   bool prefix_cache = true;
+  bool wake_on_request = false;  // submit wakes a sleeping engine in place of refusing
 };
 
 struct SubmitError {
-  enum class Kind { kQueueFull, kContextTooLong, kInvalid, kDraining, kFailed };
+  enum class Kind { kQueueFull, kContextTooLong, kInvalid, kDraining, kSleeping, kFailed };
   Kind kind = Kind::kInvalid;
   std::string message;
 };
@@ -53,6 +56,9 @@ struct EngineStats {
   int64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;  // since start
   int64_t num_steps = 0, num_finished = 0, num_aborted = 0;
   bool failed = false, draining = false;
+  SleepState sleep_state = SleepState::kAwake;
+  ModelMemory released;          // while asleep
+  double waking_progress = 0.0;  // 0..1, while waking
 };
 
 class Engine {
@@ -67,10 +73,34 @@ class Engine {
 
   // Thread-safe, never blocks.
   Result<RequestId, SubmitError> submit(GenerationRequest request);
+  // An answer that may take several requests, one after the other. A sleep that waits for requests
+  // waits for the last of them.
+  class Answer {
+   public:
+    explicit Answer(Engine& engine);
+    ~Answer();
+    Answer(const Answer&) = delete;
+    Answer& operator=(const Answer&) = delete;
+    Result<RequestId, SubmitError> submit(GenerationRequest request);
+
+   private:
+    Engine& engine_;
+    bool has_begun_;  // while the engine was awake
+  };
   // Takes effect at the next step; the sink gets kFinished with kAborted. Unknown ids are ignored.
   void abort(RequestId request_id);
   // No request submitted from here on finds KV pages of an earlier one. Thread-safe, never blocks.
   void reset_prefix_cache();
+
+  // Takes no requests from here on, does with the others what `mode` says and has the model give
+  // `memory` back; with the KV cache goes the prefix cache. Asleep, it may be told to give back
+  // more. Thread-safe, neither blocks; `done` may be null.
+  void sleep(const ModelMemory& memory, SleepMode mode, SleepDone done);
+  // Takes memory again; requests are taken again when none is missing. A sleep that has not begun
+  // is called off.
+  void wake_up(const ModelMemory& memory, SleepDone done);
+  // What submit says to any request because the engine sleeps.
+  [[nodiscard]] std::optional<SubmitError> sleep_refusal() const;
 
   // Refuses new requests and waits until the running ones have finished; after `timeout` the rest
   // is aborted. True when nothing had to be aborted.

@@ -61,14 +61,27 @@ void StepLoop::abort(uint64_t request_id) {
   if (found != requests_.end()) finish(*found->second, FinishReason::kAborted);
 }
 
-void StepLoop::abort_all() {
+void StepLoop::abort_all(const std::string& reason) {
   while (!requests_.empty()) {
-    finish(*requests_.begin()->second, FinishReason::kAborted, "the server is shutting down");
+    finish(*requests_.begin()->second, FinishReason::kAborted, reason);
   }
+}
+
+void StepLoop::abort_unbegun(const std::string& reason) {
+  std::vector<ActiveRequest*> unbegun;
+  for (const auto& [request_id, request] : requests_) {
+    if (!request->was_admitted) unbegun.push_back(request.get());
+  }
+  for (ActiveRequest* request : unbegun) finish(*request, FinishReason::kAborted, reason);
 }
 
 void StepLoop::fail_all(const std::string& message) {
   while (!requests_.empty()) finish(*requests_.begin()->second, FinishReason::kError, message);
+}
+
+void StepLoop::forget_kv_cache() {
+  scheduler_.preempt_all();
+  cache_.forget_all();
 }
 
 void StepLoop::step() {

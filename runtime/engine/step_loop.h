@@ -27,9 +27,13 @@ class StepLoop {
 
   void add(std::unique_ptr<ActiveRequest> request);
   void abort(uint64_t request_id);  // unknown ids are ignored
-  void abort_all();
+  // `reason` is what their last events say; "": somebody asked for it.
+  void abort_all(const std::string& reason);
+  void abort_unbegun(const std::string& reason);  // those that no step has had
   void fail_all(const std::string& message);
   void reset_prefix_cache() { cache_.forget_all(); }
+  // What the pages hold is lost: sequences begin again with what they have so far for a prompt.
+  void forget_kv_cache();
 
   // One step; tokens go to their sinks, requests that end become finished(). Throws what the model
   // throws.

@@ -64,6 +64,10 @@ void Scheduler::remove(Sequence& sequence) {
   sequence.state = Sequence::State::kNew;
 }
 
+void Scheduler::preempt_all() {
+  while (!running_.empty()) preempt_last();
+}
+
 std::span<const ScheduledItem> Scheduler::plan() {
   items_.clear();
   num_planned_tokens_ = 0;

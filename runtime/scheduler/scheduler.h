@@ -50,6 +50,9 @@ class Scheduler {
   // complete().
   void remove(Sequence& sequence);
 
+  // All give their pages back and wait. Not between plan() and complete().
+  void preempt_all();
+
   // The next step; takes its pages. Empty only when there is no sequence. Valid until the next
   // call.
   std::span<const ScheduledItem> plan();

@@ -74,6 +74,10 @@ ApiError from_submit_error(const SubmitError& submit_error) {
     case SubmitError::Kind::kDraining:
       error = server_error(503, submit_error.message, "shutting_down");
       break;
+    case SubmitError::Kind::kSleeping:
+      error =
+          server_error(503, submit_error.message, "model_sleeping");
+      break;
     case SubmitError::Kind::kFailed:
       error = server_error(503, submit_error.message, "engine_failed");
       break;

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <thread>
 
+#include "runtime/base/errors.h"
+
 namespace tandem::tests {
 namespace {
 
@@ -62,10 +64,30 @@ void DialogueModel::forward(const Batch& batch, MatrixView<float> logits) {
   pause(batch);
 }
 
+void DialogueModel::release_memory(const ModelMemory& what) {
+  const std::lock_guard lock(mutex_);
+  given_back_ = given_back_ | what;
+  if (what.kv_cache) std::fill(cells_.begin(), cells_.end(), Cell());
+}
+
+void DialogueModel::restore_memory(const ModelMemory& what, const ProgressFn& progress) {
+  progress({.stage = "weights", .done_bytes = 1, .total_bytes = 4});
+  std::unique_lock lock(mutex_);
+  released_.wait(lock, [this] { return !held_; });
+  if (restore_fails_.exchange(false)) throw LoadError("GPU 0 is full\nmemory map");
+  given_back_ = given_back_ - what;
+}
+
+ModelMemory DialogueModel::released() const {
+  const std::lock_guard lock(mutex_);
+  return given_back_;
+}
+
 void DialogueModel::wait_for_step() {
   {
     std::unique_lock lock(mutex_);
     released_.wait(lock, [this] { return !held_; });
+    if (given_back_.any()) throw std::logic_error("a step without the model's memory");
   }
   if (fails_.exchange(false)) throw std::runtime_error("the device fell off the bus");
 }

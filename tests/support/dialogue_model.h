@@ -44,6 +44,12 @@ class DialogueModel : public ForwardModel {
                 const DialogueLimits& limits);
 
   void forward(const Batch& batch, MatrixView<float> logits) override;
+  // Pages come back empty. A step meanwhile throws.
+  void release_memory(const ModelMemory& what) override;
+  void restore_memory(const ModelMemory& what, const ProgressFn& progress) override;
+  [[nodiscard]] ModelMemory released() const;
+  void fail_next_restore() { restore_fails_ = true; }
+
   [[nodiscard]] int32_t vocab_size() const override { return tokenizer_.vocab_size(); }
   [[nodiscard]] int32_t num_kv_pages() const override { return limits_.num_kv_pages; }
   [[nodiscard]] int32_t max_batch_tokens() const override { return limits_.max_batch_tokens; }
@@ -52,7 +58,7 @@ class DialogueModel : public ForwardModel {
 
   // Every step takes this long, but for those inside a burst of tokens_per_step.
   void set_step_time(std::chrono::microseconds time) { step_time_us_ = time.count(); }
-  void hold();     // the next step waits...
+  void hold();     // the next step or restore waits...
   void release();  // ...until here
   void fail_next_step() { fails_ = true; }
 
@@ -83,7 +89,9 @@ class DialogueModel : public ForwardModel {
   std::vector<Cell> cells_;    // [num_kv_pages, 64]: all that this model remembers
   std::atomic<int64_t> step_time_us_{0};
   std::atomic<bool> fails_{false};
-  std::mutex mutex_;
+  std::atomic<bool> restore_fails_{false};
+  mutable std::mutex mutex_;
+  ModelMemory given_back_;
   std::condition_variable released_;
   bool held_ = false;
 };

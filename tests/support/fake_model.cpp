@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "runtime/base/errors.h"
 #include "runtime/sampling/sampler.h"
 
 namespace tandem::tests {
@@ -57,6 +58,7 @@ void FakeModel::forward_and_choose(const Batch& batch,
 
 void FakeModel::compute(const Batch& batch, MatrixView<float> logits, bool is_chosen) {
   enter_step();
+  if (released().any()) violate("a step without the model's memory");
   check_batch(batch, logits);
   for (const BatchItem& item : batch.items) append_tokens(batch, item);
   std::vector<int32_t> history;
@@ -177,6 +179,70 @@ FakeModel::Cell& FakeModel::cell_at(const BatchItem& item, int32_t position) {
 void FakeModel::violate(const std::string& message) {
   const std::lock_guard lock(mutex_);
   if (violations_.size() < 20) violations_.push_back(message);
+}
+
+void FakeModel::release_memory(const ModelMemory& what) {
+  const std::lock_guard lock(mutex_);
+  if (releases_fail_) throw std::runtime_error("the fake device failed");
+  released_ = released_ | what;
+  if (what.kv_cache) std::fill(cells_.begin(), cells_.end(), Cell());
+}
+
+void FakeModel::restore_memory(const ModelMemory& what, const ProgressFn& progress) {
+  std::unique_lock lock(mutex_);
+  ++num_restores_;
+  is_restoring_ = true;
+  changed_.notify_all();
+  if (num_failing_restores_ > 0) {
+    --num_failing_restores_;
+    is_restoring_ = false;
+    throw LoadError("the fake device is full\nmemory map");
+  }
+  do {
+    changed_.wait_for(lock, std::chrono::milliseconds(1), [this] { return !holds_restores_; });
+    lock.unlock();
+    progress({.stage = "weights", .done_bytes = 1, .total_bytes = 4});
+    lock.lock();
+  } while (holds_restores_);
+  is_restoring_ = false;
+  if ((what - released_).any()) violations_.emplace_back("memory was restored that was there");
+  released_ = released_ - what;
+}
+
+ModelMemory FakeModel::released() const {
+  const std::lock_guard lock(mutex_);
+  return released_;
+}
+
+int64_t FakeModel::num_restores() const {
+  const std::lock_guard lock(mutex_);
+  return num_restores_;
+}
+
+void FakeModel::fail_restores(int32_t num_restores) {
+  const std::lock_guard lock(mutex_);
+  num_failing_restores_ = num_restores;
+}
+
+void FakeModel::fail_releases() {
+  const std::lock_guard lock(mutex_);
+  releases_fail_ = true;
+}
+
+void FakeModel::hold_restores() {
+  const std::lock_guard lock(mutex_);
+  holds_restores_ = true;
+}
+
+void FakeModel::let_restores_go() {
+  const std::lock_guard lock(mutex_);
+  holds_restores_ = false;
+  changed_.notify_all();
+}
+
+void FakeModel::wait_until_restoring() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return is_restoring_; });
 }
 
 void FakeModel::hold_at_step(int64_t step_idx) {

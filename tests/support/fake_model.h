@@ -16,8 +16,9 @@
 //       {.generation_prompt = tokenizer.encode(...), .end_token_id = im_end,
 //        .script = answers_by_substring({{ids_of("weather"), answer_ids}}, default_answer_ids)});
 //
-// Both can be slowed down (step_delay), held (pause, hold_at_step, wait_until_held, resume) and
-// broken (fail_at_step). Thread-safe where a test needs it: holding, num_steps, violations, traces.
+// Both can be slowed down (step_delay), held (pause, hold_at_step, wait_until_held, resume),
+// broken (fail_at_step) and put to sleep (release_memory): a step meanwhile is a violation.
+// Thread-safe where a test needs it: holding, num_steps, violations, traces.
 #pragma once
 
 #include <chrono>
@@ -62,6 +63,17 @@ class FakeModel : public ForwardModel {
   void forward_and_choose(const Batch& batch,
                           std::span<const TokenChoice> choices,
                           std::span<int32_t> token_ids) final;
+  // Pages come back poisoned; what was not given back may not be taken.
+  void release_memory(const ModelMemory& what) override;
+  void restore_memory(const ModelMemory& what, const ProgressFn& progress) override;
+  [[nodiscard]] ModelMemory released() const;
+  [[nodiscard]] int64_t num_restores() const;  // that were tried
+  void fail_restores(int32_t num_restores);    // so many of the next
+  void fail_releases();                        // all of the next
+  void hold_restores();                        // they wait, and go on telling their progress...
+  void wait_until_restoring();
+  void let_restores_go();  // ...until here
+
   [[nodiscard]] int32_t vocab_size() const override { return options_.vocab_size; }
   [[nodiscard]] int32_t num_kv_pages() const override { return options_.num_kv_pages; }
   [[nodiscard]] int32_t max_batch_tokens() const override { return options_.max_batch_tokens; }
@@ -110,6 +122,12 @@ class FakeModel : public ForwardModel {
   int64_t hold_from_step_ = kNever;
   int64_t held_step_ = -1;  // the step at the barrier
   std::vector<StepTrace> traces_;
+  ModelMemory released_;
+  int64_t num_restores_ = 0;
+  int32_t num_failing_restores_ = 0;
+  bool releases_fail_ = false;
+  bool holds_restores_ = false;
+  bool is_restoring_ = false;
   std::vector<std::string> violations_;
 };
 
