@@ -33,7 +33,7 @@ class EngineRequests {
   EngineRequests(Engine& engine,
                  std::shared_ptr<TokenChannel> channel,
                  RunningAnswers::Entry& entry)
-      : engine_(engine), channel_(std::move(channel)), entry_(entry) {}
+      : engine_(engine), answer_(engine), channel_(std::move(channel)), entry_(entry) {}
   ~EngineRequests() {
     channel_->close();
     for (const Engine::RequestId id : ids_) engine_.abort(id);  // unknown ids are ignored
@@ -46,7 +46,7 @@ class EngineRequests {
     for (GenerationRequest& request : exchange.take_requests()) {
       if (entry_.aborted()) return exchange.fail(aborted_between_passes());
       request.sink = channel_->make_sink(static_cast<int32_t>(ids_.size()));
-      auto submitted = engine_.submit(std::move(request));
+      auto submitted = answer_.submit(std::move(request));
       if (!submitted) return exchange.fail(from_submit_error(submitted.error()));
       ids_.push_back(*submitted);
       entry_.add(engine_, *submitted);
@@ -59,6 +59,7 @@ class EngineRequests {
 
  private:
   Engine& engine_;
+  Engine::Answer answer_;
   std::shared_ptr<TokenChannel> channel_;
   RunningAnswers::Entry& entry_;
   std::vector<Engine::RequestId> ids_;
@@ -182,10 +183,10 @@ asio::awaitable<bool> serve_exchange(Session& session, const Dialect& dialect, s
         if (const auto owner = weak.lock()) owner->cut();
       });
   RunningAnswers::Entry entry(session.state().answers(), exchange->id(), session.request_id());
-  EngineRequests requests(session.state().engine(), channel, entry);
-  requests.submit_due(*exchange);
   bool complete = false;
   {
+    EngineRequests requests(session.state().engine(), channel, entry);
+    requests.submit_due(*exchange);
     const ClientWatch watch(session, channel);
     complete = co_await relay(session, *channel, requests, dialect, *exchange);
   }

@@ -37,8 +37,24 @@ std::string_view health_status(const ServerState& state) {
     case ServerState::Phase::kReady:
       break;
   }
-  if (state.engine().stats().failed) return "failed";
-  return state.draining ? "draining" : "ok";
+  const EngineStats stats = state.engine().stats();
+  if (stats.failed) return "failed";
+  if (state.draining) return "draining";
+  return stats.sleep_state == SleepState::kAwake ? "ok" : "sleeping";
+}
+
+std::string_view name_of(SleepState state) {
+  switch (state) {
+    case SleepState::kAwake:
+      return "awake";
+    case SleepState::kFallingAsleep:
+      return "falling_asleep";
+    case SleepState::kAsleep:
+      return "asleep";
+    case SleepState::kWaking:
+      return "waking";
+  }
+  return "";
 }
 
 HttpResponse health(const ServerState& state) {
@@ -53,13 +69,17 @@ HttpResponse health(const ServerState& state) {
   }
   if (state.phase() == ServerState::Phase::kReady) {
     const EngineStats stats = state.engine().stats();
+    json.key("sleep_state").string(name_of(stats.sleep_state));
+    if (stats.sleep_state == SleepState::kWaking)
+      json.key("progress").number(stats.waking_progress);
     json.key("num_running").integer(stats.num_running);
     json.key("num_waiting").integer(stats.num_waiting);
     json.key("kv_pages_used").integer(stats.kv_pages_used);
     json.key("kv_pages_total").integer(stats.kv_pages_total);
   }
   json.end_object();
-  if (status != "ok") {
+  // Nothing is wrong with a server that was put to sleep: what restarts sick ones leaves it alone.
+  if (status != "ok" && status != "sleeping") {
     response.status = 503;
     if (status == "loading") response.headers.emplace_back("Retry-After", "5");
   }
@@ -143,8 +163,11 @@ std::optional<ApiError> unavailable(Endpoint endpoint, const ServerState& state)
       break;
   }
   // A drain may be waiting for the very answer that is to be aborted.
-  if (state.draining && !is_admin_endpoint(endpoint))
+  if (state.draining && (!is_admin_endpoint(endpoint) || is_sleep_order(endpoint)))
     return server_error(503, "The server is shutting down.", "shutting_down");
+  if (dialect_of(endpoint).open != nullptr) {
+    if (const auto asleep = state.engine().sleep_refusal()) return from_submit_error(*asleep);
+  }
   return std::nullopt;
 }
 
@@ -185,6 +208,10 @@ Result<std::string, ApiError> abort_requests(std::string_view body, const Server
   int64_t num_aborted = all ? state.answers().abort_all(state.engine()) : 0;
   for (const std::string& name : names) num_aborted += state.answers().abort(name, state.engine());
   return fmt::format("{{\"num_aborted\":{}}}", num_aborted);
+}
+
+std::string is_sleeping_json(const ServerState& state) {
+  return fmt::format("{{\"is_sleeping\":{}}}", is_sleeping(state.engine().stats().sleep_state));
 }
 
 std::string reset_prefix_cache(const ServerState& state) {
@@ -265,6 +292,11 @@ HttpResponse handle(Endpoint endpoint,
         return to_response(abort_requests(body, state), dialect);
       case Endpoint::kResetPrefixCache:
         return json_response(reset_prefix_cache(state));
+      case Endpoint::kIsSleeping:
+        return json_response(is_sleeping_json(state));
+      case Endpoint::kSleep:
+      case Endpoint::kWakeUp:
+        break;  // sleep_handler
       case Endpoint::kChatCompletions:
       case Endpoint::kCompletions:
       case Endpoint::kResponses:

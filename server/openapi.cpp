@@ -10,6 +10,7 @@
 #include "server/handlers.h"
 #include "server/http/json_writer.h"
 #include "server/http/router.h"
+#include "server/sleep_request.h"
 
 namespace tandem::server {
 namespace {
@@ -77,6 +78,12 @@ Operation operation_of(Endpoint endpoint) {
               "application/json", true};
     case Endpoint::kResetPrefixCache:
       return {"Later requests find no KV pages of earlier ones", ""};
+    case Endpoint::kSleep:
+      return {"Gives the model's memory on its devices back", "{}"};
+    case Endpoint::kWakeUp:
+      return {"Takes that memory again", "{}"};
+    case Endpoint::kIsSleeping:
+      return {"Whether the model's memory is given back", ""};
   }
   return {};
 }
@@ -89,6 +96,10 @@ std::vector<FieldUse> fields_of(Endpoint endpoint,
   const Dialect& dialect = dialect_of(endpoint);
   if (dialect.open != nullptr) {
     static_cast<void>(dialect.open(body, state.model()));
+  } else if (endpoint == Endpoint::kSleep) {
+    static_cast<void>(read_sleep_request("", body));
+  } else if (endpoint == Endpoint::kWakeUp) {
+    static_cast<void>(read_wake_request("", body));
   } else {
     static_cast<void>(handle(endpoint, "", body, state));
   }
@@ -104,21 +115,41 @@ void write_limit(JsonWriter& out, std::string_view key, const FieldUse& use, dou
   }
 }
 
+void write_schema(JsonWriter& out, const FieldUse& use) {
+  out.begin_object();
+  if (!use.type.empty()) out.key("type").string(use.type);
+  if (use.min) write_limit(out, "minimum", use, *use.min);
+  if (use.max) write_limit(out, "maximum", use, *use.max);
+  out.end_object();
+}
+
+// What may stand in the query as well as in the body, which may then be absent.
+void write_query(JsonWriter& out,
+                 Endpoint endpoint,
+                 const Operation& operation,
+                 const ServerState& state) {
+  out.key("parameters").begin_array();
+  for (const FieldUse& use : fields_of(endpoint, operation.smallest_body, state)) {
+    out.begin_object().key("name").string(use.name).key("in").string("query");
+    out.key("required").boolean(false).key("schema");
+    write_schema(out, use);
+    out.end_object();
+  }
+  out.end_array();
+}
+
 void write_request(JsonWriter& out,
                    Endpoint endpoint,
                    const Operation& operation,
                    const ServerState& state) {
   const std::string_view body = operation.smallest_body;
-  out.key("requestBody").begin_object().key("required").boolean(true);
+  out.key("requestBody").begin_object().key("required").boolean(!is_sleep_order(endpoint));
   out.key("content").begin_object().key("application/json").begin_object();
   out.key("schema").begin_object().key("type").string("object");
   out.key("properties").begin_object();
   for (const FieldUse& use : fields_of(endpoint, body, state)) {
-    out.key(use.name).begin_object();
-    if (!use.type.empty()) out.key("type").string(use.type);
-    if (use.min) write_limit(out, "minimum", use, *use.min);
-    if (use.max) write_limit(out, "maximum", use, *use.max);
-    out.end_object();
+    out.key(use.name);
+    write_schema(out, use);
   }
   out.end_object();
   if (operation.any_key_will_do) {
@@ -160,6 +191,7 @@ void write_route(JsonWriter& out, const Route& route, const ServerState& state) 
     out.key("schema").begin_object().key("type").string("string").end_object();
     out.end_object().end_array();
   }
+  if (is_sleep_order(route.endpoint)) write_query(out, route.endpoint, operation, state);
   if (is_open_endpoint(route.endpoint)) out.key("security").begin_array().end_array();
   if (!operation.smallest_body.empty()) {
     write_request(out, route.endpoint, operation, state);

@@ -104,6 +104,7 @@ void Server::drain() {
   impl_->state.draining = true;
   impl_->close_acceptor();
   impl_->state.for_each_session([](Session& session) { session.close_if_idle(); });
+  impl_->state.end_sleeping_answers();
   if (!impl_->threads.empty() &&
       !impl_->state.wait_until_idle(impl_->state.options.drain_timeout)) {
     spdlog::warn("{} requests were cut off after {} s", impl_->state.num_active_requests(),

@@ -56,6 +56,11 @@ void ServerState::set_ready(const ServingModel& model) {
   phase_.store(Phase::kReady, std::memory_order_release);
 }
 
+void ServerState::end_sleeping_answers() {
+  if (phase() != Phase::kReady || !is_sleeping(engine().stats().sleep_state)) return;
+  answers().abort_all(engine());
+}
+
 void ServerState::set_failed(const std::string& message) {
   {
     const std::lock_guard lock(mutex_);

@@ -45,6 +45,8 @@ class ServerState {
   [[nodiscard]] const std::string& model_type() const { return model_type_; }
   // Lines of ForwardModel::description() at the start: what of the model is where.
   [[nodiscard]] const std::vector<std::string>& placement() const { return placement_; }
+  // Those that a sleeping model was to go on with.
+  void end_sleeping_answers();
 
   // Sessions that are open, so that drain() can close the idle ones. The listener alone adds.
   [[nodiscard]] bool has_room_for_session() const;

@@ -15,6 +15,7 @@
 #include "server/handlers.h"
 #include "server/http/cors.h"
 #include "server/http/sse.h"
+#include "server/sleep_handler.h"
 #include "server/token_channel.h"
 
 namespace tandem::server {
@@ -241,6 +242,9 @@ asio::awaitable<bool> Session::dispatch(const RouteMatch& route, std::string bod
   const Dialect& dialect = dialect_of(route.endpoint);
   if (dialect.open != nullptr) {
     co_return co_await serve_exchange(*this, dialect, std::move(body));
+  }
+  if (is_sleep_order(*route.endpoint)) {
+    co_return co_await serve_sleep_order(*this, *route.endpoint, request_.query, std::move(body));
   }
   HttpResponse response;
   const auto answer = [&] { response = handle(*route.endpoint, route.parameter, body, state_); };

@@ -76,7 +76,7 @@ ApiError from_submit_error(const SubmitError& submit_error) {
       break;
     case SubmitError::Kind::kSleeping:
       error =
-          server_error(503, submit_error.message, "model_sleeping");
+          server_error(503, submit_error.message + "; POST /wake_up wakes it", "model_sleeping");
       break;
     case SubmitError::Kind::kFailed:
       error = server_error(503, submit_error.message, "engine_failed");

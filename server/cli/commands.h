@@ -32,6 +32,7 @@ struct ServeOptions {
   int32_t max_batch_tokens = 0;  // 0: prefill_chunk_tokens + max_sequences
   int32_t max_sequences = 64;
   int32_t max_queued_requests = 256;
+  bool wake_on_request = false;
 };
 
 struct ChatOptions {

@@ -34,7 +34,7 @@ void add_serve_network(CLI::App* command, ServeOptions& options) {
            "More keys, one a line; # begins a comment", "Network");
   command
       ->add_option("--admin-api-key", server.admin_api_keys,
-                   "For aborts and resets, else any key (or TANDEM_ADMIN_API_KEY)")
+                   "Aborts, resets, sleep; else any key (or TANDEM_ADMIN_API_KEY)")
       ->type_name("KEY")
       ->envname("TANDEM_ADMIN_API_KEY")
       ->group("Network");
@@ -95,6 +95,10 @@ CLI::App* add_serve_command(CLI::App& app, ServeOptions& options, std::string& l
   command
       ->add_flag("--preserve-thinking", options.server.preserve_thinking,
                  "Keep all thinking in prompts, not only an open tool loop's")
+      ->group("Model");
+  command
+      ->add_flag("--wake-on-request", options.wake_on_request,
+                 "Requests wake a model that sleeps (default: status 503)")
       ->group("Model");
   add_serve_network(command, options);
   add_serve_limits(command, options);

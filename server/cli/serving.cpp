@@ -140,6 +140,7 @@ void Serving::Impl::load(const ModelFactory& factory,
   engine_options.max_queued_requests = options.max_queued_requests;
   engine_options.prefill_chunk_tokens =
       std::min(options.prefill_chunk_tokens, limits.max_batch_tokens);
+  engine_options.wake_on_request = options.wake_on_request;
   engine = std::make_unique<Engine>(*loaded->model, engine_options);
 
   server->set_ready(server::make_serving_model(*engine, *tokenizer, config));

@@ -35,6 +35,11 @@ constexpr std::array kRoutes = {
     Route{"/abort_requests", Method::kPost, Endpoint::kAbortRequest},
     Route{"/reset_prefix_cache", Method::kPost, Endpoint::kResetPrefixCache},
     Route{"/flush_cache", Method::kPost, Endpoint::kResetPrefixCache},
+    Route{"/is_sleeping", Method::kGet, Endpoint::kIsSleeping},
+    Route{"/sleep", Method::kPost, Endpoint::kSleep},
+    Route{"/release_memory_occupation", Method::kPost, Endpoint::kSleep},
+    Route{"/wake_up", Method::kPost, Endpoint::kWakeUp},
+    Route{"/resume_memory_occupation", Method::kPost, Endpoint::kWakeUp},
 };
 
 bool matches(const Route& route, std::string_view path) {
@@ -68,7 +73,12 @@ RouteMatch match_route(Method method, std::string_view path) {
 bool is_open_endpoint(Endpoint endpoint) { return endpoint == Endpoint::kHealth; }
 
 bool is_admin_endpoint(Endpoint endpoint) {
-  return endpoint == Endpoint::kAbortRequest || endpoint == Endpoint::kResetPrefixCache;
+  return endpoint == Endpoint::kAbortRequest || endpoint == Endpoint::kResetPrefixCache ||
+         is_sleep_order(endpoint);
+}
+
+bool is_sleep_order(Endpoint endpoint) {
+  return endpoint == Endpoint::kSleep || endpoint == Endpoint::kWakeUp;
 }
 
 bool needs_model(Endpoint endpoint) {

@@ -34,6 +34,9 @@ enum class Endpoint {
   kTokenizerInfo,
   kAbortRequest,
   kResetPrefixCache,
+  kSleep,
+  kWakeUp,
+  kIsSleeping,
 };
 
 struct Route {
@@ -59,5 +62,6 @@ bool is_open_endpoint(Endpoint endpoint);
 bool needs_model(Endpoint endpoint);
 // Endpoints that act on the requests of all clients: behind keys of their own where there are some.
 bool is_admin_endpoint(Endpoint endpoint);
+bool is_sleep_order(Endpoint endpoint);  // POST /sleep and /wake_up
 
 }  // namespace tandem::server

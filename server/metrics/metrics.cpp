@@ -57,6 +57,22 @@ MetricFamily one_value(MetricType type,
   return {"tandem:" + name, help, type, {std::move(metric)}};
 }
 
+// One of the three is 1, as vLLM says it; level 2 is "discard_all".
+MetricFamily sleep_state(const EngineStats& stats, const std::string& model_name) {
+  const bool asleep = is_sleeping(stats.sleep_state);
+  const bool all = asleep && stats.released.host_weights;
+  const std::vector<std::pair<const char*, bool>> states = {
+      {"awake", !asleep}, {"weights_offloaded", asleep && !all}, {"discard_all", all}};
+  MetricFamily family{
+      "tandem:engine_sleep_state", "Whether memory is given back", MetricType::Gauge, {}};
+  for (const auto& [name, is_so] : states) {
+    ClientMetric& metric = family.metric.emplace_back();
+    metric.label = {{"model_name", model_name}, {"sleep_state", name}};
+    metric.gauge.value = is_so ? 1.0 : 0.0;
+  }
+  return family;
+}
+
 std::vector<MetricFamily> engine_families(const EngineStats& stats, const std::string& model_name) {
   struct Row {
     MetricType type;
@@ -88,6 +104,7 @@ std::vector<MetricFamily> engine_families(const EngineStats& stats, const std::s
   for (const Row& row : rows) {
     families.push_back(one_value(row.type, row.name, row.help, model_name, row.value));
   }
+  families.push_back(sleep_state(stats, model_name));
   return families;
 }
 

@@ -439,6 +439,26 @@ class ServeTest(CommandLineTest):
                           says=["--gpu-expert-layers 99", "MoE layers", "expected at most"])
         self.assert_fails("serve", "--model", self.checkpoint, "--gpu-expert-layers", "all", says=["--gpu-expert-layers", "all"], status=2)
 
+    def test_a_model_sleeps_wakes_says_what_it_said_and_ends_asleep(self):
+        body = {"temperature": 0, "max_tokens": 40, "messages": [{"role": "user", "content": "hi"}]}
+        for args in ((), ("--gpus", "none,none", "--gpu-expert-layers", "1")):
+            with self.serve(*args) as server:
+                before = server.chat(**body)["choices"]
+                for level in (1, 2):
+                    self.assertEqual(server.request("POST", f"/sleep?level={level}")[0], 200)
+                    self.assertEqual(server.request("GET", "/is_sleeping")[2], '{"is_sleeping":true}')
+                    self.assertEqual(server.request("POST", "/v1/chat/completions", body)[0], 503)
+                    self.assertEqual(server.request("POST", "/wake_up")[0], 200)
+                    self.assertEqual(server.chat(**body)["choices"], before)
+                self.assertEqual(server.request("POST", "/sleep")[0], 200)
+                self.assertEqual(server.stop(), 0)
+
+    def test_a_request_wakes_the_model_where_it_may(self):
+        with self.serve("--wake-on-request") as server:
+            self.assertEqual(server.request("POST", "/sleep")[0], 200)
+            server.chat(max_tokens=4, messages=[{"role": "user", "content": "hi"}])
+            self.assertEqual(server.health()["sleep_state"], "awake")
+
     def test_keys_are_asked_for_when_given_by_option_or_environment(self):
         with self.serve("--api-key", "one", "--api-key", "two") as server:
             self.assertEqual(server.request("GET", "/v1/models")[0], 401)
