@@ -150,6 +150,24 @@ ApiError unauthorized() {
   return error;
 }
 
+// A page of any origin may have its browser post without a type, and without asking us before; it
+// cannot read the answer, but a model would be asleep by then.
+bool is_order_of_foreign_page(const HttpRequest& request, const CorsPolicy& cors) {
+  return request.method == Method::kPost && request.content_type.empty() &&
+         !request.origin.empty() && !allows_origin(cors, request.origin);
+}
+
+ApiError foreign_page(std::string_view origin) {
+  ApiError error;
+  error.status = 403;
+  error.message = fmt::format(
+      "Origin: pages of {} may not post here without a Content-Type; --cors-origin allows it.",
+      origin.substr(0, 200));
+  error.type = "permission_error";
+  error.code = "forbidden_origin";
+  return error;
+}
+
 std::optional<ApiError> unavailable(Endpoint endpoint, const ServerState& state) {
   switch (state.phase()) {
     case ServerState::Phase::kLoading:
@@ -236,6 +254,9 @@ std::optional<HttpResponse> refuse_early(const HttpRequest& request,
     return error_response(unauthorized(), dialect);
   }
   if (!route.endpoint) return no_route(request, route);
+  if (is_order_of_foreign_page(request, state.options.cors)) {
+    return error_response(foreign_page(request.origin), dialect);
+  }
   if (request.method == Method::kPost && !is_json_content_type(request.content_type)) {
     ApiError error = invalid_value("Content-Type", "application/json", request.content_type);
     error.status = 415;

@@ -107,6 +107,30 @@ TEST_CASE("browsers are let in from the origins named, and no others", "[server]
   CHECK_FALSE(other.headers.contains("access-control-allow-origin"));
 }
 
+// fetch(url, {method: "POST"}) and bodies without a type are sent before anybody is asked.
+TEST_CASE("a page of another origin cannot put the model to sleep or make it answer", "[server]") {
+  ServerSetup setup;
+  setup.options.cors.origins = {"http://localhost:3000"};
+  ServerFixture fixture(setup);
+  const auto post = [&](const std::string& path, const std::string& origin,
+                        const std::string& body) {
+    Client client(fixture);
+    client.send("POST " + path + " HTTP/1.1\r\nHost: x\r\n" +
+                (origin.empty() ? "" : "Origin: " + origin + "\r\n") +
+                "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+    return client.read_response();
+  };
+  for (const char* path : {"/sleep", "/wake_up", "/reset_prefix_cache"}) {
+    INFO(path);
+    check_error(post(path, "https://elsewhere.example", ""), 403, "forbidden_origin");
+    CHECK(post(path, "http://localhost:3000", "").status == 200);
+    CHECK(post(path, "", "").status == 200);
+  }
+  check_error(post("/v1/chat/completions", "https://elsewhere.example", chat_body("hi")), 403,
+              "forbidden_origin");
+  CHECK(post("/v1/chat/completions", "", chat_body("hi")).status == 200);
+}
+
 TEST_CASE("with keys set, only /health goes without", "[server]") {
   ServerSetup setup;
   setup.options.api_keys = {"sk-a", "sk-b"};
