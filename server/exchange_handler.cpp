@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "server/request_log/request_record.h"
 #include "server/session.h"
 #include "server/token_channel.h"
 
@@ -27,13 +28,62 @@ ApiError aborted_between_passes() {
   return error;
 }
 
+// A request's line in the request log, written when this goes out of scope: every way out of a
+// handler is an end. Nothing where no log is kept.
+class LoggedRequest {
+ public:
+  LoggedRequest(Session& session, std::string_view endpoint, const std::string& body)
+      : state_(session.state()) {
+    if (state_.request_log == nullptr) return;
+    record_.emplace(std::string(endpoint), session.request_id(), state_.options.log_content);
+    record_->keep_body(body);
+  }
+  ~LoggedRequest() {
+    if (!record_) return;
+    if (exchange_ != nullptr) record_->note_usage(exchange_->usage());
+    record_->end(error_ || exchange_ == nullptr ? error_ : exchange_->error(), client_gone_);
+    if (!state_.request_log->write(record_->to_json_line(state_.model().tokenizer))) {
+      state_.metrics->count_dropped_log_line();
+    }
+  }
+  LoggedRequest(const LoggedRequest&) = delete;
+  LoggedRequest& operator=(const LoggedRequest&) = delete;
+
+  // `exchange` outlives this.
+  void opened(const Exchange& exchange) {
+    exchange_ = &exchange;
+    client_gone_ = true;  // until it has ended otherwise
+    if (record_)
+      record_->note_answer(exchange.id(), state_.model().names.front(), exchange.streams());
+  }
+  void submitting(const GenerationRequest& request) {
+    if (record_) record_->note_request(request);
+  }
+  void event(const ChoiceEvent& event) {
+    if (record_) record_->note_event(event.choice_idx, event.event);
+  }
+  void refused(ApiError error) {
+    error_ = std::move(error);
+    client_gone_ = false;
+  }
+  void ended() { client_gone_ = false; }
+
+ private:
+  ServerState& state_;
+  std::optional<RequestRecord> record_;
+  const Exchange* exchange_ = nullptr;
+  std::optional<ApiError> error_;
+  bool client_gone_ = false;
+};
+
 // The engine requests of one answer; what still runs when it goes out of scope is aborted.
 class EngineRequests {
  public:
   EngineRequests(Engine& engine,
                  std::shared_ptr<TokenChannel> channel,
-                 RunningAnswers::Entry& entry)
-      : engine_(engine), answer_(engine), channel_(std::move(channel)), entry_(entry) {}
+                 RunningAnswers::Entry& entry,
+                 LoggedRequest& log)
+      : engine_(engine), answer_(engine), channel_(std::move(channel)), entry_(entry), log_(log) {}
   ~EngineRequests() {
     channel_->close();
     for (const Engine::RequestId id : ids_) engine_.abort(id);  // unknown ids are ignored
@@ -45,6 +95,7 @@ class EngineRequests {
   void submit_due(Exchange& exchange) {
     for (GenerationRequest& request : exchange.take_requests()) {
       if (entry_.aborted()) return exchange.fail(aborted_between_passes());
+      log_.submitting(request);
       request.sink = channel_->make_sink(static_cast<int32_t>(ids_.size()));
       auto submitted = answer_.submit(std::move(request));
       if (!submitted) return exchange.fail(from_submit_error(submitted.error()));
@@ -62,6 +113,7 @@ class EngineRequests {
   Engine::Answer answer_;
   std::shared_ptr<TokenChannel> channel_;
   RunningAnswers::Entry& entry_;
+  LoggedRequest& log_;
   std::vector<Engine::RequestId> ids_;
 };
 
@@ -93,7 +145,8 @@ asio::awaitable<bool> relay(Session& session,
                             TokenChannel& channel,
                             EngineRequests& requests,
                             const Dialect& dialect,
-                            Exchange& exchange) {
+                            Exchange& exchange,
+                            LoggedRequest& log) {
   const auto interval = session.state().options.sse_keep_alive_interval;
   auto last_write = std::chrono::steady_clock::now();
   std::vector<ChoiceEvent> events;
@@ -105,6 +158,7 @@ asio::awaitable<bool> relay(Session& session,
     channel.take(events);
     for (const ChoiceEvent& event : events) {
       if (exchange.finished()) break;
+      log.event(event);
       if (exchange.push(event.choice_idx, event.event, frames)) requests.end(event.choice_idx);
     }
     if (!exchange.finished() && exchange.needs_preparation()) {
@@ -150,10 +204,14 @@ asio::awaitable<void> run_maybe_on_worker(Session& session,
   co_await run_on_worker(session, work);
 }
 
-asio::awaitable<bool> serve_exchange(Session& session, const Dialect& dialect, std::string body) {
+asio::awaitable<bool> serve_exchange(Session& session,
+                                     const Dialect& dialect,
+                                     std::string_view endpoint,
+                                     std::string body) {
   const auto begin = std::chrono::steady_clock::now();
   const ServedModel& model = session.state().model();
   std::unique_ptr<Exchange> exchange;
+  LoggedRequest log(session, endpoint, body);
   ApiError error;
   const std::function<void()> open = [&] {
     try {
@@ -172,8 +230,11 @@ asio::awaitable<bool> serve_exchange(Session& session, const Dialect& dialect, s
     co_await run_on_worker(session, [&] { exchange->prepare(); });
     if (exchange->error()) error = *exchange->error();
   }
-  if (!exchange || exchange->error())
+  if (!exchange || exchange->error()) {
+    log.refused(error);
     co_return co_await session.send(error_response(error, dialect));
+  }
+  log.opened(*exchange);
   std::string().swap(body);
 
   auto channel = std::make_shared<TokenChannel>(
@@ -185,11 +246,12 @@ asio::awaitable<bool> serve_exchange(Session& session, const Dialect& dialect, s
   RunningAnswers::Entry entry(session.state().answers(), exchange->id(), session.request_id());
   bool complete = false;
   {
-    EngineRequests requests(session.state().engine(), channel, entry);
+    EngineRequests requests(session.state().engine(), channel, entry, log);
     requests.submit_due(*exchange);
     const ClientWatch watch(session, channel);
-    complete = co_await relay(session, *channel, requests, dialect, *exchange);
+    complete = co_await relay(session, *channel, requests, dialect, *exchange, log);
   }
+  if (complete) log.ended();
   const auto elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin);
   session.state().metrics->count_invalid_calls(exchange->num_invalid_calls());
   const TokenUsage usage = exchange->usage();

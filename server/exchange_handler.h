@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <string>
+#include <string_view>
 
 #include "server/dialects.h"
 
@@ -14,8 +15,10 @@ namespace tandem::server {
 class Session;
 
 // False when the connection should end.
+// `endpoint` is the route's path, for the request log.
 boost::asio::awaitable<bool> serve_exchange(Session& session,
                                             const Dialect& dialect,
+                                            std::string_view endpoint,
                                             std::string body);
 
 // Runs `work` here when the input is short, else on the worker pool, and comes back to the strand.

@@ -53,6 +53,8 @@ struct ServerOptions {
   int32_t max_buffered_events = 16384;  // tokens that wait for one client; beyond, it is cut off
   std::chrono::milliseconds sse_keep_alive_interval{10'000};  // silence before an SSE comment
   CorsPolicy cors;
+  std::string request_log_path;  // a JSON line of every answered request; "": none
+  bool log_content = false;      // with what was asked and said
   ServerFacts facts;
 };
 

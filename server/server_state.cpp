@@ -31,6 +31,9 @@ std::vector<std::string> lines_of(const std::string& text) {
 ServerState::ServerState(ServerOptions server_options)
     : options(std::move(server_options)),
       metrics(std::make_shared<Metrics>(name_of(options))),
+      request_log(options.request_log_path.empty()
+                      ? nullptr
+                      : std::make_unique<RequestLog>(options.request_log_path)),
       request_id_base_(std::random_device()()) {}
 
 void ServerState::set_ready(const ServingModel& model) {

@@ -14,6 +14,7 @@
 
 #include "server/chat/served_model.h"
 #include "server/metrics/metrics.h"
+#include "server/request_log/request_log.h"
 #include "server/running_answers.h"
 #include "server/server.h"
 
@@ -29,6 +30,7 @@ class ServerState {
 
   const ServerOptions options;
   const std::shared_ptr<Metrics> metrics;
+  const std::unique_ptr<RequestLog> request_log;  // null: none is written
   std::atomic<double> loading_progress{0.0};
   std::atomic<bool> draining{false};
 

@@ -241,7 +241,7 @@ asio::awaitable<bool> Session::answer_read_error(boost::system::error_code code)
 asio::awaitable<bool> Session::dispatch(const RouteMatch& route, std::string body) {
   const Dialect& dialect = dialect_of(route.endpoint);
   if (dialect.open != nullptr) {
-    co_return co_await serve_exchange(*this, dialect, std::move(body));
+    co_return co_await serve_exchange(*this, dialect, route.path, std::move(body));
   }
   if (is_sleep_order(*route.endpoint)) {
     co_return co_await serve_sleep_order(*this, *route.endpoint, request_.query, std::move(body));

@@ -106,6 +106,13 @@ CLI::App* add_serve_command(CLI::App& app, ServeOptions& options, std::string& l
   add_attention_option(command, options.model.attention);
   add_expert_activations_option(command, options.model.expert_activations);
   add_gpu_options(command, options.model);
+  add_text(command, "--log-requests", options.server.request_log_path, "FILE",
+           "A JSON line of every request, when its answer ends", "Other");
+  command
+      ->add_flag("--log-content", options.server.log_content,
+                 "With what was asked and answered (default: without)")
+      ->group("Other")
+      ->needs("--log-requests");
   command
       ->add_option("--log-level", log_level,
                    "trace, debug, info, warning, error, off (default: info)")

@@ -123,6 +123,10 @@ Metrics::Metrics(const std::string& model_name)
                                   "invalid_tool_calls_total",
                                   "Calls that do not satisfy their schema")
                          .Add({{"model_name", model_name}})),
+      dropped_log_lines_(add_counters(registry_,
+                                      "request_log_dropped_total",
+                                      "Lines of the request log that the disk was too slow for")
+                             .Add({{"model_name", model_name}})),
       time_to_first_token_(add_histogram(registry_,
                                          "time_to_first_token_seconds",
                                          "From submission to the first token",
@@ -165,6 +169,8 @@ void Metrics::count_response(std::string_view route, int status) {
 void Metrics::count_invalid_calls(int64_t num_calls) {
   invalid_calls_.Increment(static_cast<double>(num_calls));
 }
+
+void Metrics::count_dropped_log_line() { dropped_log_lines_.Increment(); }
 
 std::string Metrics::text(const std::optional<EngineStats>& engine) const {
   std::vector<MetricFamily> families = registry_.Collect();

@@ -1,0 +1,29 @@
+// A file of lines that are written behind the back of those who hand them in.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace tandem::server {
+
+class RequestLog {
+ public:
+  // Throws ConfigError when the file cannot be opened for appending. Starts the thread.
+  explicit RequestLog(std::string path);
+  ~RequestLog();  // writes what waits
+  RequestLog(const RequestLog&) = delete;
+  RequestLog& operator=(const RequestLog&) = delete;
+
+  // Thread-safe, never waits for the disk. False: too much waits, the line is dropped.
+  bool write(std::string line);
+
+  static constexpr size_t kMaxWaitingLines = 4096;
+  static constexpr size_t kMaxWaitingBytes = size_t{64} << 20;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tandem::server

@@ -1,0 +1,190 @@
+#include "server/request_log/request_record.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
+#include <utility>
+
+#include "runtime/tokenizer/tokenizer.h"
+#include "server/http/json_writer.h"
+
+namespace tandem::server {
+namespace {
+
+const char* name_of(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kRepetition:
+      return "repetition";
+    case FinishReason::kAborted:
+      return "abort";
+    case FinishReason::kError:
+      break;
+  }
+  return "error";
+}
+
+double milliseconds(std::chrono::nanoseconds duration) {
+  return std::chrono::duration<double, std::milli>(duration).count();
+}
+
+std::string utc(std::chrono::system_clock::time_point time) {
+  const auto since_epoch =
+      std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
+  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03d}Z",
+                     fmt::gmtime(std::chrono::system_clock::to_time_t(time)), since_epoch % 1000);
+}
+
+}  // namespace
+
+RequestRecord::RequestRecord(std::string endpoint, std::string request_id, bool with_content)
+    : with_content_(with_content),
+      endpoint_(std::move(endpoint)),
+      request_id_(std::move(request_id)),
+      time_(std::chrono::system_clock::now()),
+      begin_(Clock::now()) {}
+
+void RequestRecord::keep_body(const std::string& body) {
+  if (with_content_) body_ = body;
+}
+
+void RequestRecord::note_answer(std::string answer_id, std::string model, bool streams) {
+  answer_id_ = std::move(answer_id);
+  model_ = std::move(model);
+  streams_ = streams;
+}
+
+void RequestRecord::note_request(const GenerationRequest& request) {
+  choices_.emplace_back();
+  if (request_) return;
+  GenerationRequest kept;
+  kept.sampling = request.sampling;
+  kept.max_new_tokens = request.max_new_tokens;
+  kept.min_new_tokens = request.min_new_tokens;
+  kept.priority = request.priority;
+  request_ = std::move(kept);
+}
+
+void RequestRecord::note_event(int32_t choice_idx, const TokenEvent& event) {
+  Choice& choice = choices_[static_cast<size_t>(choice_idx)];
+  if (event.kind == TokenEvent::Kind::kToken) {
+    if (!first_token_) first_token_ = Clock::now();
+    ++choice.completion_tokens;
+    if (with_content_) choice.token_ids.push_back(event.token_id);
+  } else if (event.kind == TokenEvent::Kind::kFinished) {
+    choice.finish_reason = event.finish_reason;
+    choice.completion_tokens = event.completion_tokens;
+    if (choice_idx == 0) queue_wait_ = event.queue_wait;
+  }
+}
+
+void RequestRecord::end(const std::optional<ApiError>& error, bool client_gone) {
+  error_ = error;
+  client_gone_ = client_gone;
+  end_ = Clock::now();
+}
+
+const char* RequestRecord::outcome() const {
+  if (client_gone_) return "client_gone";
+  if (!error_) return "done";
+  return choices_.empty() ? "refused" : "failed";
+}
+
+std::string RequestRecord::to_json_line(const Tokenizer* tokenizer) const {
+  std::string line;
+  JsonWriter writer(line);
+  writer.begin_object();
+  writer.key("time").string(utc(time_));
+  writer.key("request_id").string(request_id_);
+  writer.key("endpoint").string(endpoint_);
+  writer.key("outcome").string(outcome());
+  if (!answer_id_.empty()) {
+    writer.key("id").string(answer_id_);
+    writer.key("model").string(model_);
+    writer.key("stream").boolean(streams_);
+  }
+  if (error_) {
+    writer.key("error").begin_object();
+    writer.key("status").integer(error_->status);
+    writer.key("type").string(error_->type);
+    writer.key("param").string(error_->param);
+    writer.key("code").string(error_->code);
+    writer.key("message").string(error_->message);
+    writer.end_object();
+  }
+  writer.key("usage").begin_object();
+  writer.key("prompt_tokens").integer(usage_.prompt_tokens);
+  writer.key("cached_tokens").integer(usage_.cached_tokens);
+  writer.key("completion_tokens").integer(usage_.completion_tokens);
+  writer.key("reasoning_tokens").integer(usage_.reasoning_tokens);
+  writer.end_object();
+  append_choices(writer, tokenizer);
+  append_times(writer);
+  append_sampling(writer);
+  if (!body_.empty()) {
+    // On one line; what is no JSON is a string.
+    boost::system::error_code code;
+    const boost::json::value body = boost::json::parse(body_, code);
+    writer.key("body");
+    if (code) {
+      writer.string(body_);
+    } else {
+      writer.raw(boost::json::serialize(body));
+    }
+  }
+  writer.end_object();
+  return line;
+}
+
+void RequestRecord::append_choices(JsonWriter& writer, const Tokenizer* tokenizer) const {
+  writer.key("choices").begin_array();
+  for (const Choice& choice : choices_) {
+    writer.begin_object();
+    writer.key("finish_reason");
+    if (choice.finish_reason) {
+      writer.string(name_of(*choice.finish_reason));
+    } else if (error_ || client_gone_) {
+      writer.null();
+    } else {
+      writer.string("stop");  // the answer was complete before the engine knew
+    }
+    writer.key("completion_tokens").integer(choice.completion_tokens);
+    if (with_content_ && tokenizer != nullptr) {
+      writer.key("text").string(tokenizer->decode(choice.token_ids));
+    }
+    writer.end_object();
+  }
+  writer.end_array();
+}
+
+void RequestRecord::append_times(JsonWriter& writer) const {
+  writer.key("milliseconds").begin_object();
+  writer.key("queue").number(milliseconds(queue_wait_));
+  if (first_token_) writer.key("first_token").number(milliseconds(*first_token_ - begin_));
+  writer.key("total").number(milliseconds(end_.value_or(Clock::now()) - begin_));
+  writer.end_object();
+}
+
+void RequestRecord::append_sampling(JsonWriter& writer) const {
+  if (!request_) return;
+  const SamplingParams& sampling = request_->sampling;
+  writer.key("sampling").begin_object();
+  writer.key("max_tokens").integer(request_->max_new_tokens);
+  writer.key("temperature").number(static_cast<double>(sampling.temperature));
+  writer.key("top_p").number(static_cast<double>(sampling.top_p));
+  writer.key("top_k").integer(sampling.top_k);
+  writer.key("min_p").number(static_cast<double>(sampling.min_p));
+  writer.key("repetition_penalty").number(static_cast<double>(sampling.repetition_penalty));
+  writer.key("frequency_penalty").number(static_cast<double>(sampling.frequency_penalty));
+  writer.key("presence_penalty").number(static_cast<double>(sampling.presence_penalty));
+  if (sampling.seed) writer.key("seed").string(std::to_string(*sampling.seed));
+  writer.key("priority").integer(request_->priority);
+  writer.end_object();
+}
+
+}  // namespace tandem::server
