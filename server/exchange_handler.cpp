@@ -28,13 +28,15 @@ ApiError aborted_between_passes() {
   return error;
 }
 
-// A request's line in the request log, written when this goes out of scope: every way out of a
-// handler is an end. Nothing where no log is kept.
+// A request's line in the request log and its span, written when this goes out of scope: every way
+// out of a handler is an end. Nothing where neither is wanted.
 class LoggedRequest {
  public:
   LoggedRequest(Session& session, std::string_view endpoint, const std::string& body)
       : state_(session.state()) {
-    if (state_.request_log == nullptr) return;
+    if (state_.spans != nullptr) trace_ = trace_context_of(session.traceparent());
+    if (trace_ && !trace_->sampled) trace_.reset();
+    if (state_.request_log == nullptr && !trace_) return;
     record_.emplace(std::string(endpoint), session.request_id(), state_.options.log_content);
     record_->keep_body(body);
   }
@@ -42,7 +44,9 @@ class LoggedRequest {
     if (!record_) return;
     if (exchange_ != nullptr) record_->note_usage(exchange_->usage());
     record_->end(error_ || exchange_ == nullptr ? error_ : exchange_->error(), client_gone_);
-    if (!state_.request_log->write(record_->to_json_line(state_.model().tokenizer))) {
+    if (trace_) state_.spans->send(record_->to_span_json(*trace_));
+    if (state_.request_log != nullptr &&
+        !state_.request_log->write(record_->to_json_line(state_.model().tokenizer))) {
       state_.metrics->count_dropped_log_line();
     }
   }
@@ -70,6 +74,7 @@ class LoggedRequest {
 
  private:
   ServerState& state_;
+  std::optional<TraceContext> trace_;  // of a span that is wanted
   std::optional<RequestRecord> record_;
   const Exchange* exchange_ = nullptr;
   std::optional<ApiError> error_;

@@ -55,6 +55,7 @@ struct ServerOptions {
   CorsPolicy cors;
   std::string request_log_path;  // a JSON line of every answered request; "": none
   bool log_content = false;      // with what was asked and said
+  std::string otlp_traces_url;   // of a collector that gets a span of every answered request; ""
   ServerFacts facts;
 };
 

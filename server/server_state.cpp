@@ -34,6 +34,14 @@ ServerState::ServerState(ServerOptions server_options)
       request_log(options.request_log_path.empty()
                       ? nullptr
                       : std::make_unique<RequestLog>(options.request_log_path)),
+      spans(options.otlp_traces_url.empty() ? nullptr
+                                            : std::make_unique<SpanExporter>(SpanExporter::Options{
+                                                  .url = options.otlp_traces_url,
+                                                  .service_name = "tandem",
+                                                  .on_dropped =
+                                                      [counts = metrics](int64_t num_spans) {
+                                                        counts->count_dropped_spans(num_spans);
+                                                      }})),
       request_id_base_(std::random_device()()) {}
 
 void ServerState::set_ready(const ServingModel& model) {

@@ -17,6 +17,7 @@
 #include "server/request_log/request_log.h"
 #include "server/running_answers.h"
 #include "server/server.h"
+#include "server/tracing/span_exporter.h"
 
 namespace tandem::server {
 
@@ -31,6 +32,7 @@ class ServerState {
   const ServerOptions options;
   const std::shared_ptr<Metrics> metrics;
   const std::unique_ptr<RequestLog> request_log;  // null: none is written
+  const std::unique_ptr<SpanExporter> spans;      // null: none are sent
   std::atomic<double> loading_progress{0.0};
   std::atomic<bool> draining{false};
 

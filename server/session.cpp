@@ -70,6 +70,7 @@ HttpRequest to_request(const Head& head) {
   request.upgrade = field(http::field::upgrade);
   request.requested_headers = field(http::field::access_control_request_headers);
   request.request_id = field("x-request-id");
+  request.traceparent = field("traceparent");
   return request;
 }
 

@@ -42,6 +42,7 @@ class Session : public std::enable_shared_from_this<Session> {
   boost::asio::awaitable<bool> end_events();
   [[nodiscard]] bool events_begun() const { return events_begun_; }
   [[nodiscard]] const std::string& request_id() const { return request_.request_id; }
+  [[nodiscard]] const std::string& traceparent() const { return request_.traceparent; }
 
   // Tells `channel` when the client closes its end while an answer is being made. Bytes that it
   // sends meanwhile (the next, pipelined request) are kept.

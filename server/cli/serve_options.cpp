@@ -113,6 +113,9 @@ CLI::App* add_serve_command(CLI::App& app, ServeOptions& options, std::string& l
                  "With what was asked and answered (default: without)")
       ->group("Other")
       ->needs("--log-requests");
+  add_text(command, "--otlp-traces-endpoint", options.server.otlp_traces_url, "URL",
+           "Collector that gets a span of every request, as OTLP over HTTP", "Other")
+      ->envname("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
   command
       ->add_option("--log-level", log_level,
                    "trace, debug, info, warning, error, off (default: info)")

@@ -23,6 +23,7 @@ struct HttpRequest {
   std::string upgrade;            // another protocol that is wanted: "websocket"
   std::string requested_headers;  // Access-Control-Request-Headers of a preflight
   std::string request_id;         // X-Request-Id, goes back with the answer
+  std::string traceparent;        // the trace that the request belongs to
 };
 
 struct HttpResponse {

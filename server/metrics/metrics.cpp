@@ -127,6 +127,9 @@ Metrics::Metrics(const std::string& model_name)
                                       "request_log_dropped_total",
                                       "Lines of the request log that the disk was too slow for")
                              .Add({{"model_name", model_name}})),
+      dropped_spans_(
+          add_counters(registry_, "spans_dropped_total", "Spans that the collector did not take")
+              .Add({{"model_name", model_name}})),
       time_to_first_token_(add_histogram(registry_,
                                          "time_to_first_token_seconds",
                                          "From submission to the first token",
@@ -171,6 +174,9 @@ void Metrics::count_invalid_calls(int64_t num_calls) {
 }
 
 void Metrics::count_dropped_log_line() { dropped_log_lines_.Increment(); }
+void Metrics::count_dropped_spans(int64_t num_spans) {
+  dropped_spans_.Increment(static_cast<double>(num_spans));
+}
 
 std::string Metrics::text(const std::optional<EngineStats>& engine) const {
   std::vector<MetricFamily> families = registry_.Collect();

@@ -26,6 +26,7 @@ class Metrics {
   void count_response(std::string_view route, int status);
   void count_invalid_calls(int64_t num_calls);
   void count_dropped_log_line();
+  void count_dropped_spans(int64_t num_spans);
   // Everything counted, and what the engine says of itself at this moment, as Prometheus text.
   [[nodiscard]] std::string text(const std::optional<EngineStats>& engine) const;
 
@@ -43,6 +44,7 @@ class Metrics {
   prometheus::Counter& error_;
   prometheus::Counter& invalid_calls_;
   prometheus::Counter& dropped_log_lines_;
+  prometheus::Counter& dropped_spans_;
   prometheus::Histogram& time_to_first_token_;
   prometheus::Histogram& inter_token_latency_;
   prometheus::Histogram& e2e_latency_;

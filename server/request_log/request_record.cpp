@@ -40,6 +40,37 @@ std::string utc(std::chrono::system_clock::time_point time) {
                      fmt::gmtime(std::chrono::system_clock::to_time_t(time)), since_epoch % 1000);
 }
 
+double seconds(std::chrono::nanoseconds duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
+// {"key": ..., "value": {"stringValue": ...}}, as OTLP writes an attribute.
+class Attributes {
+ public:
+  explicit Attributes(JsonWriter& writer) : writer_(writer) {}
+  void string(std::string_view key, std::string_view value) {
+    begin(key).key("stringValue").string(value);
+    end();
+  }
+  void integer(std::string_view key, int64_t value) {
+    begin(key).key("intValue").string(std::to_string(value));
+    end();
+  }
+  void number(std::string_view key, double value) {
+    begin(key).key("doubleValue").number(value);
+    end();
+  }
+
+ private:
+  JsonWriter& begin(std::string_view key) {
+    writer_.begin_object().key("key").string(key);
+    return writer_.key("value").begin_object();
+  }
+  void end() { writer_.end_object().end_object(); }
+
+  JsonWriter& writer_;
+};
+
 }  // namespace
 
 RequestRecord::RequestRecord(std::string endpoint, std::string request_id, bool with_content)
@@ -139,6 +170,54 @@ std::string RequestRecord::to_json_line(const Tokenizer* tokenizer) const {
   }
   writer.end_object();
   return line;
+}
+
+std::string RequestRecord::to_span_json(const TraceContext& context) const {
+  const auto unix_ns = [&](Clock::time_point time) {
+    return std::to_string(
+        std::chrono::nanoseconds(time_.time_since_epoch() + (time - begin_)).count());
+  };
+  const Clock::time_point end = end_.value_or(Clock::now());
+  std::string span;
+  JsonWriter writer(span);
+  writer.begin_object();
+  writer.key("traceId").string(context.trace_id);
+  writer.key("spanId").string(context.span_id);
+  if (!context.parent_span_id.empty()) writer.key("parentSpanId").string(context.parent_span_id);
+  writer.key("name").string("llm_request");
+  writer.key("kind").integer(2);  // SERVER
+  writer.key("startTimeUnixNano").string(unix_ns(begin_));
+  writer.key("endTimeUnixNano").string(unix_ns(end));
+  writer.key("attributes").begin_array();
+  Attributes attributes(writer);
+  attributes.string("url.path", endpoint_);
+  attributes.string("gen_ai.request.id", answer_id_.empty() ? request_id_ : answer_id_);
+  attributes.string("gen_ai.response.model", model_);
+  attributes.string("tandem.outcome", outcome());
+  if (request_) {
+    attributes.integer("gen_ai.request.n", static_cast<int64_t>(choices_.size()));
+    attributes.integer("gen_ai.request.max_tokens", request_->max_new_tokens);
+    attributes.number("gen_ai.request.temperature",
+                      static_cast<double>(request_->sampling.temperature));
+    attributes.number("gen_ai.request.top_p", static_cast<double>(request_->sampling.top_p));
+  }
+  attributes.integer("gen_ai.usage.prompt_tokens", usage_.prompt_tokens);
+  attributes.integer("gen_ai.usage.completion_tokens", usage_.completion_tokens);
+  attributes.number("gen_ai.latency.time_in_queue", seconds(queue_wait_));
+  if (first_token_) {
+    attributes.number("gen_ai.latency.time_to_first_token", seconds(*first_token_ - begin_));
+    attributes.number("gen_ai.latency.time_in_model_decode", seconds(end - *first_token_));
+  }
+  attributes.number("gen_ai.latency.e2e", seconds(end - begin_));
+  writer.end_array();
+  if (error_) {
+    writer.key("status").begin_object();
+    writer.key("code").integer(2);  // ERROR
+    writer.key("message").string(error_->message);
+    writer.end_object();
+  }
+  writer.end_object();
+  return span;
 }
 
 void RequestRecord::append_choices(JsonWriter& writer, const Tokenizer* tokenizer) const {

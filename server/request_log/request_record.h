@@ -11,6 +11,7 @@
 #include "runtime/engine/engine.h"
 #include "server/chat/api_error.h"
 #include "server/chat/chat_choice.h"
+#include "server/tracing/trace_context.h"
 
 namespace tandem::server {
 
@@ -29,6 +30,8 @@ class RequestRecord {
 
   // One object without a line break. Answers are text with the markers of the format in it.
   [[nodiscard]] std::string to_json_line(const Tokenizer* tokenizer) const;
+  // The request as OTLP's span, without content; attributes under vLLM's names.
+  [[nodiscard]] std::string to_span_json(const TraceContext& context) const;
 
  private:
   using Clock = std::chrono::steady_clock;
