@@ -22,6 +22,7 @@ namespace tandem {
 namespace {
 
 constexpr ModelMemory kAllMemory{.weights = true, .host_weights = true, .kv_cache = true};
+constexpr ModelMemory kOnDevices{.weights = true, .kv_cache = true};
 constexpr const char* kShuttingDown = "the server is shutting down";
 
 RequestLimits request_limits(const ForwardModel& model) {
@@ -47,6 +48,7 @@ struct Engine::Impl {
 
   void run();
   bool wait_for_mail();  // false: the engine ends
+  void wait_until_there_is_work(std::unique_lock<std::mutex>& lock);
   void publish_and_deliver();
   void fail(const std::string& message);
   void fall_asleep();  // as sleep_now says
@@ -283,13 +285,22 @@ void Engine::Impl::run() {
   }
 }
 
-// Sleeps while there is nothing to do; takes the mail.
-bool Engine::Impl::wait_for_mail() {
-  std::unique_lock lock(mutex);
-  has_mail.wait(lock, [this] {
+void Engine::Impl::wait_until_there_is_work(std::unique_lock<std::mutex>& lock) {
+  const auto has_work = [this] {
     return stopping || abort_all || reset_cache || !submitted.empty() || !aborted_ids.empty() ||
            sleep.has_waking() || sleep.has_sleep(is_idle()) || (!steps.empty() && !asleep);
-  });
+  };
+  if (asleep || options.sleep_after.count() <= 0) return has_mail.wait(lock, has_work);
+  while (!has_mail.wait_for(lock, options.sleep_after, has_work)) {
+    // Nobody has asked for so long; somebody may be about to, for an answer of several requests.
+    if (is_idle()) sleep.order_sleep(kOnDevices, SleepMode::kWait, nullptr);
+  }
+}
+
+// Waits while there is nothing to do; takes the mail.
+bool Engine::Impl::wait_for_mail() {
+  std::unique_lock lock(mutex);
+  wait_until_there_is_work(lock);
   std::swap(incoming, submitted);
   incoming_aborts.clear();
   std::swap(incoming_aborts, aborted_ids);

@@ -42,6 +42,8 @@ struct EngineOptions {
   int32_t prefill_chunk_tokens = 512;  // prompt tokens a step takes beside the running decodes
   bool prefix_cache = true;
   bool wake_on_request = false;  // submit wakes a sleeping engine in place of refusing
+  // Idle for so long, the engine sleeps by itself: the devices' memory goes. 0: never.
+  std::chrono::milliseconds sleep_after{0};
 };
 
 struct SubmitError {

@@ -2,6 +2,7 @@
 // each. They return the process's exit status and throw LoadError or ConfigError.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -33,6 +34,7 @@ struct ServeOptions {
   int32_t max_sequences = 64;
   int32_t max_queued_requests = 256;
   bool wake_on_request = false;
+  std::chrono::seconds sleep_after{0};  // of idleness; requests then wake the model. 0: never
 };
 
 struct ChatOptions {

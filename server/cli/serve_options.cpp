@@ -100,6 +100,8 @@ CLI::App* add_serve_command(CLI::App& app, ServeOptions& options, std::string& l
       ->add_flag("--wake-on-request", options.wake_on_request,
                  "Requests wake a model that sleeps (default: status 503)")
       ->group("Model");
+  add_seconds(command, "--sleep-after", options.sleep_after, 1, 1 << 30,
+              "Idle so long it sleeps, and requests wake it (default: never)", "Model");
   add_serve_network(command, options);
   add_serve_limits(command, options);
   add_threads_option(command, options.model.num_threads);

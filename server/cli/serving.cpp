@@ -140,7 +140,8 @@ void Serving::Impl::load(const ModelFactory& factory,
   engine_options.max_queued_requests = options.max_queued_requests;
   engine_options.prefill_chunk_tokens =
       std::min(options.prefill_chunk_tokens, limits.max_batch_tokens);
-  engine_options.wake_on_request = options.wake_on_request;
+  engine_options.wake_on_request = options.wake_on_request || options.sleep_after.count() > 0;
+  engine_options.sleep_after = options.sleep_after;
   engine = std::make_unique<Engine>(*loaded->model, engine_options);
 
   server->set_ready(server::make_serving_model(*engine, *tokenizer, config));

@@ -459,6 +459,15 @@ class ServeTest(CommandLineTest):
             server.chat(max_tokens=4, messages=[{"role": "user", "content": "hi"}])
             self.assertEqual(server.health()["sleep_state"], "awake")
 
+    def test_an_idle_model_sleeps_by_itself_where_it_may(self):
+        with self.serve("--sleep-after", "1") as server:
+            for _ in range(2):
+                deadline = time.monotonic() + 120
+                while server.health()["sleep_state"] != "asleep":
+                    self.assertLess(time.monotonic(), deadline)
+                    time.sleep(0.1)
+                server.chat(max_tokens=4, messages=[{"role": "user", "content": "hi"}])
+
     def test_keys_are_asked_for_when_given_by_option_or_environment(self):
         with self.serve("--api-key", "one", "--api-key", "two") as server:
             self.assertEqual(server.request("GET", "/v1/models")[0], 401)

@@ -424,6 +424,35 @@ TEST_CASE("where requests wake the engine, those that come are answered behind o
   CHECK(model.violations().empty());
 }
 
+TEST_CASE("idle for long enough an engine sleeps by itself, and a request wakes it", "[engine]") {
+  HashModel model;
+  Engine engine(model, {.wake_on_request = true, .sleep_after = 5ms});
+  for (uint32_t round = 0; round < 3; ++round) {
+    const auto falls_asleep = [&] {
+      for (int idx = 0; idx < 60'000; ++idx) {
+        if (engine.stats().sleep_state == SleepState::kAsleep) return true;
+        std::this_thread::sleep_for(2ms);
+      }
+      return false;
+    };
+    CHECK(falls_asleep());
+    CHECK(model.released() == kOnDevices);
+    const auto sink = submit(engine, make_prompt(round, 30, 512), 20);
+    CHECK(sink->wait().finish_reason == FinishReason::kLength);
+    CHECK(sink->token_ids() == model.expected_greedy(make_prompt(round, 30, 512), 20));
+  }
+  // Not under an answer that may ask for more.
+  Engine::Answer answer(engine);
+  const auto sink = std::make_shared<CollectingSink>();
+  REQUIRE(answer.submit(greedy_request(make_prompt(9, 30, 512), 5, sink)).ok());
+  CHECK(sink->wait().finish_reason == FinishReason::kLength);
+  const int64_t num_restores = model.num_restores();
+  std::this_thread::sleep_for(50ms);
+  CHECK(engine.stats().sleep_state == SleepState::kAwake);
+  CHECK(model.num_restores() == num_restores);
+  CHECK(model.violations().empty());
+}
+
 TEST_CASE("an engine that ends while it sleeps, falls asleep or wakes tells everybody",
           "[engine]") {
   HashModel model;
