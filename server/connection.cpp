@@ -9,6 +9,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
+#include <cstring>
 #include <utility>
 
 namespace tandem::server {
@@ -21,12 +22,23 @@ constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
 template <int kLevel, int kName>
 using IntOption = asio::detail::socket_option::integer<kLevel, kName>;
 
+std::string address_of(const Connection::Socket& socket) {
+  boost::system::error_code code;
+  const auto endpoint = socket.remote_endpoint(code);
+  if (code) return "gone";
+  asio::ip::tcp::endpoint address;
+  const auto family = endpoint.protocol().family();
+  if (family != AF_INET && family != AF_INET6) return "unix";
+  std::memcpy(address.data(), endpoint.data(), std::min(endpoint.size(), address.capacity()));
+  return address.address().to_string();
+}
+
 }  // namespace
 
 Connection::Connection(Socket socket,
                        asio::ssl::context* tls,
                        std::chrono::seconds vanished_timeout)
-    : stream_(std::move(socket)) {
+    : stream_(std::move(socket)), peer_(address_of(stream_.socket())) {
   boost::system::error_code ignored;  // a Unix socket has none of these
   Socket& raw = stream_.socket();
   raw.set_option(asio::ip::tcp::no_delay(true), ignored);

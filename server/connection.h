@@ -12,6 +12,7 @@
 #include <chrono>
 #include <functional>
 #include <optional>
+#include <string>
 
 namespace tandem::server {
 
@@ -37,6 +38,8 @@ class Connection {
   boost::asio::awaitable<void> shutdown_send(std::chrono::milliseconds timeout);
   void close();  // pending operations end
 
+  // The client's address, without its port; "unix" behind a Unix socket. Known from the beginning.
+  [[nodiscard]] const std::string& peer() const { return peer_; }
   [[nodiscard]] bool is_open() { return stream_.socket().is_open(); }
   boost::asio::any_io_executor executor() { return stream_.get_executor(); }
 
@@ -45,6 +48,7 @@ class Connection {
 
   Stream stream_;
   std::optional<boost::asio::ssl::stream<Stream&>> tls_;
+  std::string peer_;
 };
 
 }  // namespace tandem::server

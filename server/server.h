@@ -42,6 +42,7 @@ struct ServerOptions {
   int32_t max_n = 8;  // choices of one request
   bool preserve_thinking =
       false;  // prompts keep the reasoning of every turn, unless told otherwise
+  std::vector<std::string> unlogged_paths;  // "/health": requests that the access log leaves out
 
   // Limits on clients that dribble or do not read.
   std::chrono::milliseconds header_timeout{

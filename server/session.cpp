@@ -48,6 +48,31 @@ Method to_method(http::verb verb) {
   }
 }
 
+std::string_view method_name(Method method) {
+  switch (method) {
+    case Method::kGet:
+      return "GET";
+    case Method::kHead:
+      return "HEAD";
+    case Method::kPost:
+      return "POST";
+    case Method::kOptions:
+      return "OPTIONS";
+    case Method::kOther:
+      break;
+  }
+  return "other";
+}
+
+// What cannot break a line of the log or pose as another.
+std::string printable(std::string_view path) {
+  constexpr size_t kMaxChars = 200;
+  std::string text(path.substr(0, kMaxChars));
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return c <= ' ' || c == '"' || c > '~'; }, '?');
+  return text;
+}
+
 template <typename Head>
 HttpRequest to_request(const Head& head) {
   const auto field = [&](auto name) {
@@ -123,8 +148,15 @@ asio::awaitable<bool> Session::serve_one() {
   idle_ = false;
   head_options_ = {};
   events_begun_ = false;
+  status_ = 0;
   request_ = {};
+  const auto begin = Clock::now();
+  const bool keep_alive = co_await answer_one();
+  log_access(begin);
+  co_return keep_alive;
+}
 
+asio::awaitable<bool> Session::answer_one() {
   Parser parser;
   parser.body_limit(static_cast<uint64_t>(state_.options.max_body_size_bytes));
   if (!co_await read_head(parser)) co_return false;
@@ -147,6 +179,18 @@ asio::awaitable<bool> Session::serve_one() {
   ServerState::BodyMemory body_memory(state_);
   if (!co_await read_body(parser, body_memory)) co_return false;
   co_return co_await dispatch(route, std::move(parser.get().body()));
+}
+
+// One line a request, as clients of servers expect: who, what, how it ended, how long it took. The
+// query is left out: it may hold a key.
+void Session::log_access(Clock::time_point begin) const {
+  if (request_.path.empty() && status_ == 0) return;  // nothing that could be read as a request
+  const std::vector<std::string>& unlogged = state_.options.unlogged_paths;
+  if (std::find(unlogged.begin(), unlogged.end(), request_.path) != unlogged.end()) return;
+  const std::chrono::duration<double> elapsed = Clock::now() - begin;
+  spdlog::info("{} \"{} {}\" {} {:.3f} s {}", connection_.peer(), method_name(request_.method),
+               printable(request_.path), status_ == 0 ? "gone" : std::to_string(status_),
+               elapsed.count(), request_.request_id);
 }
 
 // Waits for a request to begin, as long as a kept-alive connection may be silent.
@@ -346,7 +390,8 @@ void Session::watch_client(const std::shared_ptr<TokenChannel>& channel) {
 
 void Session::unwatch_client() { watcher_.reset(); }
 
-void Session::add_common_headers(HttpResponse& response) const {
+void Session::add_common_headers(HttpResponse& response) {
+  status_ = response.status;
   const RouteMatch route = match_route(request_.method, request_.path);
   state_.metrics->count_response(route.path.empty() ? "other" : route.path, response.status);
   if (!request_.request_id.empty()) {

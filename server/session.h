@@ -59,6 +59,8 @@ class Session : public std::enable_shared_from_this<Session> {
   using Clock = std::chrono::steady_clock;
 
   boost::asio::awaitable<bool> serve_one();
+  boost::asio::awaitable<bool> answer_one();
+  void log_access(Clock::time_point begin) const;
   boost::asio::awaitable<bool> read_first_bytes();
   boost::asio::awaitable<bool> read_head(Parser& parser);
   boost::asio::awaitable<bool> read_body(Parser& parser, ServerState::BodyMemory& memory);
@@ -73,7 +75,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // for the next request: nothing is ever cancelled but by closing the connection.
   void start_read();
   boost::asio::awaitable<bool> read_more(Clock::time_point deadline);
-  void add_common_headers(HttpResponse& response) const;
+  void add_common_headers(HttpResponse& response);
 
   Connection connection_;
   ServerState& state_;
@@ -87,6 +89,7 @@ class Session : public std::enable_shared_from_this<Session> {
   HeadOptions head_options_;
   bool idle_ = true;
   bool events_begun_ = false;
+  int status_ = 0;             // of the answer under way, 0 before its head
   bool unread_input_ = false;  // we close before having read what the client sends
 };
 

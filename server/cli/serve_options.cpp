@@ -124,6 +124,12 @@ CLI::App* add_serve_command(CLI::App& app, ServeOptions& options, std::string& l
       ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}).description(""))
       ->type_name("LEVEL")
       ->group("Other");
+  command
+      ->add_option("--disable-access-log-for-endpoints", options.server.unlogged_paths,
+                   "Without a line in the log: /health,/metrics")
+      ->delimiter(',')
+      ->type_name("PATHS")
+      ->group("Other");
   return command;
 }
 
