@@ -220,7 +220,8 @@ asio::awaitable<bool> serve_exchange(Session& session,
   ApiError error;
   const std::function<void()> open = [&] {
     try {
-      auto opened = dialect.open(body, model);
+      auto opened =
+          session.state().unknown_keys().judged([&] { return dialect.open(body, model); });
       if (opened) {
         exchange = std::move(*opened);
       } else {

@@ -11,6 +11,7 @@
 #include "server/http/api_keys.h"
 #include "server/http/json_writer.h"
 #include "server/openai/models.h"
+#include "server/openai/render.h"
 #include "server/openai/tokenize.h"
 #include "server/openapi.h"
 #include "server/server_info.h"
@@ -200,12 +201,18 @@ bool has_key_for(std::optional<Endpoint> endpoint,
   return is_authorized(request, options.api_keys);
 }
 
+struct AbortRequest {
+  std::vector<std::string> names;
+  bool all = false;
+};
+
 // {"rid": "..."} of SGLang, {"request_ids": [...]}, {"abort_all": true}.
-Result<std::string, ApiError> abort_requests(std::string_view body, const ServerState& state) {
+Result<AbortRequest, ApiError> parse_abort_request(std::string_view body) {
   auto document = parse_json_object(body);
   if (!document) return document.error();
   FieldReader fields(document->get_object());
-  std::vector<std::string> names;
+  AbortRequest request;
+  std::vector<std::string>& names = request.names;
   if (const auto id = fields.string("rid")) names.emplace_back(*id);
   const boost::json::array* ids = fields.array("request_ids");
   if (ids != nullptr) {
@@ -217,14 +224,21 @@ Result<std::string, ApiError> abort_requests(std::string_view body, const Server
       names.emplace_back(as_view(id.get_string()));
     }
   }
-  const bool all = fields.boolean("abort_all").value_or(false);
-  if (fields.ok() && names.empty() && ids == nullptr && !all) {
+  request.all = fields.boolean("abort_all").value_or(false);
+  if (fields.ok() && names.empty() && ids == nullptr && !request.all) {
     fields.fail(
         invalid_value("request_ids", "a list of ids, or rid, or abort_all: true", "nothing"));
   }
   if (!fields.ok()) return *fields.error();
-  int64_t num_aborted = all ? state.answers().abort_all(state.engine()) : 0;
-  for (const std::string& name : names) num_aborted += state.answers().abort(name, state.engine());
+  return request;
+}
+
+Result<std::string, ApiError> abort_requests(std::string_view body, const ServerState& state) {
+  const auto request = state.unknown_keys().judged([&] { return parse_abort_request(body); });
+  if (!request) return request.error();
+  int64_t num_aborted = request->all ? state.answers().abort_all(state.engine()) : 0;
+  for (const std::string& name : request->names)
+    num_aborted += state.answers().abort(name, state.engine());
   return fmt::format("{{\"num_aborted\":{}}}", num_aborted);
 }
 
@@ -235,6 +249,17 @@ std::string is_sleeping_json(const ServerState& state) {
 std::string reset_prefix_cache(const ServerState& state) {
   state.engine().reset_prefix_cache();
   return "{\"success\":true}";
+}
+
+// Of an endpoint whose body has keys.
+using BodyReader = Result<std::string, ApiError> (*)(std::string_view body,
+                                                     const ServedModel& model);
+HttpResponse answer_body(BodyReader read,
+                         std::string_view body,
+                         const ServerState& state,
+                         const Dialect& dialect) {
+  return to_response(state.unknown_keys().judged([&] { return read(body, state.model()); }),
+                     dialect);
 }
 
 }  // namespace
@@ -300,13 +325,17 @@ HttpResponse handle(Endpoint endpoint,
       case Endpoint::kModel:
         return to_response(model_json(state.model(), parameter), dialect);
       case Endpoint::kTokenize:
-        return to_response(tokenize_json(body, state.model()), dialect);
+        return answer_body(tokenize_json, body, state, dialect);
       case Endpoint::kDetokenize:
-        return to_response(detokenize_json(body, state.model()), dialect);
+        return answer_body(detokenize_json, body, state, dialect);
       case Endpoint::kApplyTemplate:
-        return to_response(apply_template_json(body, state.model()), dialect);
+        return answer_body(apply_template_json, body, state, dialect);
+      case Endpoint::kRenderChat:
+        return answer_body(render_chat_json, body, state, dialect);
+      case Endpoint::kRenderText:
+        return answer_body(render_text_json, body, state, dialect);
       case Endpoint::kCountTokens:
-        return to_response(count_tokens_json(body, state.model()), dialect);
+        return answer_body(count_tokens_json, body, state, dialect);
       case Endpoint::kTokenizerInfo:
         return json_response(tokenizer_info_json(state.model()));
       case Endpoint::kAbortRequest:

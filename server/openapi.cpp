@@ -71,6 +71,11 @@ Operation operation_of(Endpoint endpoint) {
       return {"Token ids to text", R"({"tokens":[1]})"};
     case Endpoint::kApplyTemplate:
       return {"The prompt that a chat request becomes", kMessages};
+    case Endpoint::kRenderChat:
+      return {"What the engine would be asked for a chat", kMessages};
+    case Endpoint::kRenderText:
+      return {"What the engine would be asked for a completion, prompt by prompt",
+              R"({"prompt":"hello"})"};
     case Endpoint::kTokenizerInfo:
       return {"Special tokens of the vocabulary", ""};
     case Endpoint::kAbortRequest:
@@ -92,7 +97,7 @@ Operation operation_of(Endpoint endpoint) {
 std::vector<FieldUse> fields_of(Endpoint endpoint,
                                 std::string_view body,
                                 const ServerState& state) {
-  const FieldRecorder recorder;
+  FieldRecorder recorder;
   const Dialect& dialect = dialect_of(endpoint);
   if (dialect.open != nullptr) {
     static_cast<void>(dialect.open(body, state.model()));
@@ -120,6 +125,7 @@ void write_schema(JsonWriter& out, const FieldUse& use) {
   if (!use.type.empty()) out.key("type").string(use.type);
   if (use.min) write_limit(out, "minimum", use, *use.min);
   if (use.max) write_limit(out, "maximum", use, *use.max);
+  if (use.is_ignored) out.key("description").string("Accepted, without effect");
   out.end_object();
 }
 
@@ -208,11 +214,11 @@ std::string openapi_json(const ServerState& state) {
   out.begin_object().key("openapi").string("3.1.0");
   out.key("info").begin_object().key("title").string("tandem");
   out.key("version").string(TANDEM_VERSION);
+  const std::string unlisted = state.options.strict_params ? "a 400 that names them" : "ignored";
   out.key("description")
-      .string(
-          "Keys that are not listed are ignored; null is as good as absent. A listed key of a "
-          "wrong "
-          "type or range is a 400 that names it.");
+      .string("Keys that are not listed are " + unlisted +
+              "; null is as good as absent. A listed key of a wrong type or range is a 400 that "
+              "names it.");
   out.end_object().key("paths").begin_object();
   for (const Route& route : routes()) write_route(out, route, state);
   out.end_object().key("components").begin_object().key("securitySchemes").begin_object();

@@ -39,9 +39,11 @@ struct ServerOptions {
   int max_connections = 4096;
   std::chrono::seconds keep_alive_timeout{75};
   std::chrono::seconds drain_timeout{30};
-  int32_t max_n = 8;  // choices of one request
-  bool preserve_thinking =
-      false;  // prompts keep the reasoning of every turn, unless told otherwise
+  int32_t max_n = 8;                        // choices of one request
+  bool preserve_thinking = false;           // prompts keep all reasoning, unless told otherwise
+  bool strict_params = false;               // unknown keys of a request are a 400, not ignored
+  bool force_include_usage = false;         // every stream ends with its usage, asked for or not
+  int32_t stream_interval = 1;              // tokens of a chunk of a stream, at least
   std::vector<std::string> unlogged_paths;  // "/health": requests that the access log leaves out
 
   // Limits on clients that dribble or do not read.

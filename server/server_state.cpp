@@ -42,7 +42,8 @@ ServerState::ServerState(ServerOptions server_options)
                                                       [counts = metrics](int64_t num_spans) {
                                                         counts->count_dropped_spans(num_spans);
                                                       }})),
-      request_id_base_(std::random_device()()) {}
+      request_id_base_(std::random_device()()),
+      unknown_keys_(std::make_unique<UnknownKeys>(options.strict_params)) {}
 
 void ServerState::set_ready(const ServingModel& model) {
   TANDEM_CHECK(model.engine != nullptr && model.tokenizer != nullptr, "a model without its parts");
@@ -60,6 +61,8 @@ void ServerState::set_ready(const ServingModel& model) {
   placement_ = lines_of(model.engine->model().description());
   model_.max_n = options.max_n;
   model_.preserve_thinking = options.preserve_thinking;
+  model_.force_include_usage = options.force_include_usage;
+  model_.stream_interval = options.stream_interval;
   const int num_threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 4);
   grammars_ = std::make_unique<GrammarCompiler>(
       *model.tokenizer, model_.vocab_size, GrammarCompiler::Options{.num_threads = num_threads});

@@ -18,6 +18,7 @@
 #include "server/running_answers.h"
 #include "server/server.h"
 #include "server/tracing/span_exporter.h"
+#include "server/unknown_keys.h"
 
 namespace tandem::server {
 
@@ -42,6 +43,7 @@ class ServerState {
   [[nodiscard]] std::string failure() const;
 
   [[nodiscard]] RunningAnswers& answers() const { return *answers_; }
+  [[nodiscard]] UnknownKeys& unknown_keys() const { return *unknown_keys_; }
 
   // Valid once phase() has been kReady.
   [[nodiscard]] Engine& engine() const { return *engine_; }
@@ -88,6 +90,7 @@ class ServerState {
   std::atomic<uint64_t> num_request_ids_{0};
   const uint32_t request_id_base_;
   const std::unique_ptr<RunningAnswers> answers_ = std::make_unique<RunningAnswers>();
+  const std::unique_ptr<UnknownKeys> unknown_keys_;
   Engine* engine_ = nullptr;
   std::unique_ptr<GrammarCompiler> grammars_;
   ServedModel model_;

@@ -96,13 +96,14 @@ std::optional<ApiError> give_order(ServerState& state,
                                    std::string_view body,
                                    SleepDone done) {
   Engine& engine = state.engine();
+  UnknownKeys& unknown_keys = state.unknown_keys();
   if (endpoint == Endpoint::kWakeUp) {
-    const auto memory = read_wake_request(query, body);
+    const auto memory = unknown_keys.judged([&] { return read_wake_request(query, body); });
     if (!memory) return memory.error();
     engine.wake_up(*memory, std::move(done));
     return std::nullopt;
   }
-  const auto request = read_sleep_request(query, body);
+  const auto request = unknown_keys.judged([&] { return read_sleep_request(query, body); });
   if (!request) return request.error();
   if (!request->memory.any()) {
     done({});

@@ -47,6 +47,13 @@ bool AssistantParser::in_unclosed_call() const {
 
 void AssistantParser::push(int32_t token_id, Deltas& out) {
   if (stopped() || is_finished_ || token_id < 0) return;
+  const size_t num_before = out.size();
+  parse(token_id, out);
+  ++num_untold_tokens_;
+  if (out.size() > num_before) out[num_before].num_tokens = std::exchange(num_untold_tokens_, 0);
+}
+
+void AssistantParser::parse(int32_t token_id, Deltas& out) {
   const bool was_reasoning = state_ == State::kReasoning;
   const SpecialTokens& ids = tokenizer_.specials();
   const bool is_marker = tokenizer_.is_special(token_id) && push_marker(token_id, out);
@@ -63,6 +70,7 @@ void AssistantParser::finish(Deltas& out) {
   if (is_finished_) return;
   is_finished_ = true;
   if (stopped()) return;
+  const size_t num_before = out.size();
   const State last_state = state_;
   if (in_unclosed_call()) {
     end_call(false, out);
@@ -73,6 +81,7 @@ void AssistantParser::finish(Deltas& out) {
     append_delta(Kind::kContent, -1, std::exchange(held_stop_, {}), out);
   }
   state_ = last_state;  // in_unclosed_call() still answers
+  if (out.size() > num_before) out[num_before].num_tokens = std::exchange(num_untold_tokens_, 0);
 }
 
 // False for a token that is text: a special that the options leave alone.

@@ -22,6 +22,9 @@ struct AssistantDelta {
   int32_t call_idx = -1;    // dense from 0
   std::string call_id{};    // kToolCallBegin: functions.NAME:IDX
   std::string call_name{};  // kToolCallBegin
+  // Tokens that have come since the delta before it: those of its text, of markers ahead of it, and
+  // the one that let it be shown.
+  int32_t num_tokens = 0;
 };
 
 struct AssistantParserOptions {
@@ -67,6 +70,7 @@ class AssistantParser {
     kArguments,  // after argument_begin
   };
 
+  void parse(int32_t token_id, Deltas& out);
   bool push_marker(int32_t token_id, Deltas& out);
   bool push_tool_marker(int32_t token_id, Deltas& out);
   void push_text(std::string_view text, Deltas& out);
@@ -86,6 +90,8 @@ class AssistantParser {
   Utf8Stream utf8_;
   bool in_section_ = false;
   bool is_finished_ = false;
+
+  int32_t num_untold_tokens_ = 0;  // since the last delta
 
   bool has_reasoning_text_ = false;  // of the current thinking part
   int32_t reasoning_tokens_ = 0;

@@ -38,6 +38,10 @@ std::optional<ApiError> for_each_block(const json::array& blocks,
     const auto type = fields.string("type");
     if (!fields.ok()) return fields.error();
     if (!type) return invalid_value(fields.path("type"), "the type of a content block", "nothing");
+    const bool is_known = *type == "text" || *type == "thinking" || *type == "tool_use" ||
+                          *type == "tool_result" || *type == "document";
+    if (!is_known) fields.allow_any_key();
+    fields.ignore({"cache_control", "citations", "signature", "caller", "title", "context"});
     if (auto error = visit(*type, fields)) return error;
     if (!fields.ok()) return fields.error();
   }
@@ -62,6 +66,7 @@ Result<std::string, ApiError> readable_text(std::string_view type, FieldReader& 
     const json::object* source = fields.object("source");
     if (source != nullptr) {
       FieldReader entries(*source, fields.path("source") + ".");
+      entries.allow_any_key();  // there are many kinds
       if (entries.string("type").value_or("") == "text") {
         return std::string(entries.string("data").value_or(""));
       }

@@ -58,8 +58,13 @@ void read_tools(FieldReader& fields, ChatRequest& request) {
     const auto description = tool.string("description");
     const json::object* schema = tool.object("input_schema");
     const bool is_strict = tool.boolean("strict").value_or(false);
+    tool.ignore({"cache_control", "defer_loading", "allowed_callers", "input_examples",
+                 "eager_input_streaming"});
     if (!tool.ok()) return fields.fail(*tool.error());
-    if (type != "custom" && schema == nullptr) continue;
+    if (type != "custom" && schema == nullptr) {
+      tool.allow_any_key();
+      continue;
+    }
     if (!name || !is_function_name(*name)) {
       return fields.fail(invalid_value(tool.path("name"), kFunctionNameRule,
                                        name ? json_excerpt(*tool.find("name")) : "nothing"));
@@ -74,6 +79,7 @@ void read_tool_choice(FieldReader& fields, ChatRequest& request) {
   if (choice == nullptr) return;
   FieldReader entries(*choice, "tool_choice.");
   const auto type = entries.string("type");
+  entries.ignore({"name"});  // of a tool: read below
   if (entries.boolean("disable_parallel_tool_use").value_or(false)) {
     request.parallel_tool_calls = false;
   }
@@ -108,6 +114,7 @@ void read_thinking(FieldReader& fields, MessagesRequest& request, ThinkingContro
   if (thinking == nullptr) return;
   FieldReader entries(*thinking, "thinking.");
   const auto type = entries.string("type");
+  entries.ignore({"display"});
   controls.set_budget(entries.integer("budget_tokens", 1, kMaxInt32));
   if (!entries.ok()) return fields.fail(*entries.error());
   if (type != "enabled" && type != "adaptive" && type != "disabled") {
@@ -198,6 +205,8 @@ Result<MessagesRequest, ApiError> parse_messages_request(std::string_view body,
     fields.fail(std::move(error));
   }
   static_cast<void>(fields.object("metadata"));
+  fields.ignore({"service_tier", "container", "context_management", "mcp_servers", "betas",
+                 "inference_geo", "cache_control"});
   read_output_config(fields, request.chat, controls);
   request.chat.thinking_budget = controls.budget();
   if (fields.ok() && use == MessagesUse::kGenerate && !request.chat.max_tokens) {

@@ -18,6 +18,7 @@ bool ChatChoice::push(const TokenEvent& event, std::vector<AssistantDelta>& delt
 bool ChatChoice::push_token(const TokenEvent& event, std::vector<AssistantDelta>& deltas) {
   if (cut_) return false;
   ++usage_.completion_tokens;
+  if (options_.token_ids) token_ids_.push_back(event.token_id);
   const int32_t reasoning_before = parser_.reasoning_tokens();
   parser_.push(event.token_id, deltas);
   usage_.reasoning_tokens = parser_.reasoning_tokens();
@@ -37,6 +38,8 @@ void ChatChoice::finish(const TokenEvent& event, std::vector<AssistantDelta>& de
   usage_.cached_tokens = event.cached_tokens;
   usage_.reasoning_tokens = parser_.reasoning_tokens();
   if (!cut_) usage_.completion_tokens = event.completion_tokens;
+  if (!cut_ && options_.token_ids && event.stop_token_id >= 0)
+    token_ids_.push_back(event.stop_token_id);
 
   if (event.finish_reason == FinishReason::kError) {
     end_ = End::kFailed;
@@ -58,5 +61,13 @@ void ChatChoice::finish(const TokenEvent& event, std::vector<AssistantDelta>& de
 }
 
 std::vector<TokenEvent> ChatChoice::take_logprobs() { return std::exchange(logprobs_, {}); }
+
+std::vector<int32_t> ChatChoice::take_token_ids(size_t max_tokens) {
+  const auto end =
+      token_ids_.begin() + static_cast<std::ptrdiff_t>(std::min(max_tokens, token_ids_.size()));
+  std::vector<int32_t> taken(token_ids_.begin(), end);
+  token_ids_.erase(token_ids_.begin(), end);
+  return taken;
+}
 
 }  // namespace tandem::server

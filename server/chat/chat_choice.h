@@ -25,6 +25,7 @@ class ChatChoice {
     AssistantParserOptions parser;
     bool first_call_only = false;            // parallel_tool_calls: false
     bool logprobs = false;                   // of the tokens that make up the content
+    bool token_ids = false;                  // of all tokens are kept
     std::vector<int32_t> reported_stop_ids;  // the request's own stop_token_ids
   };
 
@@ -36,6 +37,11 @@ class ChatChoice {
 
   // The tokens of the content that have come since the last call; empty unless asked for.
   std::vector<TokenEvent> take_logprobs();
+  // All tokens that have come since the last call, or the first of them; markers, thinking and the
+  // stop token included: of an ended choice as many as usage().completion_tokens says. Empty unless
+  // asked for.
+  std::vector<int32_t> take_token_ids() { return take_token_ids(token_ids_.size()); }
+  std::vector<int32_t> take_token_ids(size_t max_tokens);
 
   [[nodiscard]] End end() const { return end_; }
   [[nodiscard]] const std::string& failure() const { return failure_; }
@@ -59,6 +65,7 @@ class ChatChoice {
   int32_t reported_stop_id_ = -1;
   std::string failure_;
   std::vector<TokenEvent> logprobs_;
+  std::vector<int32_t> token_ids_;
   TokenUsage usage_;
 };
 

@@ -19,6 +19,8 @@ ChatChoice::Options choice_options(const PreparedChat& chat, const ServedModel& 
   options.parser.include_stop_in_output = request.include_stop_in_output;
   options.first_call_only = !request.parallel_tool_calls;
   options.logprobs = request.logprobs;
+  // Ids would show the thinking that the request wants hidden.
+  options.token_ids = request.return_token_ids && request.include_reasoning;
   options.reported_stop_ids = request.stop_token_ids;
   return options;
 }
@@ -29,11 +31,12 @@ ChatExchange::ChatExchange(PreparedChat chat, const ServedModel& model, std::str
     : chat_(std::move(chat)),
       model_(model),
       id_(answer_id(id_prefix, chat_.request.request_id)),
-      num_prompt_tokens_(static_cast<int32_t>(chat_.prompt_ids.size())) {
+      num_prompt_tokens_(static_cast<int32_t>(chat_.prompt_ids.size())),
+      stream_interval_(std::max(chat_.request.stream_interval, model.stream_interval)) {
   const ChatChoice::Options options = choice_options(chat_, model);
   choices_.reserve(static_cast<size_t>(chat_.request.n));
   for (int32_t choice_idx = 0; choice_idx < chat_.request.n; ++choice_idx) {
-    choices_.push_back({ChatChoice(*model.tokenizer, options), false, {}, {}});
+    choices_.push_back({.state = ChatChoice(*model.tokenizer, options)});
   }
 }
 
@@ -47,7 +50,8 @@ std::vector<GenerationRequest> ChatExchange::take_requests() {
   for (int32_t choice_idx = 0; choice_idx < chat_.request.n; ++choice_idx) {
     requests.push_back(generation_request(chat_, model_, choice_idx));
   }
-  std::vector<int32_t>().swap(chat_.prompt_ids);  // the engine has them now
+  // The engine has them now.
+  if (!chat_.request.return_token_ids) std::vector<int32_t>().swap(chat_.prompt_ids);
   return requests;
 }
 
@@ -59,7 +63,9 @@ bool ChatExchange::push(int32_t choice_idx, const TokenEvent& event, std::string
   Choice& choice = choices_[static_cast<size_t>(choice_idx)];
   deltas_.clear();
   const bool enough = choice.state.push(event, deltas_);
+  if (event.kind == TokenEvent::Kind::kToken) ++choice.num_held_tokens;
   if (choice.state.end() == ChatChoice::End::kFailed) {
+    if (choice.begun) tell(choice_idx, frames);
     const bool aborted = event.finish_reason == FinishReason::kAborted;
     fail(server_error(aborted ? 503 : 500, choice.state.failure(),
                       aborted ? "aborted" : "engine_failed"));
@@ -67,9 +73,42 @@ bool ChatExchange::push(int32_t choice_idx, const TokenEvent& event, std::string
   }
   note_calls(choice);
   if (!std::exchange(choice.begun, true)) on_begin(choice_idx, frames);
-  if (!deltas_.empty()) on_deltas(choice_idx, deltas_, frames);
-  if (choice.state.end() != ChatChoice::End::kRunning) on_end(choice_idx, frames);
+  hold_deltas(choice);
+  const bool has_ended = choice.state.end() != ChatChoice::End::kRunning;
+  if (has_ended || is_due(choice)) tell(choice_idx, frames);
+  if (has_ended) on_end(choice_idx, frames);
   return enough;
+}
+
+void ChatExchange::hold_deltas(Choice& choice) {
+  if (choice.held.empty()) return choice.held.swap(deltas_);
+  for (AssistantDelta& delta : deltas_) {
+    AssistantDelta& last = choice.held.back();
+    const bool goes_on = delta.kind == last.kind && delta.call_idx == last.call_idx &&
+                         delta.kind != AssistantDelta::Kind::kToolCallBegin;
+    if (goes_on) {
+      last.text += delta.text;
+      last.num_tokens += delta.num_tokens;
+    } else {
+      choice.held.push_back(std::move(delta));
+    }
+  }
+}
+
+bool ChatExchange::is_due(const Choice& choice) const {
+  if (choice.held.empty()) return false;
+  const bool still_thinks = choice.held.back().kind == AssistantDelta::Kind::kReasoning;
+  if (!chat_.request.stream_reasoning && still_thinks) return false;
+  return !choice.told || choice.num_held_tokens >= stream_interval_;
+}
+
+void ChatExchange::tell(int32_t choice_idx, std::string& frames) {
+  Choice& choice = choices_[static_cast<size_t>(choice_idx)];
+  if (choice.held.empty()) return;
+  on_deltas(choice_idx, choice.held, frames);
+  choice.held.clear();
+  choice.num_held_tokens = 0;
+  choice.told = true;
 }
 
 // At the end of an answer its calls are known in the form in which the model wrote them, and

@@ -32,7 +32,8 @@ class ChatExchange : public Exchange {
   // `model` outlives the exchange.
   ChatExchange(PreparedChat chat, const ServedModel& model, std::string_view id_prefix);
 
-  // The choice's first event, before anything else of it.
+  // The choice's first event, before anything else of it. Deltas come in order, those of several
+  // tokens at once where the stream has an interval; the first at once, all of them before on_end.
   virtual void on_begin(int32_t choice_idx, std::string& frames) = 0;
   virtual void on_deltas(int32_t choice_idx,
                          std::span<const AssistantDelta> deltas,
@@ -43,6 +44,8 @@ class ChatExchange : public Exchange {
   [[nodiscard]] const ServedModel& model() const { return model_; }
   [[nodiscard]] const std::string& model_name() const;  // as the client called it
   [[nodiscard]] int32_t num_prompt_tokens() const { return num_prompt_tokens_; }
+  // Where the request wants token ids.
+  [[nodiscard]] std::span<const int32_t> prompt_ids() const { return chat_.prompt_ids; }
   [[nodiscard]] size_t num_choices() const { return choices_.size(); }
   [[nodiscard]] ChatChoice& choice(size_t choice_idx) { return choices_[choice_idx].state; }
   [[nodiscard]] const ChatChoice& choice(size_t choice_idx) const {
@@ -59,16 +62,24 @@ class ChatExchange : public Exchange {
   struct Choice {
     ChatChoice state;
     bool begun = false;
-    std::vector<ToolCall> calls;  // so far
-    std::vector<InvalidCall> invalid_calls;
+    std::vector<ToolCall> calls{};  // so far
+    std::vector<InvalidCall> invalid_calls{};
+    // Have come and are not told yet; neighbours of one kind are joined.
+    std::vector<AssistantDelta> held{};
+    int32_t num_held_tokens = 0;
+    bool told = false;  // some delta was
   };
 
   void note_calls(Choice& choice) const;
+  void hold_deltas(Choice& choice);
+  [[nodiscard]] bool is_due(const Choice& choice) const;
+  void tell(int32_t choice_idx, std::string& frames);
 
   PreparedChat chat_;
   const ServedModel& model_;
   std::string id_;
   int32_t num_prompt_tokens_ = 0;
+  int32_t stream_interval_ = 1;  // tokens between two tellings, at least
   bool taken_ = false;
   std::vector<Choice> choices_;
   std::vector<TokenEvent> prompt_logprobs_;

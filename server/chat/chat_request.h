@@ -19,6 +19,7 @@ struct RequestLimits {
   int32_t least_max_tokens = 1;    // 0 where a prompt may be echoed alone
   int32_t vocab_size = 0;          // ids of logit_bias and stop_token_ids are below it
   bool preserve_thinking = false;  // unless the request says otherwise
+  bool force_include_usage = false;
 };
 
 // What a request says about generating, whether its prompt is a chat or plain text.
@@ -39,6 +40,8 @@ struct GenerationOptions {
   bool stream = false;
   bool include_usage = false;
   bool continuous_usage = false;  // every chunk says what its choice has used so far
+  int32_t stream_interval = 1;    // tokens of a chunk, at least
+  bool return_token_ids = false;  // of the prompt and of each choice
 
   std::string request_id;  // the client's own, part of the answer's id; "" when absent
   int32_t priority = 0;    // lower ones go first
@@ -64,6 +67,8 @@ struct ChatRequest : GenerationOptions {
   int32_t top_logprobs = 0;
   int32_t prompt_logprobs = -1;  // -1: none; k: of every prompt token and the k best
   bool include_reasoning = true;
+  bool stream_reasoning = true;  // false: all of it in one piece, at its end
+  bool echo = false;             // the answer begins with a last message of its own role
   std::optional<HeavyOptions> heavy;
 };
 

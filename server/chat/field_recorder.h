@@ -10,9 +10,10 @@
 namespace tandem::server {
 
 struct FieldUse {
-  std::string name;
-  std::string_view type;  // of JSON Schema; "" where several are taken
-  std::optional<double> min, max;
+  std::string name{};
+  std::string_view type{};  // of JSON Schema; "" where several are taken
+  std::optional<double> min{}, max{};
+  bool is_ignored = false;  // known, and without effect
 };
 
 // While it lives, the FieldReaders of this thread tell it of each top-level key that they look at.

@@ -103,16 +103,50 @@ Result<json::value, ApiError> parse_json_object(std::string_view body) {
   return std::move(*value);
 }
 
+FieldReader::FieldReader(const json::object& object, std::string prefix)
+    : object_(object), prefix_(std::move(prefix)), audit_(KeyAudit::current()) {
+  if (audit_ != nullptr) is_known_.resize(object.size());
+}
+
+FieldReader::~FieldReader() {
+  if (audit_ == nullptr) return;
+  size_t entry_idx = 0;
+  for (const auto& entry : object_) {
+    if (is_known_[entry_idx++]) continue;
+    try {
+      audit_->add_unknown(path({entry.key().data(), entry.key().size()}));
+    } catch (const std::bad_alloc&) {  // one that is not told of
+    }
+  }
+}
+
+void FieldReader::ignore(std::initializer_list<std::string_view> keys) {
+  FieldRecorder* recorder = FieldRecorder::current();
+  for (const std::string_view key : keys) {
+    if (recorder != nullptr && prefix_.empty())
+      recorder->note({.name = std::string(key), .type = "", .is_ignored = true});
+    mark_known(key);
+  }
+}
+
+void FieldReader::mark_known(std::string_view key) const {
+  if (audit_ == nullptr) return;
+  const auto entry = object_.find(json::string_view(key.data(), key.size()));
+  if (entry != object_.end()) is_known_[static_cast<size_t>(entry - object_.begin())] = true;
+}
+
 void FieldReader::note(std::string_view key,
                        std::string_view type,
                        std::optional<double> min,
                        std::optional<double> max) const {
   FieldRecorder* recorder = FieldRecorder::current();
-  if (recorder != nullptr && prefix_.empty()) recorder->note({std::string(key), type, min, max});
+  if (recorder != nullptr && prefix_.empty())
+    recorder->note({.name = std::string(key), .type = type, .min = min, .max = max});
 }
 
 const json::value* FieldReader::find(std::string_view key) const {
   note(key, "");
+  mark_known(key);
   const json::value* value = object_.if_contains(json::string_view(key.data(), key.size()));
   return value == nullptr || value->is_null() ? nullptr : value;
 }

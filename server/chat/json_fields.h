@@ -5,12 +5,15 @@
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "runtime/base/result.h"
 #include "server/chat/api_error.h"
+#include "server/chat/key_audit.h"
 
 namespace tandem::server {
 
@@ -28,8 +31,16 @@ struct NumberRange {
 class FieldReader {
  public:
   // `prefix` is put before the names in messages: "messages[2]." for example.
-  explicit FieldReader(const boost::json::object& object, std::string prefix = "")
-      : object_(object), prefix_(std::move(prefix)) {}
+  explicit FieldReader(const boost::json::object& object, std::string prefix = "");
+  // Keys that were not looked at by now are unknown ones: a KeyAudit is told.
+  ~FieldReader();
+  FieldReader(const FieldReader&) = delete;
+  FieldReader& operator=(const FieldReader&) = delete;
+
+  // Keys that clients send with good reason and that mean nothing to this server.
+  void ignore(std::initializer_list<std::string_view> keys);
+  // The keys are the client's own: none of them is unknown.
+  void allow_any_key() { audit_ = nullptr; }
 
   // nullptr when the key is missing or null.
   [[nodiscard]] const boost::json::value* find(std::string_view key) const;
@@ -60,9 +71,13 @@ class FieldReader {
             std::optional<double> min = std::nullopt,
             std::optional<double> max = std::nullopt) const;
 
+  void mark_known(std::string_view key) const;
+
   const boost::json::object& object_;
   std::string prefix_;
   std::optional<ApiError> error_;
+  KeyAudit* audit_;                     // nullptr: nobody wants to know
+  mutable std::vector<bool> is_known_;  // with an audit: of each entry of the object
 };
 
 // The value as a whole number in [min, max], if it is one.

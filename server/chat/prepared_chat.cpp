@@ -40,7 +40,8 @@ bool starts_in_reasoning(const ChatRequest& request, const ServedModel& model) {
 RequestLimits request_limits(const ServedModel& model) {
   return {.max_n = model.max_n,
           .vocab_size = model.vocab_size,
-          .preserve_thinking = model.preserve_thinking};
+          .preserve_thinking = model.preserve_thinking,
+          .force_include_usage = model.force_include_usage};
 }
 
 Result<RenderedPrompt, ApiError> render_request(ChatRequest& request, const ServedModel& model) {

@@ -25,6 +25,8 @@ struct ServedModel {
   int32_t max_n = 8;
   GrammarCompiler* grammars = nullptr;  // null: answers are not constrained
   bool preserve_thinking = false;       // what a request that does not say gets
+  bool force_include_usage = false;     // every stream ends with its usage
+  int32_t stream_interval = 1;          // tokens of a chunk of a stream, at least
   std::shared_ptr<ArgumentForms> argument_forms = std::make_shared<ArgumentForms>();
 };
 

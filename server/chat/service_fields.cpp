@@ -32,12 +32,14 @@ void read_service_fields(FieldReader& fields, GenerationOptions& options) {
   }
   fields.read("priority", std::numeric_limits<int32_t>::min(), std::numeric_limits<int32_t>::max(),
               options.priority);
-  const auto salt = fields.string("cache_salt");
-  if (!salt) return;
-  if (salt->empty() || salt->size() > kMaxSaltBytes) {
-    fields.fail_value("cache_salt", "1 to 1024 bytes", *fields.find("cache_salt"));
+  for (const std::string_view key : {"extra_key", "cache_salt"}) {
+    const auto salt = fields.string(key);
+    if (!salt) continue;
+    if (salt->empty() || salt->size() > kMaxSaltBytes) {
+      fields.fail_value(key, "1 to 1024 bytes", *fields.find(key));
+    }
+    options.cache_salt = *salt;
   }
-  options.cache_salt = *salt;
 }
 
 }  // namespace tandem::server

@@ -7,7 +7,7 @@
 
 namespace tandem::server {
 
-// request_id (or rid), priority, cache_salt.
+// request_id (or rid), priority, cache_salt (or extra_key, SGLang's).
 void read_service_fields(FieldReader& fields, GenerationOptions& options);
 
 }  // namespace tandem::server

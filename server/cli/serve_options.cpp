@@ -53,6 +53,20 @@ void add_serve_network(CLI::App* command, ServeOptions& options) {
               "For running answers at the end (default: 30)", "Network");
 }
 
+// What answers and streams look like, unless a request says otherwise.
+void add_serve_answers(CLI::App* command, server::ServerOptions& server) {
+  command
+      ->add_flag("--strict-params", server.strict_params,
+                 "Unknown keys of a request are a 400 (default: ignored)")
+      ->group("Answers");
+  add_number(command, "--stream-interval", server.stream_interval, 1, 1 << 20,
+             "Tokens of a stream's chunk, at least (default: 1)", "Answers");
+  command
+      ->add_flag("--enable-force-include-usage", server.force_include_usage,
+                 "Every stream ends with its usage, asked for or not")
+      ->group("Answers");
+}
+
 void add_serve_limits(CLI::App* command, ServeOptions& options) {
   add_number<int64_t>(command, "--kv-cache-tokens", options.kv_cache_tokens, 64, int64_t{1} << 40,
                       "Tokens of all sequences kept in the KV cache", "Limits");
@@ -102,6 +116,7 @@ CLI::App* add_serve_command(CLI::App& app, ServeOptions& options, std::string& l
       ->group("Model");
   add_seconds(command, "--sleep-after", options.sleep_after, 1, 1 << 30,
               "Idle so long it sleeps, and requests wake it (default: never)", "Model");
+  add_serve_answers(command, options.server);
   add_serve_network(command, options);
   add_serve_limits(command, options);
   add_threads_option(command, options.model.num_threads);

@@ -22,6 +22,8 @@ constexpr std::array kRoutes = {
     Route{"/v1/models/", Method::kGet, Endpoint::kModel},
     Route{"/v1/chat/completions", Method::kPost, Endpoint::kChatCompletions},
     Route{"/v1/completions", Method::kPost, Endpoint::kCompletions},
+    Route{"/v1/chat/completions/render", Method::kPost, Endpoint::kRenderChat},
+    Route{"/v1/completions/render", Method::kPost, Endpoint::kRenderText},
     Route{"/v1/responses", Method::kPost, Endpoint::kResponses},
     Route{"/v1/messages", Method::kPost, Endpoint::kMessages},
     Route{"/v1/messages/count_tokens", Method::kPost, Endpoint::kCountTokens},

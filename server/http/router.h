@@ -31,6 +31,8 @@ enum class Endpoint {
   kTokenize,
   kDetokenize,
   kApplyTemplate,
+  kRenderChat,
+  kRenderText,
   kTokenizerInfo,
   kAbortRequest,
   kResetPrefixCache,

@@ -53,6 +53,7 @@ class Reader {
     if (format == nullptr) return;
     FieldReader entries(*format, "response_format.");
     const auto type = entries.string("type");
+    entries.ignore({"json_schema"});
     if (!entries.ok()) return fields_.fail(*entries.error());
     if (type && *type == "text") return;
     if (type && *type == "json_object")
@@ -66,8 +67,13 @@ class Reader {
   void read_json_schema(FieldReader& entries) {
     const json::object* described = entries.object("json_schema");
     if (!entries.ok()) return fields_.fail(*entries.error());
-    const json::value* schema = described != nullptr ? described->if_contains("schema") : nullptr;
     constexpr std::string_view kField = "response_format.json_schema.schema";
+    if (described == nullptr) {
+      return fields_.fail(invalid_value(kField, "a JSON Schema", "nothing"));
+    }
+    FieldReader members(*described, "response_format.json_schema.");
+    members.ignore({"name", "description", "strict"});
+    const json::value* schema = members.find("schema");
     if (schema == nullptr || !schema->is_object()) {
       return fields_.fail(
           invalid_value(kField, "a JSON Schema", schema ? json_excerpt(*schema) : "nothing"));

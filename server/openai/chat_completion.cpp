@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "server/http/json_writer.h"
 #include "server/http/sse.h"
 #include "server/openai/chat_request.h"
+#include "server/openai/choice_fields.h"
 #include "server/openai/error_body.h"
 #include "server/openai/heavy_completion.h"
 #include "server/openai/usage.h"
@@ -16,21 +18,6 @@ namespace tandem::server {
 namespace {
 
 constexpr std::string_view kFingerprint = "tandem-" TANDEM_VERSION;
-
-std::string_view finish_reason(ChatChoice::End end) {
-  switch (end) {
-    case ChatChoice::End::kLength:
-      return "length";
-    case ChatChoice::End::kToolCalls:
-      return "tool_calls";
-    case ChatChoice::End::kRepetition:
-      return "repetition";
-    case ChatChoice::End::kAborted:
-      return "abort";
-    default:
-      return "stop";
-  }
-}
 
 void write_tool_calls(JsonWriter& json, const std::vector<ToolCall>& calls) {
   json.begin_array();
@@ -74,14 +61,19 @@ void write_ranked(
   json.key("decoded_token").string(tokenizer.token_bytes(token_id)).end_object();
 }
 
-void append_stop_reason(const ChatChoice& choice, std::string& out) {
-  if (choice.matched_stop()) {
-    append_json_string(out, *choice.matched_stop());
-  } else if (choice.reported_stop_id() >= 0) {
-    out += std::to_string(choice.reported_stop_id());
-  } else {
-    out += "null";
-  }
+// The role that the answer is of, as vLLM has it: without a generation prompt, whose turn it is.
+const std::string& role_of(const ChatPrompt& prompt) {
+  static const std::string kAssistant = "assistant";
+  const bool opens_answer = prompt.add_generation_prompt || prompt.messages.empty();
+  return opens_answer ? kAssistant : prompt.messages.back().role;
+}
+
+// The last message, where it is of the answer's own role.
+std::string echo_of(const ChatRequest& request) {
+  const auto& messages = request.prompt.messages;
+  const bool echoes =
+      request.echo && !messages.empty() && messages.back().role == role_of(request.prompt);
+  return echoes ? messages.back().content : std::string();
 }
 
 }  // namespace
@@ -103,7 +95,10 @@ Result<std::unique_ptr<Exchange>, ApiError> open_chat_completion(std::string_vie
 }
 
 ChatCompletion::ChatCompletion(PreparedChat chat, const ServedModel& served)
-    : ChatExchange(std::move(chat), served, "chatcmpl-"), messages_(num_choices()) {
+    : ChatExchange(std::move(chat), served, "chatcmpl-"),
+      role_(role_of(request().prompt)),
+      echo_(echo_of(request())),
+      messages_(num_choices(), AssistantMessage{.content = echo_}) {
   head_json_ = fmt::format("\"created\":{},\"model\":", unix_time_s());
   append_json_string(head_json_, model_name());
   head_json_ += fmt::format(",\"system_fingerprint\":\"{}\"", kFingerprint);
@@ -114,7 +109,15 @@ ChatCompletion::ChatCompletion(PreparedChat chat, const ServedModel& served)
 void ChatCompletion::on_begin(int32_t choice_idx, std::string& frames) {
   if (!streams()) return;
   begin_chunk(choice_idx, frames);
-  frames += "\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null";
+  frames += "\"role\":\"" + role_ + "\",\"content\":\"\"";
+  frames += "},\"logprobs\":null,\"finish_reason\":null";
+  const bool is_first = !std::exchange(has_begun_, true);
+  end_chunk(choice_idx, frames, is_first && request().return_token_ids);
+  if (echo_.empty()) return;
+  begin_chunk(choice_idx, frames);
+  frames += "\"content\":";
+  append_json_string(frames, echo_);
+  frames += "},\"logprobs\":null,\"finish_reason\":null";
   end_chunk(choice_idx, frames);
 }
 
@@ -149,14 +152,17 @@ void ChatCompletion::on_end(int32_t choice_idx, std::string& frames) {
   ChatChoice& state = choice(static_cast<size_t>(choice_idx));
   std::vector<TokenEvent> tokens = state.take_logprobs();
   if (!streams()) {
-    messages_[static_cast<size_t>(choice_idx)].logprobs = std::move(tokens);
+    AssistantMessage& message = messages_[static_cast<size_t>(choice_idx)];
+    message.logprobs = std::move(tokens);
+    message.token_ids = state.take_token_ids();
     return;
   }
   begin_chunk(choice_idx, frames);
   frames += "}";
   append_logprobs(frames, tokens);
-  frames += fmt::format(",\"finish_reason\":\"{}\",\"stop_reason\":", finish_reason(state.end()));
-  append_stop_reason(state, frames);
+  frames += fmt::format(",\"finish_reason\":\"{}\"", finish_reason(state.end()));
+  append_stop_reason(frames, state);
+  append_token_ids(frames, state.take_token_ids());
   append_invalid_calls(frames, invalid_calls(static_cast<size_t>(choice_idx)));
   frames += ",\"usage\":";
   JsonWriter json(frames);
@@ -207,11 +213,14 @@ void ChatCompletion::append_delta(int32_t choice_idx,
   frames += "}";
   append_logprobs(frames, tokens);
   frames += ",\"finish_reason\":null";
+  ChatChoice& state = choice(static_cast<size_t>(choice_idx));
+  append_token_ids(frames, state.take_token_ids(static_cast<size_t>(delta.num_tokens)));
   end_chunk(choice_idx, frames);
 }
 
-void ChatCompletion::end_chunk(int32_t choice_idx, std::string& frames) const {
+void ChatCompletion::end_chunk(int32_t choice_idx, std::string& frames, bool with_prompt) const {
   frames += "}]";
+  if (with_prompt) append_ids(frames, "prompt_token_ids", prompt_ids());
   if (request().continuous_usage) {
     TokenUsage usage = choice(static_cast<size_t>(choice_idx)).usage();
     usage.prompt_tokens = num_prompt_tokens();
@@ -220,6 +229,11 @@ void ChatCompletion::end_chunk(int32_t choice_idx, std::string& frames) const {
     write_usage(json, usage);
   }
   frames += "}\n\n";
+}
+
+// A token whose text is held back comes with the chunk that shows the text.
+void ChatCompletion::append_token_ids(std::string& out, std::span<const int32_t> ids) const {
+  if (request().return_token_ids && request().include_reasoning) append_ids(out, "token_ids", ids);
 }
 
 // Null where there are none: not asked for, or no content in this chunk.
@@ -270,6 +284,7 @@ std::string ChatCompletion::body() const {
   JsonWriter json(out);
   write_usage(json, usage());
   append_prompt_logprobs(out);
+  if (request().return_token_ids) append_ids(out, "prompt_token_ids", prompt_ids());
   if (!trajectories_json_.empty()) out += ",\"trajectories\":" + trajectories_json_;
   out += "}";
   return out;
@@ -324,7 +339,7 @@ void ChatCompletion::append_choice(std::string& out, size_t choice_idx) const {
   const AssistantMessage& message = messages_[choice_idx];
   JsonWriter json(out);
   json.begin_object().key("index").integer(static_cast<int64_t>(choice_idx));
-  json.key("message").begin_object().key("role").string("assistant");
+  json.key("message").begin_object().key("role").string(role_);
   // Null where there is no content beside something else; an empty answer is an empty string.
   const bool no_content =
       message.content.empty() && !(message.reasoning.empty() && message.tool_calls.empty());
@@ -343,8 +358,8 @@ void ChatCompletion::append_choice(std::string& out, size_t choice_idx) const {
   json.end_object();
   append_logprobs(out, message.logprobs);
   json.key("finish_reason").string(finish_reason(choice(choice_idx).end()));
-  out += ",\"stop_reason\":";
-  append_stop_reason(choice(choice_idx), out);
+  append_stop_reason(out, choice(choice_idx));
+  append_token_ids(out, message.token_ids);
   append_invalid_calls(out, invalid_calls(choice_idx));
   json.end_object();
 }

@@ -17,10 +17,11 @@ Result<std::unique_ptr<Exchange>, ApiError> open_chat_completion(std::string_vie
                                                                  const ServedModel& model);
 
 struct AssistantMessage {
-  std::string reasoning;
-  std::string content;
-  std::vector<ToolCall> tool_calls;
-  std::vector<TokenEvent> logprobs;
+  std::string reasoning{};
+  std::string content{};
+  std::vector<ToolCall> tool_calls{};
+  std::vector<TokenEvent> logprobs{};
+  std::vector<int32_t> token_ids{};
 };
 
 class ChatCompletion : public ChatExchange {
@@ -47,12 +48,16 @@ class ChatCompletion : public ChatExchange {
 
   void append_delta(int32_t choice_idx, const AssistantDelta& delta, std::string& frames);
   void begin_chunk(int32_t choice_idx, std::string& frames) const;
-  void end_chunk(int32_t choice_idx, std::string& frames) const;
+  void end_chunk(int32_t choice_idx, std::string& frames, bool with_prompt = false) const;
+  void append_token_ids(std::string& out, std::span<const int32_t> ids) const;
   void append_logprobs(std::string& out, std::span<const TokenEvent> tokens) const;
   void append_prompt_logprobs(std::string& out) const;
   void append_choice(std::string& out, size_t choice_idx) const;
   void append_choices(std::string& out) const;
 
+  const std::string role_;
+  const std::string echo_;  // what the answer begins with, "" unless asked for
+  bool has_begun_ = false;  // some choice has
   std::string head_json_;   // "created":...,"model":...,"system_fingerprint":...
   std::string chunk_head_;  // {... "choices":[
   std::vector<AssistantMessage> messages_;

@@ -28,6 +28,7 @@ std::optional<ApiError> append_part(const json::value& part,
   const auto type = fields.string("type");
   if (!fields.ok()) return fields.error();
   const std::string_view kind = type.value_or("text");
+  fields.ignore({"cache_control", "annotations"});
   if (kind != "text" && kind != "refusal") {
     return unsupported(path + ".type", fmt::format("a content part of type '{}'", kind),
                        "this model reads text parts only");
@@ -73,6 +74,7 @@ std::optional<ApiError> read_tool_call(const json::value& value,
                        "expected 'function'");
   }
   call.id = fields.string("id").value_or("");
+  fields.ignore({"index"});  // of the delta that it was
   const json::object* function = fields.object("function");
   if (!fields.ok()) return fields.error();
   if (function == nullptr) return invalid_value(path + ".function", "an object", "nothing");
@@ -150,6 +152,8 @@ std::optional<ApiError> read_message(const json::value& value,
   // Both names are in use (serving/spec.md §2.3); a client that stores answers sends both back.
   const auto reasoning_content = fields.string("reasoning_content");
   const auto reasoning = fields.string("reasoning");
+  fields.ignore({"refusal", "annotations", "audio", "cache_control",
+                 "provider_specific_fields"});  // the last is LiteLLM's
   if (!fields.ok()) return fields.error();
   if (name && !name->empty()) message.name = std::string(*name);
   if (message.role == "tool") message.tool_call_id = tool_call_id.value_or("");
@@ -166,6 +170,7 @@ std::optional<ApiError> read_tool(const json::value& value,
   if (!value.is_object()) return invalid_value(path, "a tool object", json_excerpt(value));
   FieldReader fields(value.get_object(), path + ".");
   const auto type = fields.string("type");
+  fields.ignore({"cache_control"});
   if (!fields.ok()) return fields.error();
   if (!type) return invalid_value(fields.path("type"), "'function'", "nothing");
   if (*type != "function") {

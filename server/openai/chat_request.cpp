@@ -48,17 +48,17 @@ void read_tools(FieldReader& fields, ChatRequest& request) {
   read_tool_choice(fields, request);
 }
 
-// Keys that change the answer and that are not there yet: refused, since an answer without them
-// would be wrong without a word.
+// The chat format is the model's own, and knows no documents.
 void refuse_unsupported(FieldReader& fields) {
-  for (const std::string_view key : {"use_beam_search", "echo"}) {
-    if (fields.boolean(key).value_or(false)) fields.fail(unsupported(key, "true", ""));
+  const json::value* chat_template = fields.find("chat_template");
+  if (chat_template != nullptr) {
+    fields.fail(unsupported("chat_template", "a template of the request's own",
+                            "the model's chat format is built in"));
   }
-  for (const std::string_view key :
-       {"chat_template", "documents", "bad_words", "allowed_token_ids", "truncate_prompt_tokens"}) {
-    const json::value* value = fields.find(key);
-    const bool is_empty = value == nullptr || (value->is_array() && value->get_array().empty());
-    if (!is_empty) fields.fail(unsupported(key, json_excerpt(*value), ""));
+  const json::value* documents = fields.find("documents");
+  if (documents != nullptr && !(documents->is_array() && documents->get_array().empty())) {
+    fields.fail(
+        unsupported("documents", "documents beside the messages", "put their text into a message"));
   }
   if (const json::array* modalities = fields.array("modalities")) {
     for (const json::value& modality : *modalities) {
@@ -72,6 +72,7 @@ void read_thinking_kwargs(FieldReader& fields, ChatRequest& request, ThinkingCon
   const json::object* kwargs = fields.object("chat_template_kwargs");
   if (kwargs == nullptr) return;
   FieldReader entries(*kwargs, "chat_template_kwargs.");
+  entries.allow_any_key();  // a template takes what it knows
   entries.read("preserve_thinking", request.prompt.preserve_thinking);
   for (const std::string_view key : {"thinking", "enable_thinking"}) {
     if (!entries.boolean(key).value_or(true)) controls.disable();
@@ -100,6 +101,7 @@ void read_thinking(FieldReader& fields, ChatRequest& request) {
   controls.read_effort(fields, "reasoning_effort");
   if (const json::object* reasoning = fields.object("reasoning")) {
     FieldReader entries(*reasoning, "reasoning.");
+    entries.ignore({"summary"});
     controls.read_effort(entries, "effort");
     if (!entries.ok()) fields.fail(*entries.error());
   }
@@ -109,6 +111,7 @@ void read_thinking(FieldReader& fields, ChatRequest& request) {
   if (const auto separate = fields.boolean("separate_reasoning")) {
     if (!*separate) fields.fail(unsupported("separate_reasoning", "false", ""));
   }
+  fields.read("stream_reasoning", request.stream_reasoning);
   read_thinking_kwargs(fields, request, controls);
   read_thinking_object(fields, request, controls);
   request.thinking_budget = controls.budget();
@@ -148,6 +151,7 @@ void read_heavy(FieldReader& fields, const RequestLimits& limits, ChatRequest& r
   if (request.n != 1) return fields.fail_value("n", "1 beside heavy", *fields.find("n"));
   if (request.prompt.continue_final_message)
     return fields.fail_value("heavy", "no continue_final_message beside it", *value);
+  if (request.echo) return fields.fail_value("heavy", "no echo beside it", *value);
   if (request.prompt_logprobs >= 0)
     return fields.fail_value("heavy", "no prompt_logprobs beside it", *value);
   request.heavy = heavy;
@@ -160,6 +164,10 @@ Result<ChatRequest, ApiError> parse_chat_request(std::string_view body,
   auto document = parse_json_object(body);
   if (!document) return document.error();
   FieldReader fields(document->get_object());
+  return read_chat_request(fields, limits);
+}
+
+Result<ChatRequest, ApiError> read_chat_request(FieldReader& fields, const RequestLimits& limits) {
   ChatRequest request;
   request.prompt.preserve_thinking = limits.preserve_thinking;
   const json::array* messages = fields.array("messages");
@@ -175,6 +183,7 @@ Result<ChatRequest, ApiError> parse_chat_request(std::string_view body,
     }
   }
   read_prompt_end(fields, request.prompt);
+  fields.read("echo", request.echo);
   read_generation_options(fields, limits, request);
   read_logprobs(fields, request);
   read_tools(fields, request);
@@ -182,6 +191,7 @@ Result<ChatRequest, ApiError> parse_chat_request(std::string_view body,
   read_thinking(fields, request);
   read_heavy(fields, limits, request);
   refuse_unsupported(fields);
+  fields.ignore({"verbosity", "prediction", "audio", "web_search_options", "moderation"});
   if (!fields.ok()) return *fields.error();
   return request;
 }

@@ -122,6 +122,7 @@ void read_stop_strings(FieldReader& fields, std::vector<std::string>& stop) {
 void read_stops(FieldReader& fields, const RequestLimits& limits, GenerationOptions& options) {
   read_stop_strings(fields, options.stop);
   fields.read("include_stop_str_in_output", options.include_stop_in_output);
+  if (fields.boolean("no_stop_trim").value_or(false)) options.include_stop_in_output = true;
   const json::array* ids = fields.array("stop_token_ids");
   if (ids == nullptr) return;
   for (const json::value& item : *ids) {
@@ -134,8 +135,10 @@ void read_stops(FieldReader& fields, const RequestLimits& limits, GenerationOpti
   }
 }
 
-void read_stream(FieldReader& fields, GenerationOptions& out) {
+void read_stream(FieldReader& fields, const RequestLimits& limits, GenerationOptions& out) {
   fields.read("stream", out.stream);
+  fields.read("stream_interval", 1, kMaxInt32, out.stream_interval);
+  out.include_usage = limits.force_include_usage;
   const json::object* options = fields.object("stream_options");
   if (options == nullptr) return;
   if (!out.stream) {
@@ -143,9 +146,25 @@ void read_stream(FieldReader& fields, GenerationOptions& out) {
                              *fields.find("stream_options"));
   }
   FieldReader entries(*options, "stream_options.");
-  entries.read("include_usage", out.include_usage);
+  if (entries.boolean("include_usage").value_or(false)) out.include_usage = true;
   entries.read("continuous_usage_stats", out.continuous_usage);
+  entries.ignore({"include_obfuscation"});
   if (!entries.ok()) fields.fail(*entries.error());
+}
+
+// Keys of other servers that change the answer and that are not there: an answer without them would
+// be wrong without a word.
+void refuse_unsupported(FieldReader& fields) {
+  for (const std::string_view key : {"use_beam_search", "return_hidden_states"}) {
+    if (fields.boolean(key).value_or(false)) fields.fail(unsupported(key, "true", ""));
+  }
+  for (const std::string_view key :
+       {"stop_regex", "bad_words", "allowed_token_ids", "truncate_prompt_tokens", "input_ids",
+        "prompt_embeds", "custom_logit_processor", "lora_path"}) {
+    const json::value* value = fields.find(key);
+    const bool is_empty = value == nullptr || (value->is_array() && value->get_array().empty());
+    if (!is_empty) fields.fail(unsupported(key, json_excerpt(*value), ""));
+  }
 }
 
 }  // namespace
@@ -158,7 +177,14 @@ void read_generation_options(FieldReader& fields,
   read_lengths(fields, limits, options);
   read_stops(fields, limits, options);
   read_repetition(fields, options.repetition);
-  read_stream(fields, options);
+  read_stream(fields, limits, options);
+  fields.read("return_token_ids", options.return_token_ids);
+  // The vocabulary has no tokens that go with every text: with and without are the same.
+  static_cast<void>(fields.boolean("add_special_tokens"));
+  refuse_unsupported(fields);
+  // What OpenAI's and other servers' clients send and what no answer of one machine depends on.
+  fields.ignore({"user", "metadata", "store", "service_tier", "safety_identifier", "session_id",
+                 "prompt_cache_key", "prompt_cache_retention"});
   read_service_fields(fields, options);
 }
 

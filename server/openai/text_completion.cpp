@@ -11,6 +11,7 @@
 #include "server/chat/prepared_chat.h"
 #include "server/http/json_writer.h"
 #include "server/http/sse.h"
+#include "server/openai/choice_fields.h"
 #include "server/openai/error_body.h"
 #include "server/openai/usage.h"
 
@@ -26,6 +27,8 @@ ChatChoice::Options choice_options(const TextRequest& request) {
   options.parser.include_stop_in_output = request.include_stop_in_output;
   options.parser.parse_tool_calls = false;
   options.parser.parse_reasoning = false;
+  options.token_ids = request.return_token_ids;
+  options.reported_stop_ids = request.stop_token_ids;
   return options;
 }
 
@@ -72,6 +75,13 @@ void write_top(JsonWriter& json, const Tokenizer& tokenizer, const TokenEvent& t
 
 Result<std::unique_ptr<Exchange>, ApiError> open_text_completion(std::string_view body,
                                                                  const ServedModel& model) {
+  auto completion = make_text_completion(body, model);
+  if (!completion) return completion.error();
+  return std::unique_ptr<Exchange>(std::move(*completion));
+}
+
+Result<std::unique_ptr<TextCompletion>, ApiError> make_text_completion(std::string_view body,
+                                                                       const ServedModel& model) {
   auto request = parse_text_request(body, model);
   if (!request) return request.error();
   std::vector<int32_t> max_new_tokens;
@@ -82,8 +92,7 @@ Result<std::unique_ptr<Exchange>, ApiError> open_text_completion(std::string_vie
     if (!fitted) return fitted.error();
     max_new_tokens.push_back(*fitted);
   }
-  return std::unique_ptr<Exchange>(
-      std::make_unique<TextCompletion>(std::move(*request), std::move(max_new_tokens), model));
+  return std::make_unique<TextCompletion>(std::move(*request), std::move(max_new_tokens), model);
 }
 
 TextCompletion::TextCompletion(TextRequest request,
@@ -97,8 +106,9 @@ TextCompletion::TextCompletion(TextRequest request,
   const size_t num_choices = request_.prompts.size() * static_cast<size_t>(request_.n);
   choices_.reserve(num_choices);
   for (size_t choice_idx = 0; choice_idx < num_choices; ++choice_idx) {
-    choices_.push_back({ChatChoice(*model.tokenizer, choice_options(request_)), {}, {}, 0, false});
+    choices_.push_back({.state = ChatChoice(*model.tokenizer, choice_options(request_))});
   }
+  request_.stream_interval = std::max(request_.stream_interval, model.stream_interval);
 }
 
 const std::vector<int32_t>& TextCompletion::prompt_of(size_t choice_idx) const {
@@ -158,10 +168,13 @@ bool TextCompletion::push(int32_t choice_idx, const TokenEvent& event, std::stri
   if (is_echo_alone && is_good_end) {
     taken.completion_tokens = 0;
     taken.finish_reason = FinishReason::kLength;
+    taken.stop_token_id = -1;
   }
   deltas_.clear();
   const bool enough = choice.state.push(taken, deltas_);
   if (choice.state.end() == ChatChoice::End::kFailed) {
+    if (choice.has_chunk && !choice.text.empty())
+      append_chunk(static_cast<size_t>(choice_idx), frames);
     const bool aborted = event.finish_reason == FinishReason::kAborted;
     fail(server_error(aborted ? 503 : 500, choice.state.failure(),
                       aborted ? "aborted" : "engine_failed"));
@@ -170,11 +183,17 @@ bool TextCompletion::push(int32_t choice_idx, const TokenEvent& event, std::stri
   for (const AssistantDelta& delta : deltas_) choice.text += delta.text;
   const bool is_shown_token = event.kind == TokenEvent::Kind::kToken && !enough;
   if (is_shown_token && request_.logprobs >= 0) choice.tokens.push_back(std::move(taken));
-  const bool has_ended = choice.state.end() != ChatChoice::End::kRunning;
-  if (request_.stream && (has_ended || !choice.text.empty() || !choice.tokens.empty())) {
-    append_chunk(static_cast<size_t>(choice_idx), frames);
-  }
+  if (event.kind == TokenEvent::Kind::kToken) ++choice.num_held_tokens;
+  const std::vector<int32_t> ids = choice.state.take_token_ids();
+  choice.token_ids.insert(choice.token_ids.end(), ids.begin(), ids.end());
+  if (request_.stream && is_due(choice)) append_chunk(static_cast<size_t>(choice_idx), frames);
   return enough;
+}
+
+bool TextCompletion::is_due(const Choice& choice) const {
+  if (choice.state.end() != ChatChoice::End::kRunning) return true;
+  if (choice.text.empty() && choice.tokens.empty()) return false;
+  return !choice.has_chunk || choice.num_held_tokens >= request_.stream_interval;
 }
 
 void TextCompletion::begin_with_prompt(size_t choice_idx) {
@@ -221,7 +240,10 @@ void TextCompletion::append_chunk(size_t choice_idx, std::string& frames) {
   }
   data += '}';
   append_sse_data(frames, data);
+  choice.has_chunk = true;
   choice.text.clear();
+  choice.token_ids.clear();
+  choice.num_held_tokens = 0;
   for (const TokenEvent& token : choice.tokens) {
     choice.text_size_chars += num_chars(model_.tokenizer->token_bytes(token.token_id));
   }
@@ -263,21 +285,16 @@ void TextCompletion::append_choice(std::string& out,
   out += ",\"logprobs\":";
   append_logprobs(out, choice);
   json.key("finish_reason");
-  switch (choice.state.end()) {
-    case ChatChoice::End::kRunning:
-      json.null();
-      break;
-    case ChatChoice::End::kLength:
-      json.string("length");
-      break;
-    case ChatChoice::End::kRepetition:
-      json.string("repetition");
-      break;
-    case ChatChoice::End::kAborted:
-      json.string("abort");
-      break;
-    default:
-      json.string("stop");
+  if (choice.state.end() == ChatChoice::End::kRunning ||
+      choice.state.end() == ChatChoice::End::kFailed) {
+    json.null();
+  } else {
+    json.string(finish_reason(choice.state.end()));
+    append_stop_reason(out, choice.state);
+  }
+  if (request_.return_token_ids) {
+    if (!choice.has_chunk) append_ids(out, "prompt_token_ids", prompt_of(choice_idx));
+    append_ids(out, "token_ids", choice.token_ids);
   }
   json.end_object();
 }

@@ -15,6 +15,12 @@ namespace tandem::server {
 Result<std::unique_ptr<Exchange>, ApiError> open_text_completion(std::string_view body,
                                                                  const ServedModel& model);
 
+class TextCompletion;
+
+// The same before it is one of many.
+Result<std::unique_ptr<TextCompletion>, ApiError> make_text_completion(std::string_view body,
+                                                                       const ServedModel& model);
+
 class TextCompletion : public Exchange {
  public:
   TextCompletion(TextRequest request,
@@ -33,15 +39,19 @@ class TextCompletion : public Exchange {
   [[nodiscard]] std::string body() const override;
   [[nodiscard]] const std::string& id() const override { return id_; }
   [[nodiscard]] TokenUsage usage() const override;
+  [[nodiscard]] const TextRequest& request() const { return request_; }
 
  private:
   // Choice c answers prompt c / n.
   struct Choice {
     ChatChoice state;
-    std::string text;                // since the last chunk when streamed
-    std::vector<TokenEvent> tokens;  // with logprobs: of that text
-    int64_t text_size_chars = 0;     // of the tokens told so far: text_offset of the next
+    std::string text{};                // since the last chunk when streamed
+    std::vector<TokenEvent> tokens{};  // with logprobs: of that text
+    int64_t text_size_chars = 0;       // of the tokens told so far: text_offset of the next
     bool told_prompt = false;
+    std::vector<int32_t> token_ids{};  // since the last chunk when streamed
+    int32_t num_held_tokens = 0;       // the same, counted
+    bool has_chunk = false;            // one was sent
   };
 
   [[nodiscard]] const std::vector<int32_t>& prompt_of(size_t choice_idx) const;
@@ -49,6 +59,7 @@ class TextCompletion : public Exchange {
   void append_chunk(size_t choice_idx, std::string& frames);
   void append_choice(std::string& out, size_t choice_idx, const Choice& choice) const;
   void append_logprobs(std::string& out, const Choice& choice) const;
+  [[nodiscard]] bool is_due(const Choice& choice) const;
   [[nodiscard]] std::string head_json(std::string_view choices_open) const;
 
   TextRequest request_;

@@ -17,8 +17,8 @@ void write_ids(JsonWriter& json, std::span<const int32_t> ids) {
   json.end_array();
 }
 
-Result<RenderedPrompt, ApiError> render(std::string_view body, const ServedModel& model) {
-  auto request = parse_chat_request(body, request_limits(model));
+Result<RenderedPrompt, ApiError> render(FieldReader& fields, const ServedModel& model) {
+  auto request = read_chat_request(fields, request_limits(model));
   if (!request) return request.error();
   return render_request(*request, model);
 }
@@ -31,6 +31,7 @@ Result<std::string, ApiError> tokenize_json(std::string_view body, const ServedM
   FieldReader fields(document->get_object());
   const auto prompt = fields.string("prompt");
   static_cast<void>(fields.boolean("add_special_tokens"));  // the tokenizer adds none
+  fields.ignore({"model"});
   const bool with_strings = fields.boolean("return_token_strs").value_or(false);
   if (!fields.ok()) return *fields.error();
 
@@ -38,7 +39,7 @@ Result<std::string, ApiError> tokenize_json(std::string_view body, const ServedM
   if (prompt) {
     ids = model.tokenizer->encode(*prompt, Tokenizer::Specials::kAsTokens);
   } else if (fields.find("messages") != nullptr) {
-    auto rendered = render(body, model);
+    auto rendered = render(fields, model);
     if (!rendered) return rendered.error();
     ids = std::move(rendered->ids);
   } else {
@@ -65,6 +66,7 @@ Result<std::string, ApiError> detokenize_json(std::string_view body, const Serve
   if (!document) return document.error();
   FieldReader fields(document->get_object());
   const boost::json::array* tokens = fields.array("tokens");
+  fields.ignore({"model"});
   if (!fields.ok()) return *fields.error();
   if (tokens == nullptr) return invalid_value("tokens", "a list of token ids", "nothing");
   std::vector<int32_t> ids;
@@ -85,7 +87,10 @@ Result<std::string, ApiError> detokenize_json(std::string_view body, const Serve
 }
 
 Result<std::string, ApiError> apply_template_json(std::string_view body, const ServedModel& model) {
-  auto rendered = render(body, model);
+  auto document = parse_json_object(body);
+  if (!document) return document.error();
+  FieldReader fields(document->get_object());
+  auto rendered = render(fields, model);
   if (!rendered) return rendered.error();
   std::string out;
   JsonWriter json(out);

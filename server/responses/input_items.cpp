@@ -46,9 +46,11 @@ Error read_text(const json::value& content,
     const auto type = part.string("type");
     if (!part.ok()) return part.error();
     if (!type) return invalid_value(part.path("type"), "the type of a content part", "nothing");
+    part.ignore({"annotations", "logprobs"});
     if (part_idx > 0) text += separator;
     const std::string_view key = *type == "refusal" ? "refusal" : "text";
     if (!is_text_part(*type) && *type != "refusal") {
+      part.allow_any_key();
       text += fmt::format("[{} left out: this model reads text only]", type->substr(0, 40));
       continue;
     }
@@ -67,6 +69,7 @@ class InputReader {
   Error read(FieldReader& item) {
     const auto type = item.string("type").value_or("message");
     if (!item.ok()) return item.error();
+    item.ignore({"id", "status", "phase", "encrypted_content"});
     if (type == "message") return read_message(item);
     if (type == "reasoning") return read_reasoning(item);
     if (type == "function_call" || type == "custom_tool_call") return read_call(item, type);
@@ -77,6 +80,7 @@ class InputReader {
       return unsupported(item.path("type"), "a reference to a stored item",
                          "this server stores nothing: send the item itself");
     }
+    item.allow_any_key();  // of a tool that is not here
     return std::nullopt;
   }
 

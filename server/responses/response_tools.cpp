@@ -29,6 +29,7 @@ std::string custom_description(FieldReader& tool) {
   const json::object* format = tool.object("format");
   if (format == nullptr) return description;
   FieldReader entries(*format, tool.path("format") + ".");
+  entries.ignore({"type"});
   const auto definition = entries.string("definition");
   if (!definition) return description;
   return fmt::format("{}\n\nThe input follows this {} grammar:\n{}", description,
@@ -59,6 +60,7 @@ class ToolReader {
     const auto type = tool.string("type");
     if (!tool.ok()) return tool.error();
     if (!type) return invalid_value(tool.path("type"), "the type of a tool", "nothing");
+    tool.ignore({"description", "defer_loading"});
     if (type == "namespace" && name_space.empty()) {
       const auto name = read_name(tool);
       if (!name) return name.error();
@@ -67,7 +69,10 @@ class ToolReader {
       return members == nullptr ? std::nullopt : read(*members, tool.path("tools"), *name);
     }
     const bool is_custom = type == "custom";
-    if (type != "function" && !is_custom) return std::nullopt;
+    if (type != "function" && !is_custom) {
+      tool.allow_any_key();
+      return std::nullopt;
+    }
     const auto name = read_name(tool);
     if (!name) return name.error();
     const std::string model_name = ResponseTools::model_name(*name, name_space);

@@ -52,11 +52,13 @@ void read_text_format(FieldReader& fields, ChatRequest& request) {
   if (text == nullptr) return;
   FieldReader entries(*text, "text.");
   const json::object* format = entries.object("format");
+  entries.ignore({"verbosity"});
   if (!entries.ok()) return fields.fail(*entries.error());
   if (format == nullptr) return;
   FieldReader members(*format, "text.format.");
   const auto type = members.string("type");
   const json::object* schema = members.object("schema");
+  members.ignore({"name", "description", "strict"});
   if (!members.ok()) return fields.fail(*members.error());
   if (type == "text") return;
   if (type == "json_object") {
@@ -83,6 +85,7 @@ void read_reasoning(FieldReader& fields, ChatRequest& request) {
   FieldReader entries(*reasoning, "reasoning.");
   ThinkingControls controls;
   controls.read_effort(entries, "effort");
+  entries.ignore({"summary", "generate_summary", "context", "encrypted_content"});
   if (!entries.ok()) return fields.fail(*entries.error());
   request.thinking_budget = controls.budget();
 }
@@ -163,6 +166,9 @@ Result<ResponsesRequest, ApiError> parse_responses_request(std::string_view body
   static_cast<void>(fields.object("metadata"));
   static_cast<void>(fields.boolean("store"));
   static_cast<void>(fields.array("include"));
+  fields.ignore({"service_tier", "truncation", "user", "safety_identifier", "prompt_cache_key",
+                 "prompt_cache_retention", "max_tool_calls", "top_logprobs", "stream_options",
+                 "client_metadata", "context_management"});
   if (!fields.ok()) return *fields.error();
   request.echo_json = echo_of(document->get_object());
   return request;

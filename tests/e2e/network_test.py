@@ -107,6 +107,41 @@ class Network(unittest.TestCase):
         self.assertIn(key, errors)
 
 
+class Answers(unittest.TestCase):
+    def test_flags_of_answers_and_log_reach_the_server(self):
+        with TandemServer(TANDEM, "--strict-params", "--stream-interval", 1000, "--enable-force-include-usage",
+                          "--disable-access-log-for-endpoints", "/health,/metrics") as server:
+            server.health()
+            self.assertEqual(server.request("GET", "/metrics")[0], 200)
+            status, _, text = server.request("POST", "/v1/chat/completions", {**HELLO, "colour": 1})
+            self.assertEqual((status, json.loads(text)["error"]["param"]), (400, "colour"))
+            asked = {**HELLO, "max_tokens": 60, "stream": True, "ignore_eos": True, "temperature": 0}
+            events = self.events(server, asked)
+            self.assertEqual(events[-1]["choices"], [])
+            self.assertEqual(events[-1]["usage"]["completion_tokens"], 60)
+            # Its role, the first text, the rest of its thinking or content at its end, that end, usage.
+            self.assertLessEqual(len(events), 6)
+            self.assertEqual(self.text(events), self.text(self.events(server, {**asked, "stream_interval": 2})))
+            self.assertEqual(server.stop(), 0)
+        log = server.output()
+        self.assertRegex(log, r'127\.0\.0\.1 "POST /v1/chat/completions" 400 \d+\.\d+ s req-')
+        self.assertIn('"POST /v1/chat/completions" 200', log)
+        self.assertNotIn("/health ", log.split("Ready at")[1])
+        self.assertNotIn('"GET', log)
+
+    def events(self, server, body):
+        status, _, text = server.request("POST", "/v1/chat/completions", body)
+        self.assertEqual(status, 200, text)
+        lines = [line[6:] for line in text.split("\n") if line.startswith("data: ")]
+        self.assertEqual(lines.pop(), "[DONE]")
+        return [json.loads(line) for line in lines]
+
+    @staticmethod
+    def text(events):
+        deltas = [choice["delta"] for event in events for choice in event["choices"]]
+        return "".join((delta.get("reasoning") or "") + (delta.get("content") or "") for delta in deltas)
+
+
 class Flags(unittest.TestCase):
     def test_the_document_holds_the_help(self):
         """`tandem serve --help` is the one source; the document is written by --write."""

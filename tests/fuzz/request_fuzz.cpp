@@ -6,8 +6,10 @@
 
 #include "runtime/base/check.h"
 #include "server/anthropic/messages_exchange.h"
+#include "server/chat/key_audit.h"
 #include "server/dialects.h"
 #include "server/openai/error_body.h"
+#include "server/openai/render.h"
 #include "server/openai/tokenize.h"
 #include "tests/support/byte_vocabulary.h"
 
@@ -92,6 +94,7 @@ void check_dialect(std::string_view body, const server::Dialect& dialect) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tandem;  // NOLINT(google-build-using-namespace)
   const std::string_view body(reinterpret_cast<const char*>(data), size);
+  server::KeyAudit audit;  // as a strict server has one
   for (const auto endpoint : {server::Endpoint::kChatCompletions, server::Endpoint::kCompletions,
                               server::Endpoint::kResponses, server::Endpoint::kMessages}) {
     check_dialect(body, server::dialect_of(endpoint));
@@ -100,5 +103,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   check_answer(server::tokenize_json(body, served_model()));
   check_answer(server::detokenize_json(body, served_model()));
   check_answer(server::apply_template_json(body, served_model()));
+  check_answer(server::render_chat_json(body, served_model()));
+  check_answer(server::render_text_json(body, served_model()));
   return 0;
 }

@@ -6,6 +6,7 @@
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -139,7 +140,8 @@ void post_both_forms(Client& client,
   }
 }
 
-TEST_CASE("every captured request of a real client is answered", "[server][captures]") {
+TEST_CASE("every captured request of a real client is answered, by a strict server, too",
+          "[server][captures]") {
   const fs::path dir = captures_dir();
   if (!fs::is_directory(dir)) SKIP("no captures in " << dir);
   ServerSetup setup{.scripts = {{"<session>", "<think>ok</think>{\"title\": \"A title\"}"},
@@ -149,6 +151,7 @@ TEST_CASE("every captured request of a real client is answered", "[server][captu
                     .max_context_tokens = 262144};
   setup.options.served_model_names = {"kimi-k2-thinking", "claude-sonnet-4-5", "gpt-5.5"};
   setup.engine.prefill_chunk_tokens = 4096;
+  setup.options.strict_params = GENERATE(false, true);
   ServerFixture fixture(setup);
   int num_requests = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {

@@ -55,6 +55,7 @@ TEST_CASE("pages are found again under the same salt only, in every dialect", "[
     };
     for (const char* salt : {R"(,"cache_salt":"a")", R"(,"cache_salt":"b")", ""})
       CHECK(ask(salt) == 0);
+    CHECK(ask(R"(,"extra_key":"a")") >= 128);  // SGLang's name for it
     for (const char* salt : {R"(,"cache_salt":"a")", R"(,"cache_salt":"b")", ""})
       CHECK(ask(salt) >= 128);
     for (const char* bad : {R"(,"cache_salt":"")", R"(,"cache_salt":7)", R"(,"priority":0.5)",

@@ -43,6 +43,12 @@ TEST_CASE("plain text is continued, markers and all", "[server][text]") {
       client.post(kPath, R"({"prompt":"count","stop":["45"]})").json().at("choices").at(0);
   CHECK(stopped.at("text").as_string() == "0123");
   CHECK(stopped.at("finish_reason").as_string() == "stop");
+  CHECK(stopped.at("stop_reason").as_string() == "45");
+  const json::value by_token =
+      client.post(kPath, R"({"prompt":"count","stop_token_ids":[50]})").json();
+  CHECK(by_token.at("choices").at(0).at("text").as_string() == "01");
+  CHECK(by_token.at("choices").at(0).at("stop_reason").as_int64() == 50);
+  CHECK(thought.at("stop_reason").is_null());
 
   // A marker in the prompt is the token, as in /tokenize.
   const json::value marked = client.post(kPath, R"({"prompt":"<|im_user|>x"})").json();
@@ -124,6 +130,8 @@ TEST_CASE("text streams add up to the whole answer", "[server][text]") {
         CHECK(choice["finish_reason"].is_null());
         choice["text"].as_string() += chunk.at("text").as_string();
         choice["finish_reason"] = chunk.at("finish_reason");
+        if (chunk.as_object().contains("stop_reason"))
+          choice["stop_reason"] = chunk.at("stop_reason");
         if (chunk.at("logprobs").is_null()) continue;
         for (const auto& [key, list] : chunk.at("logprobs").as_object()) {
           for (const json::value& item : list.as_array()) {
@@ -194,6 +202,9 @@ TEST_CASE("a wrong field of a text completion is named", "[server][text]") {
       {R"({"prompt":"a","guided_json":7})", "guided_json"},
       {R"({"prompt":"a","guided_regex":"a","ebnf":"x"})", "ebnf"},
       {R"({"prompt":"a","suffix":"b"})", "suffix"},
+      {R"({"prompt":"a","prompt_logprobs":1})", "prompt_logprobs"},
+      {R"({"prompt":"a","bad_words":["b"]})", "bad_words"},
+      {R"({"prompt":"a","use_beam_search":true})", "use_beam_search"},
       {R"({"prompt":"a","temperature":"b"})", "temperature"},
       {R"({"prompt":"a","stop":7})", "stop"},
       {R"({"prompt":"a","n":0})", "n"},

@@ -46,6 +46,33 @@ TEST_CASE("thinking, content and calls are told apart", "[parser]") {
   CHECK(answer.calls == std::vector<Answer::Call>{{"functions.f:0", "f", R"({"é": 1})"}});
 }
 
+TEST_CASE("deltas count the tokens that have come by then", "[parser]") {
+  const std::string text =
+      "<think>Hm 中</think>aXb" + kSection + call("functions.f:0", "{} ") + kSectionEnd + " aX";
+  const CutText cut({text}, 16, 5);
+  for (const Ids& ids : cut.sequences()) {
+    AssistantParser parser(cut.tokenizer(), {.stop = {"XY"}});
+    std::vector<AssistantDelta> deltas;
+    int32_t num_pushed = 0;
+    const auto num_told = [&] {
+      int32_t sum = 0;
+      for (const AssistantDelta& delta : deltas) sum += delta.num_tokens;
+      return sum;
+    };
+    for (const int32_t id : ids) {
+      const size_t num_before = deltas.size();
+      parser.push(id, deltas);
+      ++num_pushed;
+      CHECK(num_told() <= num_pushed);
+      if (deltas.size() > num_before) CHECK(num_told() == num_pushed);
+    }
+    const size_t num_before = deltas.size();
+    parser.finish(deltas);
+    REQUIRE(deltas.size() > num_before);  // the "X" that could have become a stop string
+    CHECK(num_told() == num_pushed);
+  }
+}
+
 TEST_CASE("an empty thinking part is not none", "[parser]") {
   CHECK(parse_all("<think></think>x").reasoning == "");
   CHECK_FALSE(parse_all("x").reasoning.has_value());
