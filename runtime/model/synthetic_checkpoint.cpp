@@ -220,6 +220,25 @@ ModelConfig k2_thinking_config() {
   return config;
 }
 
+ModelConfig tiny_k2_config() {
+  ModelConfig config = k2_thinking_config();
+  config.hidden_size = 128;
+  config.num_hidden_layers = 3;
+  config.intermediate_size = 256;
+  config.moe_intermediate_size = 64;
+  config.n_routed_experts = 16;
+  config.num_experts_per_tok = 4;
+  config.num_attention_heads = 4;
+  config.q_lora_rank = 64;
+  config.kv_lora_rank = 32;
+  config.qk_nope_head_dim = 32;
+  config.qk_rope_head_dim = 16;
+  config.v_head_dim = 32;
+  config.vocab_size = 2048;
+  config.max_position_embeddings = 8192;
+  return config;
+}
+
 int64_t synthetic_checkpoint_size_bytes(const ModelConfig& config) {
   const auto num_base_tokens = static_cast<int32_t>(synthetic_base_tokens().size());
   const ModelConfig settled = settled_config(config, num_base_tokens);

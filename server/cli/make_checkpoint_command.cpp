@@ -14,26 +14,6 @@
 namespace tandem::cli {
 namespace {
 
-// Small enough to write and load in a blink, with every kind of layer and norm in it.
-ModelConfig tiny_config() {
-  ModelConfig config = k2_thinking_config();
-  config.hidden_size = 128;
-  config.num_hidden_layers = 3;
-  config.intermediate_size = 256;
-  config.moe_intermediate_size = 64;
-  config.n_routed_experts = 16;
-  config.num_experts_per_tok = 4;
-  config.num_attention_heads = 4;
-  config.q_lora_rank = 64;
-  config.kv_lora_rank = 32;
-  config.qk_nope_head_dim = 32;
-  config.qk_rope_head_dim = 16;
-  config.v_head_dim = 32;
-  config.vocab_size = 2048;
-  config.max_position_embeddings = 8192;
-  return config;
-}
-
 // A few hundred megabytes: beyond the caches of most machines, K2's own head sizes.
 ModelConfig small_config() {
   ModelConfig config = k2_thinking_config();
@@ -64,7 +44,7 @@ int32_t count_lines(const std::string& path) {
 }  // namespace
 
 ModelConfig preset_config(const std::string& name) {
-  if (name == "tiny") return tiny_config();
+  if (name == "tiny") return tiny_k2_config();
   if (name == "small") return small_config();
   if (name == "k2") return k2_thinking_config();
   throw ConfigError("--preset " + name + ": expected tiny, small or k2");

@@ -22,6 +22,7 @@ namespace {
 using Catch::Matchers::ContainsSubstring;
 using test::TempDir;
 
+// Widths that nothing divides, unlike those of tiny_k2_config().
 ModelConfig small_config() {
   ModelConfig config = k2_thinking_config();
   config.hidden_size = 96;

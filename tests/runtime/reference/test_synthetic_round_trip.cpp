@@ -15,19 +15,11 @@ namespace tandem {
 namespace {
 
 ModelConfig small_config() {
-  ModelConfig config = k2_thinking_config();
-  config.hidden_size = 128;
+  ModelConfig config = tiny_k2_config();
   config.num_hidden_layers = 6;
-  config.intermediate_size = 256;
-  config.moe_intermediate_size = 64;
   config.n_routed_experts = 24;
   config.num_experts_per_tok = 8;
-  config.num_attention_heads = 4;
-  config.q_lora_rank = 64;
   config.kv_lora_rank = 64;
-  config.qk_nope_head_dim = 32;
-  config.qk_rope_head_dim = 16;
-  config.v_head_dim = 32;
   config.vocab_size = 0;
   return config;
 }
