@@ -146,12 +146,16 @@ void ExpertProducts::sort_pairs(const Args& args) {
   }
 }
 
-// Unit: 16 columns of one expert's activation, for all of its tokens.
-void ExpertProducts::activate(const Args& args, int64_t unit) {
+ExpertProducts::Unit ExpertProducts::unit_at(int64_t unit_idx, int64_t width) const {
+  const int64_t units_a_job = width / kRows;
+  return {.job = jobs_[static_cast<size_t>(unit_idx / units_a_job)],
+          .col = unit_idx % units_a_job * kRows};
+}
+
+// Columns of the activation.
+void ExpertProducts::activate(const Args& args, const Unit& unit) {
   const ExpertsShape& shape = args.experts.shape();
-  const int64_t units_a_job = shape.moe_intermediate_size / kRows;
-  const Job& job = jobs_[static_cast<size_t>(unit / units_a_job)];
-  const int64_t col = unit % units_a_job * kRows;
+  const auto& [job, col] = unit;
   const std::byte* gate =
       args.experts.expert(job.expert_idx) + 2 * layout::packed_size_bytes(col, shape.hidden_size);
   const std::byte* up = gate + layout::packed_size_bytes(kRows, shape.hidden_size);
@@ -177,12 +181,10 @@ void ExpertProducts::activate(const Args& args, int64_t unit) {
   }
 }
 
-// Unit: 16 columns of one expert's output, for all of its tokens.
-void ExpertProducts::finish(const Args& args, int64_t unit) {
+// Columns of the expert's output.
+void ExpertProducts::finish(const Args& args, const Unit& unit) {
   const ExpertsShape& shape = args.experts.shape();
-  const int64_t units_a_job = shape.hidden_size / kRows;
-  const Job& job = jobs_[static_cast<size_t>(unit / units_a_job)];
-  const int64_t col = unit % units_a_job * kRows;
+  const auto& [job, col] = unit;
   const std::byte* down =
       args.experts.expert(job.expert_idx) +
       layout::gate_up_size_bytes(shape.hidden_size, shape.moe_intermediate_size) +
@@ -229,10 +231,10 @@ void ExpertProducts::run(const Args& args) {
   };
   pool_.run([&](const WorkerPool::Worker& worker) {
     share(num_jobs * (shape.moe_intermediate_size / kRows), worker,
-          [&](int64_t unit) { activate(args, unit); });
+          [&](int64_t idx) { activate(args, unit_at(idx, shape.moe_intermediate_size)); });
     pool_.barrier();
     share(num_jobs * (shape.hidden_size / kRows), worker,
-          [&](int64_t unit) { finish(args, unit); });
+          [&](int64_t idx) { finish(args, unit_at(idx, shape.hidden_size)); });
     pool_.barrier();
     share(args.residual.rows, worker, [&](int64_t token) { combine(args, token); });
   });

@@ -51,9 +51,16 @@ class ExpertProducts {
     int32_t expert_idx = 0;
     int32_t begin = 0, end = 0;
   };
+  // 16 columns of what an expert makes for all of its tokens.
+  struct Unit {
+    const Job& job;
+    int64_t col;
+  };
+  // Of matrices of `width` columns an expert, one expert's after another's.
+  [[nodiscard]] Unit unit_at(int64_t unit_idx, int64_t width) const;
   void sort_pairs(const Args& args);
-  void activate(const Args& args, int64_t unit);
-  void finish(const Args& args, int64_t unit);
+  void activate(const Args& args, const Unit& unit);
+  void finish(const Args& args, const Unit& unit);
   void combine(const Args& args, int64_t token) const;
 
   WorkerPool& pool_;
