@@ -1,6 +1,7 @@
 // Bodies of skinny_linear.h. Grid (tiles of output columns, tiles of tokens, heads). A CTA's warps
 // share its columns and split in_features between them, a chunk each in turn, so that together they
-// read on end; their sums meet in shared memory and are added in the order of warps.
+// read on end; their sums meet in shared memory and are added in the order of warps. The first
+// weights come as far as L2 while the kernel before ends.
 #pragma once
 
 #include "gpu/cuda/kernels/reduce-inl.h"
@@ -56,6 +57,7 @@ struct SkinnyGemv {
   using Params = SkinnyLinearParams;
   static constexpr int kWarps = 8;
   static constexpr int kMaxThreads = kWarps * simt::kWarpSize, kMinBlocks = 2;
+  static constexpr bool kWaitsItself = true;
   static constexpr int kChunk = 8 * simt::kWarpSize;
   static constexpr int kUnroll = 2;
 
@@ -87,19 +89,31 @@ struct SkinnyGemv {
     for (int r = 0; r < kRows; ++r)
       rows[r] = weight + weight_row(p, row_begin + r) * p.weight.row_stride;
 
-    for (int64_t chunk = split_idx * kChunk; chunk < p.weight.cols;
+    const auto col_at = [&](int64_t chunk, int u) {
+      return chunk + u * num_splits * kChunk + 8 * cta.lane_idx();
+    };
+    const int64_t first_chunk = split_idx * kChunk;
+    TANDEM_UNROLL
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t col = col_at(first_chunk, u);
+      TANDEM_UNROLL
+      for (int r = 0; r < kRows; ++r)
+        if (col < p.weight.cols) cta.prefetch(rows[r] + col);
+    }
+    cta.wait_for_previous();
+    for (int64_t chunk = first_chunk; chunk < p.weight.cols;
          chunk += kUnroll * num_splits * kChunk) {
       Words4 words[kUnroll][kRows];
       TANDEM_UNROLL
       for (int u = 0; u < kUnroll; ++u) {
-        const int64_t col = chunk + u * num_splits * kChunk + 8 * cta.lane_idx();
+        const int64_t col = col_at(chunk, u);
         TANDEM_UNROLL
         for (int r = 0; r < kRows; ++r)
           words[u][r] = col < p.weight.cols ? cta.load16_streamed(rows[r] + col) : Words4{};
       }
       TANDEM_UNROLL
       for (int u = 0; u < kUnroll; ++u) {
-        const int64_t col = chunk + u * num_splits * kChunk + 8 * cta.lane_idx();
+        const int64_t col = col_at(chunk, u);
         TANDEM_UNROLL
         for (int token = 0; token < kTokens; ++token) {
           const Words4 xs =
@@ -181,6 +195,7 @@ template <int kTokenTiles>
 struct SkinnyMma {
   using Params = SkinnyLinearParams;
   static constexpr int kMaxThreads = 512, kMinBlocks = 1;
+  static constexpr bool kWaitsItself = true;
   static constexpr int kMaxWarps = kMaxThreads / simt::kWarpSize;
   static constexpr int kTokens = 8 * kTokenTiles;
   static constexpr int kTileSize = 16 * kTokens;
@@ -265,8 +280,16 @@ struct SkinnyMma {
     };
     // Two chunks in flight. A chunk beyond the end is zeros, and adds nothing.
     const int64_t stride = int64_t{num_warps} * kChunk;
-    for (int64_t chunk = int64_t{cta.warp_idx()} * kChunk; chunk < p.weight.cols;
-         chunk += 2 * stride) {
+    const int64_t first_chunk = int64_t{cta.warp_idx()} * kChunk;
+    TANDEM_UNROLL
+    for (int half = 0; half < 4; ++half) {
+      const int64_t col = first_chunk + half / 2 * stride + half % 2 * 32 + lane_col;
+      TANDEM_UNROLL
+      for (int i = 0; i < 2; ++i)
+        if (col < p.weight.cols) cta.prefetch(rows[i] + col);
+    }
+    cta.wait_for_previous();
+    for (int64_t chunk = first_chunk; chunk < p.weight.cols; chunk += 2 * stride) {
       Operands first;
       Operands second;
       load(chunk, first);

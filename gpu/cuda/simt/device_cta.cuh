@@ -64,6 +64,21 @@ struct DeviceCta {
         reinterpret_cast<T*>(reinterpret_cast<std::byte*>(dynamic_shared_memory) + offset_bytes));
   }
 
+  // Dependent launches (launch.cuh). The kernels before this one are done, and what they wrote is
+  // there. In front of it only what no kernel of a step writes may be read: weights. Every thread
+  // comes here once.
+  __device__ void wait_for_previous() const {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+  }
+  // The next kernel's CTAs may take what room is left once every CTA of this one has come here.
+  __device__ void let_next_begin() const {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+  }
+
   __device__ void sync() const { __syncthreads(); }
   __device__ void sync_warp() const { __syncwarp(); }
   template <typename T>
@@ -75,7 +90,8 @@ struct DeviceCta {
     return __shfl_sync(0xffffffffu, value, source_lane);
   }
 
-  // Global memory. Streamed: read once by the whole grid, so that it need not stay in L1.
+  // Global memory. Streamed: read once by the whole grid, so that it need not stay in L1, and
+  // written by no kernel of a step, so that it may be read in front of wait_for_previous().
   __device__ Words4 load16_streamed(const void* source) const {
     Words4 value;
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -95,9 +111,19 @@ struct DeviceCta {
     asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(value) : "l"(source));
     return value;
   }
+  // To L2, for a load behind wait_for_previous(); nothing where that does not wait. Delivers no
+  // value, so it may stand in front of the wait.
+  __device__ void prefetch([[maybe_unused]] const void* source) const {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(source));
+#endif
+  }
   __device__ Words4 load16(const void* source) const { return *static_cast<const Words4*>(source); }
   __device__ void store16(void* target, Words4 value) const {
     *static_cast<Words4*>(target) = value;
+  }
+  __device__ void store8(void* target, Words2 value) const {
+    *static_cast<Words2*>(target) = value;
   }
   __device__ int32_t atomic_add(int32_t* target, int32_t value) const {
     return atomicAdd(target, value);

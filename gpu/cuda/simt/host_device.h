@@ -39,6 +39,11 @@ TANDEM_HOST_DEVICE T* row_of(const MatrixView<T>& matrix, int64_t row_idx) {
   return matrix.data + row_idx * matrix.row_stride;
 }
 
+template <int kBytes>
+TANDEM_HOST_DEVICE bool is_multiple_of(const void* address) {
+  return reinterpret_cast<uintptr_t>(address) % kBytes == 0;
+}
+
 TANDEM_HOST_DEVICE inline float float_of_bits(uint32_t bits) {
 #if defined(__CUDA_ARCH__)
   return __uint_as_float(bits);

@@ -17,4 +17,10 @@ struct LaunchShape {
   int32_t shared_size_bytes = 0;    // dynamic: all shared memory is
 };
 
+// Whether a kernel type's body calls wait_for_previous() itself (launch.cuh).
+template <typename Kernel>
+inline constexpr bool waits_itself = requires {
+  Kernel::kWaitsItself;
+};
+
 }  // namespace tandem::gpu::simt

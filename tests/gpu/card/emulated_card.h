@@ -3,8 +3,10 @@
 // in the emulator of tests/gpu/simt, on any machine that has the CUDA headers.
 //
 // It is as lazy as a card may be: work runs when somebody waits for it, in the order of its stream,
-// so that what is read or overwritten too early shows. Device memory starts as NaN. A copy whose
-// device side is not device memory, a wait or an allocation in a capture are errors, as on a card.
+// so that what is read or overwritten too early shows. A kernel may begin before the one in front
+// of it, as a dependent launch may (gpu/cuda/simt/launch.cuh). Device memory starts as NaN. A copy
+// whose device side is not device memory, a wait or an allocation in a capture are errors, as on a
+// card.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -18,6 +20,9 @@ inline constexpr int kNumCards = 2;
 
 // To the end of the stream's queue, or into the graph that it records.
 void enqueue(cudaStream_t stream, std::function<void()> work);
+// The same for what runs what is in front of it itself, when it waits for that.
+using DependentWork = std::function<void(const std::function<void()>& previous)>;
+void enqueue_dependent(cudaStream_t stream, DependentWork work);
 
 // What ran so far, to see that graphs are replayed and not bypassed.
 int64_t num_graph_launches();

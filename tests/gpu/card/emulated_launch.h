@@ -9,7 +9,9 @@ namespace tandem::gpu::simt {
 
 template <typename Kernel>
 cudaError_t launch(const typename Kernel::Params& params, cudaStream_t stream) {
-  emulated_card::enqueue(stream, [params] { emulate<Kernel>(params, ThreadOrder::kShuffled); });
+  emulated_card::enqueue_dependent(stream, [params](const std::function<void()>& previous) {
+    emulate<Kernel>(params, ThreadOrder::kShuffled, previous);
+  });
   return cudaSuccess;
 }
 

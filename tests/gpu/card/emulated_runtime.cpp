@@ -4,13 +4,17 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "tests/gpu/card/emulated_launch.h"
 
-using Work = std::function<void()>;
+struct Work {
+  tandem::gpu::emulated_card::DependentWork run;
+  bool is_dependent = false;
+};
 
 struct CUgraph_st {
   std::vector<Work> nodes;
@@ -69,13 +73,36 @@ bool is_capturing() {
   return false;
 }
 
+// How many kernels begin before what is in front of them is done; each holds its threads' stacks
+// meanwhile.
+constexpr size_t kMaxDependent = 3;
+
+// The first of `works` and the dependent ones behind it, which it is left to the last to begin
+// with.
+size_t run_some(std::span<const Work> works) {
+  size_t num = 1;
+  while (num < works.size() && num <= kMaxDependent && works[num].is_dependent) ++num;
+  std::function<void()> previous;
+  for (const Work& work : works.first(num)) {
+    previous = [&work, before = std::move(previous)] { work.run(before); };
+  }
+  previous();
+  return num;
+}
+
+void run_all_of(std::span<const Work> works) {
+  while (!works.empty()) works = works.subspan(run_some(works));
+}
+
 void run_until(cudaStream_t stream, int64_t position) {
+  // Work may come to wait for other streams, and those for this one: it is out of the queue first.
+  std::vector<Work> works;
   while (stream->num_done < position && !stream->queue.empty()) {
-    const Work work = std::move(stream->queue.front());
+    works.push_back(std::move(stream->queue.front()));
     stream->queue.pop_front();
-    work();
     ++stream->num_done;
   }
+  run_all_of(works);
 }
 
 void run_all() {
@@ -112,13 +139,30 @@ cudaError_t copy(void* to, const void* from, size_t size_bytes, cudaStream_t str
 
 }  // namespace
 
-void enqueue(cudaStream_t stream, Work work) {
+namespace {
+
+void enqueue_work(cudaStream_t stream, Work work) {
   if (stream->recording != nullptr) {
     stream->recording->nodes.push_back(std::move(work));
     return;
   }
   stream->queue.push_back(std::move(work));
   ++stream->num_enqueued;
+}
+
+}  // namespace
+
+void enqueue(cudaStream_t stream, std::function<void()> work) {
+  enqueue_work(stream, {.run =
+                            [work = std::move(work)](const std::function<void()>& previous) {
+                              if (previous) previous();
+                              work();
+                            },
+                        .is_dependent = false});
+}
+
+void enqueue_dependent(cudaStream_t stream, DependentWork work) {
+  enqueue_work(stream, {.run = std::move(work), .is_dependent = true});
 }
 
 int64_t num_graph_launches() { return card().num_graph_launches; }
@@ -298,8 +342,6 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   ++card::card().num_graph_launches;
-  card::enqueue(stream, [nodes = executable->nodes] {
-    for (const Work& work : *nodes) work();
-  });
+  card::enqueue(stream, [nodes = executable->nodes] { card::run_all_of(*nodes); });
   return cudaSuccess;
 }

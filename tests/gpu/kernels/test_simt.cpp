@@ -1,4 +1,5 @@
 // The emulator itself: its collectives do what the PTX ISA says, and each of its checks fires.
+#include <algorithm>
 #include <array>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
@@ -18,6 +19,7 @@ void run(Body body,
   simt::EmulatedBlock block(shape, order);
   block.run(0, 0, 0, [&](simt::EmulatedBlock& running, int thread_idx) {
     simt::EmulatedCta cta(running, thread_idx);
+    cta.wait_for_previous();
     body(cta);
   });
 }
@@ -276,6 +278,67 @@ TEST_CASE("accesses beyond an array, beyond the memory and misaligned ones are f
         cta.copy16_async(cta.shared<float>(0, 256), 4 * cta.lane_idx(), &values[2], 16);
       },
       "not aligned");
+}
+
+// Adds one to what the kernels before left, and reads `constants` in front of its wait.
+struct AddOne {
+  struct Params {
+    const simt::Words4* constants;
+    uint32_t* values;  // [64], of the kernels before
+    uint32_t* early;   // [64] what stood there in front of the wait
+    int waits = 1;
+    bool reads_early = false;
+  };
+  static constexpr int kMaxThreads = 32, kMinBlocks = 1;
+  static constexpr bool kWaitsItself = true;
+  static simt::LaunchShape launch_shape(const Params&) { return {.grid_x = 2, .num_threads = 32}; }
+  template <typename Cta>
+  static void run(Cta& cta, const Params& p) {
+    const auto idx = static_cast<int>(cta.block_x()) * 32 + cta.thread_idx();
+    p.early[idx] = p.values[idx];
+    const simt::Words4 constant = cta.load16_streamed(p.constants);
+    if (p.reads_early) static_cast<void>(cta.load16(p.constants));
+    for (int wait = 0; wait < p.waits; ++wait) cta.wait_for_previous();
+    p.values[idx] += constant.w[0];
+  }
+};
+
+TEST_CASE("a kernel's first CTA begins before the kernels in front of it, up to its wait",
+          "[cuda_kernels]") {
+  const simt::ThreadOrder order = order_under_test();
+  const simt::Words4 constants{1, 0, 0, 0};
+  std::vector<uint32_t> values(64, 0);
+  std::vector<uint32_t> early(64, 9);
+  const AddOne::Params params{
+      .constants = &constants, .values = values.data(), .early = early.data()};
+  int num_runs = 0;
+  simt::emulate<AddOne>(params, order, [&] {
+    ++num_runs;
+    std::fill(values.begin(), values.end(), 41);
+  });
+  CHECK(num_runs == 1);
+  CHECK(values == std::vector<uint32_t>(64, 42));
+  // One of the two CTAs was the first.
+  CHECK(std::count(early.begin(), early.end(), 0u) == 32);
+  CHECK(std::count(early.begin(), early.end(), 41u) == 32);
+}
+
+TEST_CASE("a kernel that does not wait, waits twice or reads too early is found",
+          "[cuda_kernels]") {
+  const simt::Words4 constants{};
+  std::vector<uint32_t> values(64, 0);
+  AddOne::Params params{.constants = &constants, .values = values.data(), .early = values.data()};
+  const auto check = [&](const std::string& why) {
+    CHECK_THROWS_WITH(simt::emulate<AddOne>(params, simt::ThreadOrder::kForward),
+                      Catch::Matchers::ContainsSubstring(why));
+  };
+  params.waits = 0;
+  check("without having waited");
+  params.waits = 2;
+  check("a second time");
+  params.waits = 1;
+  params.reads_early = true;
+  check("without having waited for them");
 }
 
 TEST_CASE("copies that nobody waits for are found", "[cuda_kernels]") {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <random>
+#include <utility>
 
 namespace tandem::gpu::simt {
 namespace {
@@ -15,9 +16,12 @@ constexpr int64_t kCopySizeBytes = 16;
 
 }  // namespace
 
-EmulatedBlock::EmulatedBlock(const LaunchShape& shape, ThreadOrder order)
+EmulatedBlock::EmulatedBlock(const LaunchShape& shape,
+                             ThreadOrder order,
+                             std::function<void()> previous)
     : shape_(shape),
       order_(order),
+      previous_(std::move(previous)),
       threads_(std::make_unique<Thread[]>(static_cast<size_t>(shape.num_threads))),
       turn_(static_cast<size_t>(shape.num_threads)),
       offered_(static_cast<size_t>(shape.num_threads / kWarpSize)),
@@ -60,6 +64,7 @@ void EmulatedBlock::run(int64_t block_x, int block_y, int block_z, Body body) {
   for (const int thread_idx : turn_) {
     Thread& thread = threads_[static_cast<size_t>(thread_idx)];
     thread.state = State::kReady;
+    thread.has_waited = false;
     thread.fiber.start(&EmulatedBlock::thread_main, &thread);
   }
   for (;;) {
@@ -72,7 +77,7 @@ void EmulatedBlock::run(int64_t block_x, int block_y, int block_z, Body body) {
     }
     if (all_done) return;
     const bool warps_go_on = release_warps();
-    if (!warps_go_on && !release_barrier()) report_stuck();
+    if (!warps_go_on && !release_barrier() && !release_previous()) report_stuck();
   }
 }
 
@@ -144,15 +149,35 @@ bool EmulatedBlock::release_warps() {
   return any;
 }
 
-bool EmulatedBlock::release_barrier() {
+bool EmulatedBlock::release_all(State state) {
   for (int idx = 0; idx < shape_.num_threads; ++idx) {
-    if (threads_[static_cast<size_t>(idx)].state != State::kAtBarrier) return false;
+    if (threads_[static_cast<size_t>(idx)].state != state) return false;
   }
   check_same_place(0, shape_.num_threads);
-  ++barrier_;
   for (int idx = 0; idx < shape_.num_threads; ++idx)
     threads_[static_cast<size_t>(idx)].state = State::kReady;
   return true;
+}
+
+bool EmulatedBlock::release_barrier() {
+  if (!release_all(State::kAtBarrier)) return false;
+  ++barrier_;
+  return true;
+}
+
+// On a card it is no barrier: the emulator holds all threads there so that what stands in front of
+// it runs as early as it may.
+bool EmulatedBlock::release_previous() {
+  if (!release_all(State::kAtPrevious)) return false;
+  if (previous_) std::exchange(previous_, {})();
+  return true;
+}
+
+void EmulatedBlock::wait_for_previous(int thread_idx, int line) {
+  Thread& thread = threads_[static_cast<size_t>(thread_idx)];
+  if (thread.has_waited) fail(thread_idx, "waits for the kernels before a second time");
+  wait(thread, State::kAtPrevious, "the wait for the kernels before", line);
+  thread.has_waited = true;
 }
 
 // --- shared memory

@@ -4,7 +4,9 @@
 //   * shared memory out of bounds or of the allocation, or accessed by two threads, one of them
 //     writing, without a barrier between them (within a warp: a collective of the warp);
 //   * an address of 4 or 16 bytes that is not aligned;
-//   * copies that nobody waited for.
+//   * copies that nobody waited for;
+//   * a thread that does not wait for the kernels before, or reads or writes global memory that
+//     they may have written before it has, as far as that goes through the Cta.
 // Shared memory starts as NaN. An asynchronous copy leaves NaN in its target until it is waited
 // for.
 #pragma once
@@ -13,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -37,7 +40,8 @@ using WarpWords = std::array<LaneWords, kWarpSize>;
 
 class EmulatedBlock {
  public:
-  EmulatedBlock(const LaunchShape& shape, ThreadOrder order);
+  // `previous`: the kernels before, run once all threads of the first CTA wait for them.
+  EmulatedBlock(const LaunchShape& shape, ThreadOrder order, std::function<void()> previous = {});
 
   // Runs `body` on every thread to its end.
   using Body = FunctionRef<void(EmulatedBlock&, int thread_idx)>;
@@ -53,6 +57,10 @@ class EmulatedBlock {
   // Offers `words`, waits for the other 31 lanes; what they offered, valid until the thread's next
   // collective.
   const WarpWords& sync_warp(int thread_idx, const LaneWords& words, const char* what, int line);
+  void wait_for_previous(int thread_idx, int line);
+  [[nodiscard]] bool has_waited(int thread_idx) const {
+    return threads_[static_cast<size_t>(thread_idx)].has_waited;
+  }
   [[noreturn]] void fail(int thread_idx, const std::string& what) const;
 
   // Address of `size_bytes` (2, 4, 8 or 16) of shared memory, checked for an access of that kind.
@@ -64,7 +72,7 @@ class EmulatedBlock {
   void wait_copies(int thread_idx, int num_pending);
 
  private:
-  enum class State { kReady, kAtBarrier, kAtWarp, kDone };
+  enum class State { kReady, kAtPrevious, kAtBarrier, kAtWarp, kDone };
   struct Copy {
     int64_t offset;
     const void* source;
@@ -74,6 +82,7 @@ class EmulatedBlock {
     EmulatedBlock* block = nullptr;
     int thread_idx = 0;
     State state = State::kDone;
+    bool has_waited = false;  // for the kernels before
     int line = 0;
     const char* what = "";
     int64_t num_warp_collectives = 0;
@@ -97,7 +106,10 @@ class EmulatedBlock {
   static void thread_main(void* argument);
   void wait(Thread& thread, State state, const char* what, int line);
   bool release_warps();
+  // Threads that are all in `state`, at one place.
+  bool release_all(State state);
   bool release_barrier();
+  bool release_previous();
   void check_same_place(int begin, int end);
   [[noreturn]] void report_stuck();
   void check_race(const Access& earlier, const char* what, int thread_idx, int64_t byte);
@@ -106,6 +118,7 @@ class EmulatedBlock {
 
   LaunchShape shape_;
   ThreadOrder order_;
+  std::function<void()> previous_;
   int64_t block_x_ = 0;
   int block_y_ = 0;
   int block_z_ = 0;

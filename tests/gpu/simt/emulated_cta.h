@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cstring>
+#include <functional>
 #include <vector>
 
 #include "gpu/cuda/simt/host_device.h"
@@ -85,6 +86,11 @@ class EmulatedCta {
     return {block_, thread_idx_, offset_bytes, num};
   }
 
+  void wait_for_previous(int line = __builtin_LINE()) const {
+    block_.wait_for_previous(thread_idx_, line);
+  }
+  [[nodiscard]] bool has_waited() const { return block_.has_waited(thread_idx_); }
+
   void sync(int line = __builtin_LINE()) const { block_.sync_block(thread_idx_, line); }
   void sync_warp(int line = __builtin_LINE()) const {
     block_.sync_warp(thread_idx_, {}, "sync_warp", line);
@@ -101,12 +107,15 @@ class EmulatedCta {
   [[nodiscard]] Words4 load16_streamed(const void* source) const { return load<Words4>(source); }
   [[nodiscard]] Words2 load8_streamed(const void* source) const { return load<Words2>(source); }
   [[nodiscard]] uint32_t load4_streamed(const void* source) const { return load<uint32_t>(source); }
-  [[nodiscard]] Words4 load16(const void* source) const { return load<Words4>(source); }
-  void store16(void* target, Words4 value) const {
-    check_aligned<Words4>(target);
-    std::memcpy(target, &value, sizeof value);
+  void prefetch(const void*) const {}
+  [[nodiscard]] Words4 load16(const void* source) const {
+    check_waited();
+    return load<Words4>(source);
   }
+  void store16(void* target, Words4 value) const { store(target, value); }
+  void store8(void* target, Words2 value) const { store(target, value); }
   int32_t atomic_add(int32_t* target, int32_t value) const {
+    check_waited();
     const int32_t before = *target;
     *target = before + value;
     return before;
@@ -117,6 +126,7 @@ class EmulatedCta {
                     int64_t idx,
                     const void* source,
                     int num_valid_bytes) const {
+    check_waited();
     block_.begin_copy(thread_idx_, target.template offset_of<Words4>(idx), source, num_valid_bytes);
   }
   void commit_copies() const { block_.commit_copies(thread_idx_); }
@@ -190,6 +200,16 @@ class EmulatedCta {
     return value;
   }
   template <typename T>
+  void store(void* target, T value) const {
+    check_waited();
+    check_aligned<T>(target);
+    std::memcpy(target, &value, sizeof value);
+  }
+  void check_waited() const {
+    if (!has_waited())
+      block_.fail(thread_idx_, "memory of the kernels before, without having waited for them");
+  }
+  template <typename T>
   void check_aligned(const void* address) const {
     if (reinterpret_cast<uintptr_t>(address) % sizeof(T) != 0)
       block_.fail(thread_idx_,
@@ -200,23 +220,31 @@ class EmulatedCta {
   int thread_idx_;
 };
 
-// Runs a kernel (gpu/cuda/simt/launch.cuh says what that is) on the CPU, CTA after CTA.
+// Runs a kernel (gpu/cuda/simt/launch.cuh says what that is) on the CPU, CTA after CTA. `previous`
+// runs the kernels before it: as late as a dependent launch may see them done.
 template <typename Kernel>
-void emulate(const typename Kernel::Params& params, ThreadOrder order) {
+void emulate(const typename Kernel::Params& params,
+             ThreadOrder order,
+             const std::function<void()>& previous = {}) {
   const LaunchShape shape = Kernel::launch_shape(params);
   const int64_t num_blocks = shape.grid_x * shape.grid_y * shape.grid_z;
-  if (num_blocks == 0) return;
+  if (num_blocks == 0) {
+    if (previous) previous();
+    return;
+  }
   if (shape.num_threads > Kernel::kMaxThreads) throw EmulationError("more threads than promised");
   if (shape.grid_x > 0x7fffffff || shape.grid_y > 65535 || shape.grid_z > 65535)
     throw EmulationError("the grid is too large");
-  EmulatedBlock block(shape, order);
+  EmulatedBlock block(shape, order, previous);
   for (int64_t turn = 0; turn < num_blocks; ++turn) {
     const int64_t block_idx = order == ThreadOrder::kForward ? turn : num_blocks - 1 - turn;
     block.run(block_idx % shape.grid_x, static_cast<int>(block_idx / shape.grid_x % shape.grid_y),
               static_cast<int>(block_idx / shape.grid_x / shape.grid_y),
               [&](EmulatedBlock& running, int thread_idx) {
                 EmulatedCta cta(running, thread_idx);
+                if constexpr (!waits_itself<Kernel>) cta.wait_for_previous();
                 Kernel::run(cta, params);
+                if (!cta.has_waited()) running.fail(thread_idx, "ends without having waited");
               });
   }
 }
