@@ -62,6 +62,7 @@ struct ExpertsShape {
 };
 inline constexpr int32_t kMaxDeviceExperts = 1024;
 inline constexpr int32_t kMaxSampledVocab = 1 << 18;  // of Ops::sample
+inline constexpr int32_t kMaxAddends = 3;             // of Ops::add
 
 struct MlaShape {
   int32_t num_attention_heads = 0;
@@ -134,8 +135,7 @@ class Ops {
   // was enqueued is done first. reserve() comes before the next step.
   virtual void release() = 0;
 
-  // Memory of the host that the device copies from and to at full speed, zeroed: for copy_to_host
-  // and add_from_host.
+  // Memory of the host that the device copies from and to at full speed, zeroed.
   virtual std::unique_ptr<DeviceBuffer> allocate_host(size_t size_bytes) = 0;
 
   // One step.
@@ -155,6 +155,16 @@ class Ops {
                         std::span<const bf16> weight,
                         float eps,
                         MatrixView<bf16> out) = 0;
+  // x += addends[0], x += addends[1], ... (15), then rms_norm of x. At most kMaxAddends of them, as
+  // x in shape; in the device's memory or in the host's, of allocate_host: what the CPU's experts
+  // have summed.
+  virtual void add_rms_norm(std::span<const MatrixView<const float>> addends,
+                            MatrixView<float> x,
+                            std::span<const bf16> weight,
+                            float eps,
+                            MatrixView<bf16> out) = 0;
+  // The sums alone.
+  virtual void add(std::span<const MatrixView<const float>> addends, MatrixView<float> x) = 0;
 
   // out = x W^T; x [num_tokens, in] BF16, accumulation in FP32. The BF16 form rounds once; add: out
   // += x W^T.
@@ -213,6 +223,16 @@ class Ops {
                            const RouterParams& params,
                            MatrixView<int32_t> expert_ids,
                            MatrixView<float> expert_weights) = 0;
+  // The same for experts that lie on the host, with what they multiply: host_hidden = hidden. To
+  // memory of allocate_host; host_hidden may be hidden itself where the device's memory is the
+  // host's.
+  virtual void router_topk_to_host(MatrixView<const bf16> hidden,
+                                   const LinearWeight& gate,
+                                   std::span<const float> e_score_correction_bias,
+                                   const RouterParams& params,
+                                   MatrixView<bf16> host_hidden,
+                                   MatrixView<int32_t> host_expert_ids,
+                                   MatrixView<float> host_expert_weights) = 0;
 
   // residual[t, :] += sum_j expert_weights[t, j] * MLP_{expert_ids[t, j]}(hidden[t, :]) (11, 15),
   // for experts on the device; all ids are of the layer's experts. Between an expert's products,
@@ -225,9 +245,6 @@ class Ops {
                                   MatrixView<const int32_t> expert_ids,
                                   MatrixView<const float> expert_weights,
                                   MatrixView<float> residual) = 0;
-
-  // residual += addend (15); the addend lies in host memory: what the CPU's experts have summed.
-  virtual void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) = 0;
 
   // out[i, :] = x[batch.logit_token_idx[i], :]
   virtual void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) = 0;
@@ -254,8 +271,8 @@ class Ops {
   // The device begins with what it was asked for so far, if it has not yet.
   virtual void submit() = 0;
 
-  // Submits, and waits until all of the above is done. Before it, copy_to_host has not delivered,
-  // and what add_from_host and begin_step were given may not change.
+  // Submits, and waits until all of the above is done. Before it, nothing has been delivered to the
+  // host's memory, and what lies there to be read, for begin_step too, may not change.
   virtual void synchronize() = 0;
 };
 

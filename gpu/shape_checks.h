@@ -2,10 +2,20 @@
 // fit is a bug of the caller: TANDEM_CHECK.
 #pragma once
 
+#include <span>
+
 #include "gpu/ops.h"
 #include "runtime/base/check.h"
 
 namespace tandem::gpu {
+
+inline void check_add(std::span<const MatrixView<const float>> addends,
+                      const MatrixView<float>& x) {
+  TANDEM_CHECK(addends.size() <= size_t{kMaxAddends}, "add: more addends than kMaxAddends");
+  for (const MatrixView<const float>& addend : addends) {
+    TANDEM_CHECK(addend.rows == x.rows && addend.cols == x.cols, "add: shapes");
+  }
+}
 
 inline void check_rope_and_append_kv(const MlaShape& shape,
                                      const Ops::RopeKvParams& params,

@@ -1,5 +1,7 @@
 #include "offload/attention_layer.h"
 
+#include "offload/residual.h"
+
 namespace tandem::offload {
 
 void run_attention(gpu::Ops& ops,
@@ -14,7 +16,7 @@ void run_attention(gpu::Ops& ops,
   const MatrixView q = workspace.q.first_rows(num_rows);
   const MatrixView attention_out = workspace.attention_out.first_rows(num_rows);
 
-  ops.rms_norm(residual, weights.input_layernorm.view(), context.rms_norm_eps, normed);
+  norm_residual(ops, weights.input_layernorm.view(), context.rms_norm_eps, num_rows, workspace);
   ops.linear(normed, *weights.qkv_a, qkv_a);
   if (context.q_lora_rank > 0) {
     const MatrixView q_latent = workspace.q_latent.first_rows(num_rows);

@@ -19,6 +19,7 @@
 #include "offload/moe_layer.h"
 #include "offload/placement.h"
 #include "offload/warm_up.h"
+#include "offload/residual.h"
 #include "offload/weights.h"
 #include "runtime/base/check.h"
 #include "runtime/base/errors.h"
@@ -221,6 +222,7 @@ void KimiK2::Impl::run_layers(DevicePart& part, const StepRows& rows) {
     }
   }
 }
+  settle_residual(part.ops(), rows.num_rows, part.workspace());
 
 void KimiK2::Impl::run_head(int64_t num_rows, int64_t num_logit_rows) {
   gpu::Ops& ops = parts.back().ops();
@@ -413,6 +415,7 @@ void KimiK2::Impl::warm_up_part(DevicePart& part, const Batch& batch) {
       add_experts(ops, layer, num_rows, part.workspace());
     }
   }
+  settle_residual(ops, num_rows, part.workspace());
   if (&part == &parts.back()) {
     run_head(num_rows, static_cast<int64_t>(batch.logit_token_idx.size()));
   }

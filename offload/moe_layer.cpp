@@ -1,43 +1,29 @@
 #include "offload/moe_layer.h"
 
-#include "offload/host_copy.h"
+#include "offload/residual.h"
 
 namespace tandem::offload {
 namespace {
 
-// The MLP in two halves, so that the device can begin while the CPU sums the routed experts; for
-// the dense MLP and the shared experts alike.
+// The dense MLP and the shared experts alike, in two halves.
 
 // activated = silu(W_gate normed) * (W_up normed)
-void activate_mlp(gpu::Ops& ops,
-                  const MlpWeights& weights,
-                  int64_t num_rows,
-                  Workspace& workspace) {
+MatrixView<const bf16> activate_mlp(gpu::Ops& ops,
+                                    const MlpWeights& weights,
+                                    int64_t num_rows,
+                                    Workspace& workspace) {
   const MatrixView gate_up =
       workspace.gate_up.first_rows(num_rows).columns(0, weights.gate_up->out_features);
-  ops.linear_swiglu(workspace.normed.first_rows(num_rows), *weights.gate_up, gate_up,
-                    workspace.activated.first_rows(num_rows).columns(0, weights.down->in_features));
+  const MatrixView activated =
+      workspace.activated.first_rows(num_rows).columns(0, weights.down->in_features);
+  ops.linear_swiglu(workspace.normed.first_rows(num_rows), *weights.gate_up, gate_up, activated);
+  return activated;
 }
 
 // residual += W_down activated
 void add_mlp(gpu::Ops& ops, const MlpWeights& weights, int64_t num_rows, Workspace& workspace) {
-  ops.linear_add(workspace.activated.first_rows(num_rows).columns(0, weights.down->in_features),
-                 *weights.down, workspace.residual.first_rows(num_rows));
-}
-
-// normed, expert ids and weights (12 to 14).
-void choose_experts(gpu::Ops& ops,
-                    const gpu::RouterParams& router,
-                    const LayerWeights& weights,
-                    float rms_norm_eps,
-                    int64_t num_rows,
-                    Workspace& workspace) {
-  const MatrixView normed = workspace.normed.first_rows(num_rows);
-  ops.rms_norm(workspace.residual.first_rows(num_rows), weights.post_attention_layernorm.view(),
-               rms_norm_eps, normed);
-  ops.router_topk(normed, *weights.gate, weights.e_score_correction_bias.view(), router,
-                  workspace.expert_ids.first_rows(num_rows),
-                  workspace.expert_weights.first_rows(num_rows));
+  const MatrixView activated = activate_mlp(ops, weights, num_rows, workspace);
+  ops.linear_add(activated, *weights.down, workspace.residual.first_rows(num_rows));
 }
 
 }  // namespace
@@ -47,9 +33,7 @@ void run_dense_mlp(gpu::Ops& ops,
                    float rms_norm_eps,
                    int64_t num_rows,
                    Workspace& workspace) {
-  ops.rms_norm(workspace.residual.first_rows(num_rows), weights.post_attention_layernorm.view(),
-               rms_norm_eps, workspace.normed.first_rows(num_rows));
-  activate_mlp(ops, weights.mlp, num_rows, workspace);
+  norm_residual(ops, weights.post_attention_layernorm.view(), rms_norm_eps, num_rows, workspace);
   add_mlp(ops, weights.mlp, num_rows, workspace);
 }
 
@@ -59,14 +43,15 @@ void run_moe_on_device(gpu::Ops& ops,
                        float rms_norm_eps,
                        int64_t num_rows,
                        Workspace& workspace) {
-  choose_experts(ops, router, weights, rms_norm_eps, num_rows, workspace);
-  ops.add_routed_experts(workspace.normed.first_rows(num_rows), *weights.experts,
-                         workspace.expert_ids.first_rows(num_rows),
-                         workspace.expert_weights.first_rows(num_rows),
+  norm_residual(ops, weights.post_attention_layernorm.view(), rms_norm_eps, num_rows, workspace);
+  const MatrixView normed = workspace.normed.first_rows(num_rows);
+  const MatrixView expert_ids = workspace.expert_ids.first_rows(num_rows);
+  const MatrixView expert_weights = workspace.expert_weights.first_rows(num_rows);
+  ops.router_topk(normed, *weights.gate, weights.e_score_correction_bias.view(), router, expert_ids,
+                  expert_weights);
+  ops.add_routed_experts(normed, *weights.experts, expert_ids, expert_weights,
                          workspace.residual.first_rows(num_rows));
-  if (weights.mlp.gate_up == nullptr) return;
-  activate_mlp(ops, weights.mlp, num_rows, workspace);
-  add_mlp(ops, weights.mlp, num_rows, workspace);
+  if (weights.mlp.gate_up != nullptr) add_mlp(ops, weights.mlp, num_rows, workspace);
 }
 
 void route_tokens(gpu::Ops& ops,
@@ -75,29 +60,24 @@ void route_tokens(gpu::Ops& ops,
                   float rms_norm_eps,
                   int64_t num_rows,
                   Workspace& workspace) {
-  choose_experts(ops, router, weights, rms_norm_eps, num_rows, workspace);
-  copy_to_host<bf16>(ops, workspace.normed.first_rows(num_rows),
-                     workspace.host_normed.first_rows(num_rows));
-  copy_to_host<int32_t>(ops, workspace.expert_ids.first_rows(num_rows),
-                        workspace.host_expert_ids.first_rows(num_rows));
-  copy_to_host<float>(ops, workspace.expert_weights.first_rows(num_rows),
-                      workspace.host_expert_weights.first_rows(num_rows));
+  norm_residual(ops, weights.post_attention_layernorm.view(), rms_norm_eps, num_rows, workspace);
+  ops.router_topk_to_host(workspace.normed.first_rows(num_rows), *weights.gate,
+                          weights.e_score_correction_bias.view(), router,
+                          workspace.host_normed.first_rows(num_rows),
+                          workspace.host_expert_ids.first_rows(num_rows),
+                          workspace.host_expert_weights.first_rows(num_rows));
 }
 
-void activate_shared_experts(gpu::Ops& ops,
-                             const LayerWeights& weights,
-                             int64_t num_rows,
-                             Workspace& workspace) {
-  if (weights.mlp.gate_up != nullptr) activate_mlp(ops, weights.mlp, num_rows, workspace);
-}
-
-void add_experts(gpu::Ops& ops,
-                 const LayerWeights& weights,
-                 int64_t num_rows,
-                 Workspace& workspace) {
-  ops.add_from_host(workspace.host_routed_sum.first_rows(num_rows),
-                    workspace.residual.first_rows(num_rows));
-  if (weights.mlp.gate_up != nullptr) add_mlp(ops, weights.mlp, num_rows, workspace);
+void run_shared_experts(gpu::Ops& ops,
+                        const LayerWeights& weights,
+                        int64_t num_rows,
+                        Workspace& workspace) {
+  workspace.pending.push(workspace.host_routed_sum.first_rows(num_rows));
+  if (weights.mlp.gate_up == nullptr) return;
+  const MatrixView activated = activate_mlp(ops, weights.mlp, num_rows, workspace);
+  const MatrixView sum = workspace.shared_sum.first_rows(num_rows);
+  ops.linear(activated, *weights.mlp.down, sum);
+  workspace.pending.push(sum);
 }
 
 void run_moe(gpu::Ops& ops,
@@ -111,14 +91,13 @@ void run_moe(gpu::Ops& ops,
   route_tokens(ops, router, weights, rms_norm_eps, rows.num_rows, workspace);
   ops.synchronize();
   // The device goes on while the experts compute.
-  activate_shared_experts(ops, weights, rows.num_rows, workspace);
+  run_shared_experts(ops, weights, rows.num_rows, workspace);
   ops.submit();
   experts.forward(moe_layer_idx,
                   {.hidden = workspace.host_normed.first_rows(rows.num_tokens),
                    .expert_ids = workspace.host_expert_ids.first_rows(rows.num_tokens),
                    .expert_weights = workspace.host_expert_weights.first_rows(rows.num_tokens)},
                   workspace.host_routed_sum.first_rows(rows.num_tokens));
-  add_experts(ops, weights, rows.num_rows, workspace);
 }
 
 }  // namespace tandem::offload

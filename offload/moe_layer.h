@@ -33,8 +33,8 @@ void run_moe_on_device(gpu::Ops& ops,
                        int64_t num_rows,
                        Workspace& workspace);
 
-// The device's share of another MoE layer, in three parts; the routed experts compute between the
-// second and the third. x = rms_norm(residual):
+// The device's share of another MoE layer, in two parts; the routed experts compute beside the
+// second. x = rms_norm(residual):
 
 // x, expert ids and weights to the host (12 to 14); what is there after synchronize().
 void route_tokens(gpu::Ops& ops,
@@ -43,18 +43,14 @@ void route_tokens(gpu::Ops& ops,
                   float rms_norm_eps,
                   int64_t num_rows,
                   Workspace& workspace);
-// activated = silu(W_gate x) * W_up x of the shared experts; nothing where the model has none.
-void activate_shared_experts(gpu::Ops& ops,
-                             const LayerWeights& weights,
-                             int64_t num_rows,
-                             Workspace& workspace);
-// residual += host_routed_sum, residual += W_down activated
-void add_experts(gpu::Ops& ops,
-                 const LayerWeights& weights,
-                 int64_t num_rows,
-                 Workspace& workspace);
+// shared_sum = MLP_shared(x), where the model has shared experts. It and host_routed_sum, which
+// need not be there yet, are pending then.
+void run_shared_experts(gpu::Ops& ops,
+                        const LayerWeights& weights,
+                        int64_t num_rows,
+                        Workspace& workspace);
 
-// residual += sum_e g_e MLP_e(x) + MLP_shared(x). Routed sum first: the order is part of the bits.
+// residual += sum_e g_e MLP_e(x) + MLP_shared(x), routed sum first; pending when this returns.
 void run_moe(gpu::Ops& ops,
              cpu_experts::MoeExperts& experts,
              const gpu::RouterParams& router,

@@ -36,7 +36,8 @@ int64_t Workspace::lay_out(std::byte* base,
   place(q_latent, tokens, config.q_lora_rank, base, offset_bytes);
   place(q, tokens, heads * config.qk_head_dim(), base, offset_bytes);
   place(attention_out, tokens, heads * config.v_head_dim, base, offset_bytes);
-  place(gate_up, tokens, 2 * intermediate, base, offset_bytes);
+  place(gate_up, tokens, std::max(2 * intermediate, hidden), base, offset_bytes);
+  shared_sum = gate_up.columns(0, hidden);
   place(activated, tokens, intermediate, base, offset_bytes);
   place(expert_ids, tokens, top_k, base, offset_bytes);
   place(expert_weights, tokens, top_k, base, offset_bytes);

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -15,8 +14,9 @@
 #include <vector>
 
 #ifdef TANDEM_WITH_CUDA
-#include "bench/gpu/bench_experts.h"
+#include "bench/gpu/bench_card.h"
 #endif
+#include "bench/gpu/decode_step.h"
 #include "bench/gpu/device_bench.h"
 #include "bench/support/report.h"
 #include "gpu/devices.h"
@@ -36,49 +36,46 @@ struct Options {
 // Bytes of BF16 values.
 constexpr double bf16_bytes(double num_values) { return num_values * 2.0; }
 
-Fields memory_row(const StepTime& time, double bytes, const Limits& limits, double goal) {
-  const double gb_per_s = bytes / time.median_s * 1e-9;
-  const double share = gb_per_s / limits.copy_gb_per_s;
-  return {{"median us", Number{time.median_s * 1e6, 1}},
-          {"p10-p90 us", fmt::format("{:.1f}-{:.1f}", time.p10_s * 1e6, time.p90_s * 1e6)},
-          {"GB/s", Number{gb_per_s, 0}},
-          {"of copy %", Number{100.0 * share, 1}},
-          {"goal %", Number{100.0 * goal, 0}}};
-}
-
-Fields join(Fields first, Fields second) {
-  first.insert(first.end(), second.begin(), second.end());
-  return first;
-}
-
 // --- products of few rows: every weight once from memory
 
 struct Product {
+  enum class Form { kFloat, kBf16, kAdd, kSwiglu };
   const char* what;
-  int64_t out;
+  int64_t out;  // rows of the weight
   int64_t in;
+  Form form;
+
+  [[nodiscard]] double output_bytes() const {
+    const double bytes_a_row = form == Form::kFloat  ? 4.0
+                               : form == Form::kBf16 ? 2.0
+                               : form == Form::kAdd  ? 8.0
+                                                     : 1.0;  // of a pair of rows 2
+    return bytes_a_row * static_cast<double>(out);
+  }
 };
 
+// As the model has them.
 std::vector<Product> products_of(const ModelConfig& config) {
+  using Form = Product::Form;
   const int64_t hidden = config.hidden_size;
   const int64_t heads = config.num_attention_heads;
-  return {{"q_a|kv_a", config.q_lora_rank + config.kv_dim(), hidden},
-          {"q_b", heads * config.qk_head_dim(), config.q_lora_rank},
-          {"o_proj", hidden, heads * config.v_head_dim},
-          {"router", config.n_routed_experts, hidden},
-          {"shared gate|up", 2 * config.shared_intermediate_size(), hidden},
-          {"shared down", hidden, config.shared_intermediate_size()},
-          {"dense gate|up", 2 * int64_t{config.intermediate_size}, hidden},
-          {"dense down", hidden, config.intermediate_size},
-          {"lm_head", config.vocab_size, hidden}};
+  const int64_t shared = config.shared_intermediate_size();
+  const int64_t intermediate = config.intermediate_size;
+  return {{"q_a|kv_a", config.q_lora_rank + config.kv_dim(), hidden, Form::kFloat},
+          {"q_b", heads * config.qk_head_dim(), config.q_lora_rank, Form::kBf16},
+          {"o_proj", hidden, heads * config.v_head_dim, Form::kAdd},
+          {"router", config.n_routed_experts, hidden, Form::kFloat},
+          {"shared gate|up", 2 * shared, hidden, Form::kSwiglu},
+          {"shared down", hidden, shared, Form::kFloat},
+          {"dense gate|up", 2 * intermediate, hidden, Form::kSwiglu},
+          {"dense down", hidden, intermediate, Form::kAdd},
+          {"lm_head", config.vocab_size, hidden, Form::kFloat}};
 }
 
 void bench_products(DeviceBench& bench, Report& report) {
   for (const Product& product : products_of(bench.config())) {
     const double weight_bytes = bf16_bytes(static_cast<double>(product.out * product.in));
-    // Enough copies that no cache holds what the next run reads.
-    const auto num_weights = static_cast<int64_t>(
-        std::clamp(bench.cache_size_bytes() * 2.0 / weight_bytes + 1.0, 2.0, 64.0));
+    const int64_t num_weights = bench.num_copies(weight_bytes);
     std::vector<std::unique_ptr<gpu::LinearWeight>> weights;
     for (int64_t idx = 0; idx < num_weights; ++idx) {
       weights.push_back(bench.random_linear(product.out, product.in));
@@ -86,17 +83,27 @@ void bench_products(DeviceBench& bench, Report& report) {
     for (const int32_t num_rows : {1, 4, 16}) {
       const MatrixView<bf16> x = bench.random_matrix(num_rows, product.in);
       const MatrixView<float> out = bench.matrix<float>(num_rows, product.out);
-      const StepTime time =
-          bench.time_decode(num_rows, /*context_tokens=*/64, [&](gpu::Ops& ops, int64_t run_idx) {
-            ops.linear(x, *weights[static_cast<size_t>(run_idx % num_weights)], out);
-          });
-      const double bytes = weight_bytes + bf16_bytes(static_cast<double>(num_rows * product.in)) +
-                           4.0 * static_cast<double>(num_rows * product.out);
-      report.add_row("product, few rows",
-                     join({{"product", std::string(product.what)},
-                           {"out x in", fmt::format("{}x{}", product.out, product.in)},
-                           {"rows", int64_t{num_rows}}},
-                          memory_row(time, bytes, bench.limits(), 0.80)));
+      const MatrixView<bf16> out_bf16 = bench.matrix<bf16>(num_rows, product.out);
+      const auto run = [&](gpu::Ops& ops, int64_t run_idx) {
+        const gpu::LinearWeight& weight = *weights[static_cast<size_t>(run_idx % num_weights)];
+        switch (product.form) {
+          case Product::Form::kFloat:
+            return ops.linear(x, weight, out);
+          case Product::Form::kBf16:
+            return ops.linear(x, weight, out_bf16);
+          case Product::Form::kAdd:
+            return ops.linear_add(x, weight, out);
+          case Product::Form::kSwiglu:
+            return ops.linear_swiglu(x, weight, out, out_bf16.columns(0, product.out / 2));
+        }
+      };
+      const StepTime time = bench.time_decode(num_rows, /*context_tokens=*/64, run);
+      const double bytes = weight_bytes + num_rows * (bf16_bytes(static_cast<double>(product.in)) +
+                                                      product.output_bytes());
+      report.add_row(kFewRows, join({{"product", std::string(product.what)},
+                                     {"out x in", fmt::format("{}x{}", product.out, product.in)},
+                                     {"rows", int64_t{num_rows}}},
+                                    memory_fields(time, bytes, bench.limits(), kFewRowsGoal)));
     }
     bench.release_matrices();
   }
@@ -125,7 +132,7 @@ void bench_mla_decode(DeviceBench& bench, Report& report) {
       report.add_row(
           "MLA decode",
           join({{"context", int64_t{context_tokens}}, {"sequences", int64_t{num_rows}}},
-               memory_row(time, bytes, bench.limits(), context_tokens >= 65536 ? 0.85 : 0.0)));
+               memory_fields(time, bytes, bench.limits(), context_tokens >= 65536 ? 0.85 : 0.0)));
       bench.release_matrices();
     }
   }
@@ -164,23 +171,39 @@ void bench_mla_prefill(DeviceBench& bench, Report& report) {
 
 // --- the dense part of one decode step
 
+// Layers of both kinds and the head, each by itself; the step is as many of them as the model has.
 void bench_decode_step(DeviceBench& bench, Report& report) {
+  const ModelConfig& config = bench.config();
+  const int32_t context_tokens = bench.decode_contexts().front();
   for (const int32_t num_rows : {1, 4, 16}) {
-    DecodeLayer layer(bench, num_rows, /*context_tokens=*/bench.decode_contexts().front());
-    const int32_t num_layers = bench.config().num_hidden_layers;
-    const StepTime time = bench.time_decode(num_rows, layer.context_tokens(),
-                                            [&](gpu::Ops& ops, int64_t) { layer.run(ops); });
-    const double step_s = time.median_s * num_layers;
-    const double limit_s = layer.read_bytes() / (bench.limits().copy_gb_per_s * 1e9) * num_layers;
-    report.add_row("dense part of a decode step", {{"sequences", int64_t{num_rows}},
-                                                   {"context", int64_t{layer.context_tokens()}},
-                                                   {"layer us", Number{time.median_s * 1e6, 1}},
-                                                   {"kernels a layer", Number{time.num_kernels, 1}},
-                                                   {"layers", int64_t{num_layers}},
-                                                   {"step ms", Number{step_s * 1e3, 2}},
-                                                   {"bytes/bandwidth ms", Number{limit_s * 1e3, 2}},
-                                                   {"ratio", Number{step_s / limit_s, 2}},
-                                                   {"goal", Number{1.25, 2}}});
+    DecodeLayer moe(bench, DecodeLayer::Kind::kMoe, num_rows, context_tokens);
+    DecodeLayer dense(bench, DecodeLayer::Kind::kDense, num_rows, context_tokens);
+    DecodeHead head(bench, num_rows);
+    const auto time = [&](auto& part) {
+      return bench.time_decode(num_rows, context_tokens,
+                               [&](gpu::Ops& ops, int64_t) { part.run(ops); });
+    };
+    const StepTime moe_time = time(moe);
+    const StepTime dense_time = time(dense);
+    const StepTime head_time = time(head);
+    const double num_moe = config.num_moe_layers();
+    const double num_dense = config.num_hidden_layers - config.num_moe_layers();
+    const double step_s =
+        num_moe * moe_time.median_s + num_dense * dense_time.median_s + head_time.median_s;
+    const double step_bytes =
+        num_moe * moe.read_bytes() + num_dense * dense.read_bytes() + head.read_bytes();
+    const double limit_s = step_bytes / (bench.limits().copy_gb_per_s * 1e9);
+    report.add_row("dense part of a decode step",
+                   {{"sequences", int64_t{num_rows}},
+                    {"context", int64_t{context_tokens}},
+                    {"MoE layer us", Number{moe_time.median_s * 1e6, 1}},
+                    {"its kernels", Number{moe_time.num_kernels, 1}},
+                    {"dense layer us", Number{dense_time.median_s * 1e6, 1}},
+                    {"head us", Number{head_time.median_s * 1e6, 1}},
+                    {"step ms", Number{step_s * 1e3, 2}},
+                    {"bytes/bandwidth ms", Number{limit_s * 1e3, 2}},
+                    {"ratio", Number{step_s / limit_s, 2}},
+                    {"goal", Number{1.25, 2}}});
     bench.release_matrices();
   }
 }
@@ -203,7 +226,10 @@ int run(const Options& options) {
       {"mla_prefill", bench_mla_prefill},
       {"decode_step", bench_decode_step}};
 #ifdef TANDEM_WITH_CUDA
-  if (!devices.front().is_host()) parts.emplace_back("experts", bench_experts);
+  if (!devices.front().is_host()) {
+    parts.emplace_back("head_products", bench_head_products);
+    parts.emplace_back("experts", bench_experts);
+  }
 #endif
   for (const auto& [name, part] : parts) {
     if (options.only.empty() || options.only == name) part(bench, report);
@@ -220,7 +246,8 @@ int main(int argc, char** argv) {
   CLI::App app("The dense part on a card, operation by operation, beside measured limits");
   app.add_option("--gpus", options.gpus, "none or a card (default: 0, else none)");
   app.add_option("--only", options.only, "One part alone")
-      ->check(CLI::IsMember({"products", "mla_decode", "mla_prefill", "decode_step", "experts"}));
+      ->check(CLI::IsMember(
+          {"products", "head_products", "mla_decode", "mla_prefill", "decode_step", "experts"}));
   app.add_flag("--small", options.small, "Tiny dimensions: shows that it runs, measures nothing");
   app.add_flag("--json", options.json, "Print JSON");
   CLI11_PARSE(app, argc, argv);

@@ -1,5 +1,7 @@
 #include "bench/gpu/device_bench.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -8,7 +10,7 @@
 #include <utility>
 
 #include "bench/support/timing.h"
-#include "offload/moe_layer.h"
+#include "offload/copy_bandwidth.h"
 #include "runtime/model/forward_model.h"
 #include "runtime/model/synthetic_checkpoint.h"
 #include "runtime/topology/topology.h"
@@ -19,25 +21,6 @@ namespace {
 constexpr double kStepSeconds = 5e-3;  // long beside what beginning and ending a step costs
 constexpr int64_t kMaxCalls = 400;
 constexpr int32_t kMaxContextTokens = 262'144;
-
-ModelConfig config_for(bool small) {
-  ModelConfig config = k2_thinking_config();
-  if (!small) return config;
-  config.num_hidden_layers = 3;
-  config.hidden_size = 64;
-  config.intermediate_size = 96;
-  config.moe_intermediate_size = 32;
-  config.n_routed_experts = 16;
-  config.num_experts_per_tok = 4;
-  config.num_attention_heads = 4;
-  config.q_lora_rank = 48;
-  config.kv_lora_rank = 64;
-  config.qk_nope_head_dim = 16;
-  config.qk_rope_head_dim = 16;
-  config.v_head_dim = 16;
-  config.vocab_size = 256;
-  return config;
-}
 
 int32_t pages_of(int32_t num_tokens) {
   return (num_tokens + kPageSizeTokens - 1) / kPageSizeTokens;
@@ -87,12 +70,32 @@ struct StepBatch {
 
 }  // namespace
 
+Fields memory_fields(const StepTime& time, double bytes, const Limits& limits, double goal) {
+  const double gb_per_s = bytes / time.median_s * 1e-9;
+  const double share = gb_per_s / limits.copy_gb_per_s;
+  return {{"median us", Number{time.median_s * 1e6, 1}},
+          {"p10-p90 us", fmt::format("{:.1f}-{:.1f}", time.p10_s * 1e6, time.p90_s * 1e6)},
+          {"GB/s", Number{gb_per_s, 0}},
+          {"of copy %", Number{100.0 * share, 1}},
+          {"goal %", Number{100.0 * goal, 0}}};
+}
+
+Fields join(Fields first, Fields second) {
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
+
 DeviceBench::DeviceBench(const gpu::LogicalDevice& device, bool small)
     : device_(device),
       small_(small),
       pool_(Topology::detect(), {}),
-      config_(config_for(small)),
+      config_(small ? tiny_k2_config() : k2_thinking_config()),
       ops_(gpu::make_ops(device, pool_)) {}
+
+int64_t DeviceBench::num_copies(double weight_bytes) const {
+  const double cache_size_bytes = small_ ? 1e4 : 128e6;  // no device's is larger
+  return static_cast<int64_t>(std::clamp(2.0 * cache_size_bytes / weight_bytes + 1.0, 2.0, 64.0));
+}
 
 std::vector<int32_t> DeviceBench::decode_contexts() const {
   return small_ ? std::vector<int32_t>{70, 200} : std::vector<int32_t>{4096, 65536, 262'000};
@@ -131,12 +134,8 @@ gpu::KvCacheLayer DeviceBench::kv_cache(int32_t num_sequences, int32_t num_token
 
 void DeviceBench::measure_limits() {
   const int64_t side = small_ ? 64 : 8192;
-  const MatrixView<float> from = matrix<float>(small_ ? 16 : 16 * side, side);
-  const MatrixView<float> to = matrix<float>(from.rows, from.cols);
-  const StepTime copy =
-      time_prefill(2, 0, [&](gpu::Ops& ops, int64_t) { ops.receive(ops, from, to); });
   limits_.copy_gb_per_s =
-      2.0 * sizeof(float) * static_cast<double>(from.rows * from.cols) / copy.median_s * 1e-9;
+      offload::measure_copy_gb_per_s(*ops_, small_ ? size_t{1} << 16 : size_t{4} << 30);
   const auto weight = random_linear(side, side);
   const MatrixView<bf16> x = random_matrix(side, side);
   const MatrixView<bf16> out = matrix<bf16>(side, side);
@@ -207,61 +206,6 @@ StepTime DeviceBench::time_step(int32_t num_sequences,
           .p10_s = timing.p10_s / calls,
           .p90_s = timing.p90_s / calls,
           .num_kernels = static_cast<double>(ops->replayed_launches().num_kernels) / calls};
-}
-
-DecodeLayer::DecodeLayer(DeviceBench& bench, int32_t num_rows, int32_t context_tokens)
-    : config_(bench.config()),
-      num_rows_(num_rows),
-      context_tokens_(context_tokens),
-      frequencies_(bench.ops(), std::span<const float>(rope_frequencies(config_))),
-      cache_(bench.kv_cache(num_rows, context_tokens + 1)),
-      workspace_(bench.ops(), config_, {num_rows, num_rows}) {
-  const auto vector_of = [&](int32_t size) {
-    const std::vector<bf16> ones(static_cast<size_t>(size), bf16(1.0f));
-    return offload::DeviceVector<bf16>(bench.ops(), std::span<const bf16>(ones));
-  };
-  const auto linear = [&](int64_t out, int64_t in) {
-    read_bytes_ += 2.0 * static_cast<double>(out * in);
-    return bench.random_linear(out, in);
-  };
-  const int64_t hidden = config_.hidden_size;
-  const int64_t heads = config_.num_attention_heads;
-  const int64_t shared = config_.shared_intermediate_size();
-  offload::AttentionWeights& attention = weights_.attention;
-  attention.input_layernorm = vector_of(config_.hidden_size);
-  attention.qkv_a = linear(config_.q_lora_rank + config_.kv_dim(), hidden);
-  attention.q_a_layernorm = vector_of(config_.q_lora_rank);
-  attention.q_b = linear(heads * config_.qk_head_dim(), config_.q_lora_rank);
-  attention.kv_a_layernorm = vector_of(config_.kv_lora_rank);
-  attention.kv_b = bench.random_kv_b();
-  attention.o_proj = linear(hidden, heads * config_.v_head_dim);
-  weights_.post_attention_layernorm = vector_of(config_.hidden_size);
-  weights_.gate = linear(config_.n_routed_experts, hidden);
-  const std::vector<float> bias(static_cast<size_t>(config_.n_routed_experts), 0.0f);
-  weights_.e_score_correction_bias = {bench.ops(), std::span<const float>(bias)};
-  weights_.mlp.gate_up = linear(2 * shared, hidden);
-  weights_.mlp.down = linear(hidden, shared);
-  read_bytes_ += 2.0 * static_cast<double>(heads * (config_.qk_nope_head_dim + config_.v_head_dim) *
-                                           config_.kv_lora_rank);
-  read_bytes_ += 2.0 * static_cast<double>(num_rows) * context_tokens * config_.kv_dim();
-  attention_ = {.shape = bench.mla_shape(),
-                .rms_norm_eps = config_.rms_norm_eps,
-                .lora_rms_norm_eps = config_.lora_rms_norm_eps,
-                .q_lora_rank = config_.q_lora_rank,
-                .frequencies = frequencies_.view(),
-                .magnitude = rope_magnitude(config_)};
-}
-
-void DecodeLayer::run(gpu::Ops& ops) {
-  const gpu::RouterParams router{.num_experts_per_tok = config_.num_experts_per_tok,
-                                 .n_group = config_.n_group,
-                                 .topk_group = config_.topk_group,
-                                 .norm_topk_prob = config_.norm_topk_prob,
-                                 .routed_scaling_factor = config_.routed_scaling_factor};
-  offload::run_attention(ops, attention_, weights_.attention, cache_, num_rows_, workspace_);
-  offload::route_tokens(ops, router, weights_, config_.rms_norm_eps, num_rows_, workspace_);
-  offload::activate_shared_experts(ops, weights_, num_rows_, workspace_);
-  offload::add_experts(ops, weights_, num_rows_, workspace_);
 }
 
 }  // namespace tandem::bench

@@ -8,11 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "bench/support/report.h"
 #include "gpu/devices.h"
 #include "gpu/ops.h"
-#include "offload/attention_layer.h"
 #include "offload/weights.h"
-#include "offload/workspace.h"
 #include "runtime/model/model_config.h"
 #include "runtime/topology/worker_pool.h"
 
@@ -31,6 +30,13 @@ struct StepTime {
   double num_kernels = 0.0;  // and copies, on a card
 };
 
+// What a row says of work that `bytes` of memory limit, beside the goal (a share).
+Fields memory_fields(const StepTime& time, double bytes, const Limits& limits, double goal);
+Fields join(Fields first, Fields second);
+
+inline constexpr const char* kFewRows = "product, few rows";
+inline constexpr double kFewRowsGoal = 0.80;
+
 class DeviceBench {
  public:
   // small: tiny dimensions, so that a test can run everything.
@@ -44,8 +50,8 @@ class DeviceBench {
   [[nodiscard]] int num_threads() const { return pool_.num_workers(); }
   [[nodiscard]] std::vector<int32_t> decode_contexts() const;
   [[nodiscard]] int32_t prefill_tokens() const { return small_ ? 96 : 8192; }
-  // No cache of any device here is larger.
-  [[nodiscard]] double cache_size_bytes() const { return small_ ? 1e4 : 128e6; }
+  // Of weights of so many bytes: enough that no cache holds what the next run reads.
+  [[nodiscard]] int64_t num_copies(double weight_bytes) const;
 
   // On the device: random weights, zeroed and random matrices. Matrices and caches go with
   // release_matrices().
@@ -84,27 +90,6 @@ class DeviceBench {
   std::unique_ptr<gpu::Ops> ops_;  // for memory
   std::vector<std::unique_ptr<gpu::DeviceBuffer>> buffers_;
   Limits limits_;
-};
-
-// The dense part of one MoE layer in a decode step: attention, router, shared experts, the copies
-// to and from the host.
-class DecodeLayer {
- public:
-  DecodeLayer(DeviceBench& bench, int32_t num_rows, int32_t context_tokens);
-  void run(gpu::Ops& ops);
-  [[nodiscard]] int32_t context_tokens() const { return context_tokens_; }
-  [[nodiscard]] double read_bytes() const { return read_bytes_; }  // weights and KV
-
- private:
-  ModelConfig config_;
-  int32_t num_rows_;
-  int32_t context_tokens_;
-  double read_bytes_ = 0.0;
-  offload::LayerWeights weights_;
-  offload::DeviceVector<float> frequencies_;
-  offload::AttentionContext attention_;
-  gpu::KvCacheLayer cache_;
-  offload::Workspace workspace_;
 };
 
 }  // namespace tandem::bench

@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "gpu/cuda/core/recorder.h"
-#include "gpu/cuda/core/step_inputs.h"
 #include "gpu/cuda/cublas_matmul.h"
 #include "gpu/cuda/device_guard.h"
 #include "gpu/cuda/device_memory.h"
@@ -27,6 +26,7 @@
 #include "gpu/cuda/mla_attention.h"
 #include "gpu/cuda/pinned_memory.h"
 #include "gpu/cuda/staged_upload.h"
+#include "gpu/cuda/step_memory.h"
 #include "gpu/cuda/stream.h"
 #include "gpu/shape_checks.h"
 #include "runtime/base/check.h"
@@ -68,41 +68,17 @@ cudaDeviceProp properties_of(int32_t card_idx) {
   return properties;
 }
 
+static_assert(kMaxAddends == gpu::kMaxAddends);
+Addends addends_of(std::span<const MatrixView<const float>> matrices) {
+  Addends addends{.matrices = {}, .num = static_cast<int32_t>(matrices.size())};
+  std::copy(matrices.begin(), matrices.end(), addends.matrices);
+  return addends;
+}
+
 MlaAttention::Card mla_card(const cudaDeviceProp& properties) {
   return {.num_multiprocessors = properties.multiProcessorCount,
           .is_hopper = properties.major == 9};
 }
-
-// What reserve() takes besides the memory of attention.
-struct StepMemory {
-  StepMemory(const OpsLimits& limits)
-      : inputs({.max_batch_tokens = limits.max_batch_tokens,
-                .max_context_tokens = limits.max_context_tokens}),
-        staging(values_size_bytes()),
-        values(values_size_bytes()),
-        router_logits(router_logits_size_bytes(limits)),
-        experts(limits),
-        sample_rows(static_cast<size_t>(limits.max_logit_rows) * sizeof(SampleRow)) {}
-
-  [[nodiscard]] size_t values_size_bytes() const {
-    return static_cast<size_t>(inputs.num_values()) * sizeof(int32_t);
-  }
-  static size_t router_logits_size_bytes(const OpsLimits& limits) {
-    return static_cast<size_t>(int64_t{limits.max_batch_tokens} * limits.n_routed_experts) *
-           sizeof(float);
-  }
-  [[nodiscard]] StepArrays<const int32_t> arrays() const {
-    return inputs.arrays(values.as<const int32_t>());
-  }
-
-  StepInputs inputs;
-  PinnedMemory staging;
-  DeviceMemory values;
-  DeviceMemory router_logits;  // [max_batch_tokens, n_routed_experts]
-  ExpertProducts experts;
-  PinnedMemory sample_rows;     // [max_logit_rows] read by the kernel where they lie
-  int64_t num_sample_rows = 0;  // of this step, so far
-};
 
 }  // namespace
 
@@ -203,6 +179,12 @@ class CudaOps final : public Ops {
                 std::span<const bf16> weight,
                 float eps,
                 MatrixView<bf16> out) override;
+  void add_rms_norm(std::span<const MatrixView<const float>> addends,
+                    MatrixView<float> x,
+                    std::span<const bf16> weight,
+                    float eps,
+                    MatrixView<bf16> out) override;
+  void add(std::span<const MatrixView<const float>> addends, MatrixView<float> x) override;
   void linear(MatrixView<const bf16> x,
               const LinearWeight& weight,
               MatrixView<float> out) override {
@@ -239,15 +221,18 @@ class CudaOps final : public Ops {
                    const RouterParams& params,
                    MatrixView<int32_t> expert_ids,
                    MatrixView<float> expert_weights) override;
+  void router_topk_to_host(MatrixView<const bf16> hidden,
+                           const LinearWeight& gate,
+                           std::span<const float> e_score_correction_bias,
+                           const RouterParams& params,
+                           MatrixView<bf16> host_hidden,
+                           MatrixView<int32_t> host_expert_ids,
+                           MatrixView<float> host_expert_weights) override;
   void add_routed_experts(MatrixView<const bf16> hidden,
                           const ExpertsWeight& experts,
                           MatrixView<const int32_t> expert_ids,
                           MatrixView<const float> expert_weights,
                           MatrixView<float> residual) override;
-  // The kernel reads the host's memory itself: a row is read once.
-  void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) override {
-    enqueue([=, this] { launch_add({.addend = addend, .residual = residual}, stream_.get()); });
-  }
   void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) override {
     enqueue([=, this] {
       launch_gather_rows({.row_idx = step_->arrays().logit_token_idx, .x = x, .out = out},
@@ -283,6 +268,14 @@ class CudaOps final : public Ops {
                void* out,
                int64_t out_row_stride,
                MatmulOut kind);
+  // hidden_copy has no rows where none is wanted.
+  void route(MatrixView<const bf16> hidden,
+             const LinearWeight& gate,
+             std::span<const float> e_score_correction_bias,
+             const RouterParams& params,
+             MatrixView<bf16> hidden_copy,
+             MatrixView<int32_t> expert_ids,
+             MatrixView<float> expert_weights);
 
   int32_t card_idx_;
   cudaDeviceProp properties_;
@@ -379,17 +372,27 @@ void CudaOps::rms_norm(MatrixView<const float> x,
   TANDEM_CHECK(
       static_cast<int64_t>(weight.size()) == x.cols && out.cols == x.cols && out.rows == x.rows,
       "rms_norm: shapes");
-  enqueue([=, this] {
-    // Without addends x is only read.
-    const MatrixView<float> readable(const_cast<float*>(x.data), x.rows, x.cols, x.row_stride);
-    launch_rms_norm({.x = readable,
-                     .addends = {},
-                     .num_addends = 0,
-                     .weight = weight.data(),
-                     .out = out,
-                     .eps = eps},
-                    stream_.get());
-  });
+  // Without addends x is only read.
+  add_rms_norm({}, {const_cast<float*>(x.data), x.rows, x.cols, x.row_stride}, weight, eps, out);
+}
+
+void CudaOps::add_rms_norm(std::span<const MatrixView<const float>> addends,
+                           MatrixView<float> x,
+                           std::span<const bf16> weight,
+                           float eps,
+                           MatrixView<bf16> out) {
+  check_add(addends, x);
+  const RmsNormParams params{
+      .x = x, .addends = addends_of(addends), .weight = weight.data(), .out = out, .eps = eps};
+  enqueue([=, this] { launch_rms_norm(params, stream_.get()); });
+}
+
+// The kernel reads the host's memory itself: a row is read once.
+void CudaOps::add(std::span<const MatrixView<const float>> addends, MatrixView<float> x) {
+  check_add(addends, x);
+  if (addends.empty()) return;
+  const AddParams params{.addends = addends_of(addends), .x = x};
+  enqueue([=, this] { launch_add(params, stream_.get()); });
 }
 
 void CudaOps::product(MatrixView<const bf16> x,
@@ -432,22 +435,44 @@ void CudaOps::router_topk(MatrixView<const bf16> hidden,
                           const RouterParams& params,
                           MatrixView<int32_t> expert_ids,
                           MatrixView<float> expert_weights) {
+  route(hidden, gate, e_score_correction_bias, params, {}, expert_ids, expert_weights);
+}
+
+// The kernel writes to the host's memory: one launch where there were four nodes of a graph.
+void CudaOps::router_topk_to_host(MatrixView<const bf16> hidden,
+                                  const LinearWeight& gate,
+                                  std::span<const float> e_score_correction_bias,
+                                  const RouterParams& params,
+                                  MatrixView<bf16> host_hidden,
+                                  MatrixView<int32_t> host_expert_ids,
+                                  MatrixView<float> host_expert_weights) {
+  route(hidden, gate, e_score_correction_bias, params, host_hidden, host_expert_ids,
+        host_expert_weights);
+}
+
+void CudaOps::route(MatrixView<const bf16> hidden,
+                    const LinearWeight& gate,
+                    std::span<const float> e_score_correction_bias,
+                    const RouterParams& params,
+                    MatrixView<bf16> hidden_copy,
+                    MatrixView<int32_t> expert_ids,
+                    MatrixView<float> expert_weights) {
   TANDEM_CHECK(hidden.rows * gate.out_features * int64_t{sizeof(float)} <=
                    static_cast<int64_t>(step_->router_logits.size_bytes()),
                "router_topk: more experts than reserve() was told");
   const MatrixView<float> logits(step_->router_logits.as<float>(), hidden.rows, gate.out_features);
   linear(hidden, gate, logits);
-  enqueue([=, this] {
-    launch_router_topk({.logits = logits,
-                        .e_score_correction_bias = e_score_correction_bias.data(),
-                        .expert_ids = expert_ids,
-                        .expert_weights = expert_weights,
-                        .n_group = params.n_group,
-                        .topk_group = params.topk_group,
-                        .norm_topk_prob = params.norm_topk_prob,
-                        .routed_scaling_factor = params.routed_scaling_factor},
-                       stream_.get());
-  });
+  const RouterTopkParams topk{.logits = logits,
+                              .e_score_correction_bias = e_score_correction_bias.data(),
+                              .expert_ids = expert_ids,
+                              .expert_weights = expert_weights,
+                              .n_group = params.n_group,
+                              .topk_group = params.topk_group,
+                              .norm_topk_prob = params.norm_topk_prob,
+                              .routed_scaling_factor = params.routed_scaling_factor,
+                              .hidden = hidden,
+                              .hidden_copy = hidden_copy};
+  enqueue([=, this] { launch_router_topk(topk, stream_.get()); });
 }
 
 void CudaOps::add_routed_experts(MatrixView<const bf16> hidden,

@@ -176,6 +176,15 @@ void HostOps::rms_norm(MatrixView<const float> x,
   });
 }
 
+void HostOps::add_rms_norm(std::span<const MatrixView<const float>> addends,
+                           MatrixView<float> x,
+                           std::span<const bf16> weight,
+                           float eps,
+                           MatrixView<bf16> out) {
+  add(addends, x);
+  rms_norm(x, weight, eps, out);
+}
+
 void HostOps::swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out) {
   TANDEM_CHECK(gate_up.cols == 2 * out.cols && out.rows == gate_up.rows, "swiglu: shapes");
   for_each_row(out.rows, out.cols, [&](int64_t row, int64_t begin, int64_t end) {
@@ -184,11 +193,13 @@ void HostOps::swiglu(MatrixView<const float> gate_up, MatrixView<bf16> out) {
   });
 }
 
-void HostOps::add_from_host(MatrixView<const float> addend, MatrixView<float> residual) {
-  TANDEM_CHECK(addend.rows == residual.rows && addend.cols == residual.cols,
-               "add_from_host: shapes");
-  for_each_row(addend.rows, addend.cols, [&](int64_t row, int64_t begin, int64_t end) {
-    kernels_.add(&addend(row, begin), end - begin, &residual(row, begin));
+void HostOps::add(std::span<const MatrixView<const float>> addends, MatrixView<float> x) {
+  check_add(addends, x);
+  if (addends.empty()) return;
+  for_each_row(x.rows, x.cols, [&](int64_t row, int64_t begin, int64_t end) {
+    for (const MatrixView<const float>& addend : addends) {
+      kernels_.add(&addend(row, begin), end - begin, &x(row, begin));
+    }
   });
 }
 
@@ -277,6 +288,23 @@ void HostOps::router_topk(MatrixView<const bf16> hidden,
                      expert_weights.row(begin + row));
     });
   }
+}
+
+void HostOps::router_topk_to_host(MatrixView<const bf16> hidden,
+                                  const LinearWeight& gate,
+                                  std::span<const float> e_score_correction_bias,
+                                  const RouterParams& params,
+                                  MatrixView<bf16> host_hidden,
+                                  MatrixView<int32_t> host_expert_ids,
+                                  MatrixView<float> host_expert_weights) {
+  router_topk(hidden, gate, e_score_correction_bias, params, host_expert_ids, host_expert_weights);
+  if (host_hidden.data == hidden.data) return;
+  TANDEM_CHECK(host_hidden.rows == hidden.rows && host_hidden.cols == hidden.cols,
+               "router_topk_to_host: shapes");
+  for_each_row(hidden.rows, hidden.cols, [&](int64_t row, int64_t begin, int64_t end) {
+    std::memcpy(&host_hidden(row, begin), &hidden(row, begin),
+                static_cast<size_t>(end - begin) * sizeof(bf16));
+  });
 }
 
 void HostOps::add_routed_experts(MatrixView<const bf16> hidden,

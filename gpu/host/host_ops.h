@@ -49,6 +49,12 @@ class HostOps : public Ops {
                 std::span<const bf16> weight,
                 float eps,
                 MatrixView<bf16> out) override;
+  void add_rms_norm(std::span<const MatrixView<const float>> addends,
+                    MatrixView<float> x,
+                    std::span<const bf16> weight,
+                    float eps,
+                    MatrixView<bf16> out) override;
+  void add(std::span<const MatrixView<const float>> addends, MatrixView<float> x) override;
   void linear(MatrixView<const bf16> x, const LinearWeight& weight, MatrixView<float> out) override;
   void linear(MatrixView<const bf16> x, const LinearWeight& weight, MatrixView<bf16> out) override;
   void linear_add(MatrixView<const bf16> x,
@@ -75,12 +81,18 @@ class HostOps : public Ops {
                    const RouterParams& params,
                    MatrixView<int32_t> expert_ids,
                    MatrixView<float> expert_weights) override;
+  void router_topk_to_host(MatrixView<const bf16> hidden,
+                           const LinearWeight& gate,
+                           std::span<const float> e_score_correction_bias,
+                           const RouterParams& params,
+                           MatrixView<bf16> host_hidden,
+                           MatrixView<int32_t> host_expert_ids,
+                           MatrixView<float> host_expert_weights) override;
   void add_routed_experts(MatrixView<const bf16> hidden,
                           const ExpertsWeight& experts,
                           MatrixView<const int32_t> expert_ids,
                           MatrixView<const float> expert_weights,
                           MatrixView<float> residual) override;
-  void add_from_host(MatrixView<const float> addend, MatrixView<float> residual) override;
   void gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) override;
   void sample(MatrixView<const float> logits,
               std::span<const TokenChoice> choices,

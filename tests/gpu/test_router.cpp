@@ -155,4 +155,36 @@ TEST_CASE("router_topk is linear followed by the choice, the same for any batch"
   }
 }
 
+TEST_CASE("router_topk_to_host is router_topk, and takes the rows along", "[gpu][host]") {
+  HostDevice device(2, *host::supported_kernels().back());
+  Values values(23);
+  for (const int64_t num_tokens : {1, 70}) {
+    TestMatrix<bf16> hidden = values.matrix<bf16>(num_tokens, 96);
+    const TestMatrix<bf16> before = hidden;
+    const TestMatrix<bf16> gate_matrix = values.matrix<bf16>(24, 96, 0.1f);
+    const std::vector<float> bias = values.vector<float>(24, 0.1f);
+    const auto gate = device.ops->load_linear(gate_matrix.view());
+    const RouterParams params{.num_experts_per_tok = 4, .routed_scaling_factor = 1.5f};
+    const auto num = static_cast<size_t>(4 * num_tokens);
+    std::vector<int32_t> expected_ids(num), ids(num), own_ids(num);
+    std::vector<float> expected_weights(num), weights(num), own_weights(num);
+    device.ops->router_topk(hidden.view(), *gate, bias, params,
+                            {expected_ids.data(), num_tokens, 4},
+                            {expected_weights.data(), num_tokens, 4});
+    TestMatrix<bf16> copy(num_tokens, 96);
+    device.ops->router_topk_to_host(hidden.view(), *gate, bias, params, copy.view(),
+                                    {ids.data(), num_tokens, 4}, {weights.data(), num_tokens, 4});
+    CHECK(ids == expected_ids);
+    CHECK(weights == expected_weights);
+    CHECK(same_bits(std::span(copy.values), std::span(before.values)));
+    // Onto itself, where both are the same memory.
+    device.ops->router_topk_to_host(hidden.view(), *gate, bias, params, hidden.view(),
+                                    {own_ids.data(), num_tokens, 4},
+                                    {own_weights.data(), num_tokens, 4});
+    CHECK(own_ids == expected_ids);
+    CHECK(own_weights == expected_weights);
+    CHECK(same_bits(std::span(hidden.values), std::span(before.values)));
+  }
+}
+
 }  // namespace tandem::gpu::testing

@@ -32,6 +32,29 @@ TEST_CASE("rms_norm rounds once what the equation gives", "[gpu][host][per_isa]"
   }
 }
 
+TEST_CASE("add_rms_norm is add, then rms_norm", "[gpu][host][per_isa]") {
+  HostDevice device(2, kernels_under_test());
+  Values values(19);
+  for (const int64_t rows : {1, 3, 40}) {
+    const TestMatrix<float> before = values.matrix<float>(rows, 515, 2.0f);
+    const std::vector<bf16> weight = values.vector<bf16>(515);
+    const TestMatrix<float> first = values.matrix<float>(rows, 515);
+    const TestMatrix<float> second = values.matrix<float>(rows, 515);
+    for (const std::vector<MatrixView<const float>>& addends :
+         {std::vector<MatrixView<const float>>{}, {first.view()}, {first.view(), second.view()}}) {
+      TestMatrix<float> expected_x = before;
+      TestMatrix<bf16> expected(rows, 515);
+      device.ops->add(addends, expected_x.view());
+      device.ops->rms_norm(expected_x.view(), weight, 1e-5f, expected.view());
+      TestMatrix<float> x = before;
+      TestMatrix<bf16> out(rows, 515);
+      device.ops->add_rms_norm(addends, x.view(), weight, 1e-5f, out.view());
+      CHECK(same_bits(std::span(x.values), std::span(expected_x.values)));
+      CHECK(same_bits(std::span(out.values), std::span(expected.values)));
+    }
+  }
+}
+
 TEST_CASE("rms_norm of a row has the same bits in any batch", "[gpu][host][per_isa]") {
   const host::Kernels& kernels = kernels_under_test();
   HostDevice device(3, kernels);
@@ -130,8 +153,7 @@ TEST_CASE("narrowing rounds to nearest even and keeps NaN, as bf16 itself",
   CHECK(num_different == 0);
 }
 
-TEST_CASE("embed, gather_logit_rows and add_from_host move the rows of the batch",
-          "[gpu][host][per_isa]") {
+TEST_CASE("embed, gather_logit_rows and add move the rows of the batch", "[gpu][host][per_isa]") {
   HostDevice device(2, kernels_under_test());
   Values values(15);
   for (const int64_t width : kWidths) {
@@ -142,9 +164,12 @@ TEST_CASE("embed, gather_logit_rows and add_from_host move the rows of the batch
                            MlaForm::kAuto);
     TestMatrix<float> residual(4, width);
     device.ops->embed(table.view(), residual.view());
-    const TestMatrix<float> addend = values.matrix<float>(4, width);
+    const TestMatrix<float> first = values.matrix<float>(4, width);
+    const TestMatrix<float> second = values.matrix<float>(4, width);
     TestMatrix<float> sum = residual;
-    device.ops->add_from_host(addend.view(), sum.view());
+    device.ops->add({}, sum.view());
+    CHECK(same_bits(std::span(sum.values), std::span(residual.values)));
+    device.ops->add(std::vector{first.view(), second.view()}, sum.view());
     TestMatrix<float> gathered(2, width);
     device.ops->gather_logit_rows(sum.view(), gathered.view());
     int64_t num_wrong = 0;
@@ -152,7 +177,8 @@ TEST_CASE("embed, gather_logit_rows and add_from_host move the rows of the batch
       for (int64_t row = 0; row < 4; ++row) {
         const float expected = table.view()(ids[static_cast<size_t>(row)], col).to_float();
         num_wrong += residual.view()(row, col) != expected;
-        num_wrong += sum.view()(row, col) != expected + addend.view()(row, col);
+        num_wrong +=
+            sum.view()(row, col) != expected + first.view()(row, col) + second.view()(row, col);
       }
       num_wrong += gathered.view()(0, col) != sum.view()(0, col);
       num_wrong += gathered.view()(1, col) != sum.view()(3, col);
@@ -171,7 +197,7 @@ TEST_CASE("wide rows are cut by columns over the threads without a seam", "[gpu]
   const TestMatrix<float> addend = values.matrix<float>(1, kWidth);
   TestMatrix<float> sum = values.matrix<float>(1, kWidth);
   const TestMatrix<float> before = sum;
-  device.ops->add_from_host(addend.view(), sum.view());
+  device.ops->add(std::vector{addend.view()}, sum.view());
   int64_t num_wrong = 0;
   for (int64_t col = 0; col < kWidth; ++col) {
     num_wrong += sum.view()(0, col) != before.view()(0, col) + addend.view()(0, col);

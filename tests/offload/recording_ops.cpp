@@ -87,6 +87,22 @@ void RecordingOps::rms_norm(MatrixView<const float> x,
   enqueue([=, this] { inner_->rms_norm(x, weight, eps, out); });
 }
 
+// Spans of views are the caller's only until the call returns.
+void RecordingOps::add_rms_norm(std::span<const MatrixView<const float>> addends,
+                                MatrixView<float> x,
+                                std::span<const bf16> weight,
+                                float eps,
+                                MatrixView<bf16> out) {
+  enqueue([=, this, views = std::vector(addends.begin(), addends.end())] {
+    inner_->add_rms_norm(views, x, weight, eps, out);
+  });
+}
+
+void RecordingOps::add(std::span<const MatrixView<const float>> addends, MatrixView<float> x) {
+  enqueue(
+      [=, this, views = std::vector(addends.begin(), addends.end())] { inner_->add(views, x); });
+}
+
 void RecordingOps::linear(MatrixView<const bf16> x,
                           const gpu::LinearWeight& weight,
                           MatrixView<float> out) {
@@ -161,8 +177,17 @@ void RecordingOps::add_routed_experts(MatrixView<const bf16> hidden,
   });
 }
 
-void RecordingOps::add_from_host(MatrixView<const float> addend, MatrixView<float> residual) {
-  enqueue([=, this] { inner_->add_from_host(addend, residual); });
+void RecordingOps::router_topk_to_host(MatrixView<const bf16> hidden,
+                                       const gpu::LinearWeight& gate,
+                                       std::span<const float> e_score_correction_bias,
+                                       const gpu::RouterParams& params,
+                                       MatrixView<bf16> host_hidden,
+                                       MatrixView<int32_t> host_expert_ids,
+                                       MatrixView<float> host_expert_weights) {
+  enqueue([=, this, &gate] {
+    inner_->router_topk_to_host(hidden, gate, e_score_correction_bias, params, host_hidden,
+                                host_expert_ids, host_expert_weights);
+  });
 }
 
 void RecordingOps::gather_logit_rows(MatrixView<const float> x, MatrixView<float> out) {

@@ -6,7 +6,7 @@
 namespace tandem::gpu::cuda {
 
 void launch_rms_norm(const RmsNormParams& params, cudaStream_t stream) {
-  TANDEM_CHECK(params.num_addends >= 0 && params.num_addends <= kMaxAddends, "rms_norm: addends");
+  TANDEM_CHECK(params.addends.num <= kMaxAddends, "rms_norm: addends");
   TANDEM_CHECK(params.x.rows == params.out.rows && params.x.cols >= params.out.cols,
                "rms_norm: shapes");
   TANDEM_CUDA_CHECK(simt::launch<RmsNorm>(params, stream));

@@ -1,21 +1,19 @@
-// RMSNorm of rows, with the residual sum that stands before it in a layer.
+// RMSNorm of rows, with the residual sums that stand before it in a layer.
 #pragma once
 
+#include "gpu/cuda/kernels/rows.h"
 #include "gpu/cuda/simt/launch_shape.h"
 #include "runtime/base/bf16.h"
 #include "runtime/base/matrix_view.h"
 
 namespace tandem::gpu::cuda {
 
-inline constexpr int kMaxAddends = 3;  // the shared expert and a partial sum of either socket
-
 // x[t, :] += addends[0][t, :] + addends[1][t, :] + ... in this order (15), written back;
 // out[t, :] = weight * x[t, :] / sqrt(mean(x[t, :]^2) + eps), rounded to BF16 once (2).
 // Without addends x is only read; then it may have more columns than out (norm of a part).
 struct RmsNormParams {
-  MatrixView<float> x;                           // [num_tokens, >= width]
-  MatrixView<const float> addends[kMaxAddends];  // [num_tokens, width]
-  int32_t num_addends;
+  MatrixView<float> x;   // [num_tokens, >= width]
+  Addends addends;       // [num_tokens, width]
   const bf16* weight;    // [width]
   MatrixView<bf16> out;  // [num_tokens, width]
   float eps;

@@ -1,5 +1,6 @@
-// Body of router_topk.h: a warp a token, CTAs of one warp. Lane l looks at experts l, l + 32, ...;
-// the best of all is found by num_experts_per_tok rounds of a maximum over the warp.
+// Body of router_topk.h: CTAs of one warp, grid (tokens, 1 + those that copy the token's row). Of
+// the first, lane l looks at experts l, l + 32, ...; the best of all is found by
+// num_experts_per_tok rounds of a maximum over the warp.
 #pragma once
 
 #include "gpu/cuda/kernels/router_topk.h"
@@ -35,8 +36,14 @@ struct RouterTopk {
   // Below every choice, and what a NaN counts as: a choice is at least the bias, which is finite.
   static constexpr float kWorst = -3.402823466e38f;
 
+  // A row of 7168 is copied in one go: 4 times 16 bytes a lane.
+  static constexpr int kCopyBlocks = 7;
+  static constexpr int kUnroll = 4;
+  static constexpr int kWord = sizeof(simt::Words4) / sizeof(bf16);
+
   static simt::LaunchShape launch_shape(const Params& p) {
     return {.grid_x = p.logits.rows,
+            .grid_y = p.hidden_copy.rows > 0 ? 1 + kCopyBlocks : 1,
             .shared_size_bytes =
                 static_cast<int32_t>(simt::round_up(p.logits.cols * int64_t{sizeof(float)}, 16))};
   }
@@ -45,6 +52,36 @@ struct RouterTopk {
 
   template <typename Cta>
   static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
+    if (cta.block_y() > 0) {
+      copy_hidden(cta, p);
+    } else {
+      choose(cta, p);
+    }
+  }
+
+  template <typename Cta>
+  static TANDEM_DEVICE void copy_hidden(const Cta& cta, const Params& p) {
+    const bf16* from = simt::row_of(p.hidden, cta.block_x());
+    bf16* to = simt::row_of(p.hidden_copy, cta.block_x());
+    const int64_t stride = int64_t{kCopyBlocks} * simt::kWarpSize * kWord;
+    const int64_t first = int64_t{cta.block_y() - 1} * simt::kWarpSize + cta.lane_idx();
+    for (int64_t begin = first * kWord; begin < p.hidden.cols; begin += kUnroll * stride) {
+      simt::Words4 words[kUnroll] = {};
+      TANDEM_UNROLL
+      for (int u = 0; u < kUnroll; ++u) {
+        const int64_t col = begin + u * stride;
+        if (col < p.hidden.cols) words[u] = cta.load16(from + col);
+      }
+      TANDEM_UNROLL
+      for (int u = 0; u < kUnroll; ++u) {
+        const int64_t col = begin + u * stride;
+        if (col < p.hidden.cols) cta.store16(to + col, words[u]);
+      }
+    }
+  }
+
+  template <typename Cta>
+  static TANDEM_DEVICE void choose(Cta& cta, const Params& p) {
     const int64_t token = cta.block_x();
     const auto num_experts = static_cast<int32_t>(p.logits.cols);
     const float* logits = simt::row_of(p.logits, token);

@@ -1,7 +1,9 @@
-// The router's choice from its logits (equations 12 to 14), all in FP32.
+// The router's choice from its logits (equations 12 to 14), all in FP32; and what else the CPU's
+// experts need of a token, in the same launch.
 #pragma once
 
 #include "gpu/cuda/simt/launch_shape.h"
+#include "runtime/base/bf16.h"
 #include "runtime/base/matrix_view.h"
 
 namespace tandem::gpu::cuda {
@@ -20,6 +22,10 @@ struct RouterTopkParams {
   int32_t topk_group;
   bool norm_topk_prob;
   float routed_scaling_factor;
+  // hidden_copy = hidden, where that has rows; all rows start at multiples of 16 bytes. The copy,
+  // ids and weights may lie in memory of the host.
+  MatrixView<const bf16> hidden = {};  // [num_tokens, hidden_size], hidden_size a multiple of 8
+  MatrixView<bf16> hidden_copy = {};
 };
 void launch_router_topk(const RouterTopkParams& params, cudaStream_t stream);
 

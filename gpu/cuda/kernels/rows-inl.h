@@ -45,12 +45,16 @@ struct GatherRows : ByColumns<GatherRowsParams, &GatherRowsParams::out> {
   }
 };
 
-struct Add : ByColumns<AddParams, &AddParams::residual> {
+struct Add : ByColumns<AddParams, &AddParams::x> {
   template <typename Cta>
   static TANDEM_DEVICE void run(Cta& cta, const Params& p) {
+    const int64_t row = cta.block_x();
     const int64_t col = column_of(cta);
-    if (col >= p.residual.cols) return;
-    simt::row_of(p.residual, cta.block_x())[col] += simt::row_of(p.addend, cta.block_x())[col];
+    if (col >= p.x.cols) return;
+    float value = simt::row_of(p.x, row)[col];
+    for (int idx = 0; idx < p.addends.num; ++idx)
+      value += simt::row_of(p.addends.matrices[idx], row)[col];
+    simt::row_of(p.x, row)[col] = value;
   }
 };
 

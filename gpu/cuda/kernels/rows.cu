@@ -1,6 +1,7 @@
 #include "gpu/cuda/error.h"
 #include "gpu/cuda/kernels/rows-inl.h"
 #include "gpu/cuda/simt/launch.cuh"
+#include "runtime/base/check.h"
 
 namespace tandem::gpu::cuda {
 
@@ -13,6 +14,7 @@ void launch_gather_rows(const GatherRowsParams& params, cudaStream_t stream) {
 }
 
 void launch_add(const AddParams& params, cudaStream_t stream) {
+  TANDEM_CHECK(params.addends.num <= kMaxAddends, "add: addends");
   TANDEM_CUDA_CHECK(simt::launch<Add>(params, stream));
 }
 

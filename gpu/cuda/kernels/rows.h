@@ -24,10 +24,18 @@ struct GatherRowsParams {
 };
 void launch_gather_rows(const GatherRowsParams& params, cudaStream_t stream);
 
-// residual += addend (15)
+// Matrices that are added to another one after the other, in device memory or in memory of the host
+// that the device sees.
+inline constexpr int kMaxAddends = 3;
+struct Addends {
+  MatrixView<const float> matrices[kMaxAddends];
+  int32_t num = 0;
+};
+
+// x += addends[0] += addends[1] ... (15)
 struct AddParams {
-  MatrixView<const float> addend;
-  MatrixView<float> residual;
+  Addends addends;
+  MatrixView<float> x;
 };
 void launch_add(const AddParams& params, cudaStream_t stream);
 

@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "tests/gpu/cuda/ops_test_support.h"
 
@@ -11,7 +13,7 @@ const std::vector<int64_t> kWidths{1, 2, 3, 7, 8, 9, 31, 33, 255, 257, 576, 1536
 
 }  // namespace
 
-TEST_CASE("on a card embed, gather_logit_rows and add_from_host move rows exactly", "[gpu]") {
+TEST_CASE("on a card embed, gather_logit_rows and add move rows exactly", "[gpu]") {
   require_card();
   const auto ops = make_cuda_ops(0);
   ops->reserve({.max_batch_tokens = 8, .max_logit_rows = 8, .max_context_tokens = 64},
@@ -19,16 +21,19 @@ TEST_CASE("on a card embed, gather_logit_rows and add_from_host move rows exactl
   Values values(15);
   for (const int64_t width : kWidths) {
     const auto table = values.matrix<bf16>(9, width);
-    const auto addend = values.matrix<float>(4, width);
+    const auto on_host = values.matrix<float>(4, width);
+    const auto on_card = values.matrix<float>(4, width);
+    const CardMatrix<float> card_addend(*ops, on_card.view());
     const CardMatrix<bf16> card_table(*ops, table.view());
     CardMatrix<float> residual(*ops, 4, width);
     CardMatrix<float> gathered(*ops, 2, width);
-    const PinnedMatrix card_addend(*ops, addend.view());
+    const PinnedMatrix pinned_addend(*ops, on_host.view());
     const std::vector<int32_t> ids{8, 0, 3, 3};
     const std::vector<int32_t> rows{0, 3};
     ops->begin_step({.token_ids = ids, .items = {}, .logit_token_idx = rows}, MlaForm::kAuto);
     ops->embed(card_table.view(), residual.view());
-    ops->add_from_host(card_addend.view(), residual.view());
+    ops->add(std::vector<MatrixView<const float>>{pinned_addend.view(), card_addend.view()},
+             residual.view());
     ops->gather_logit_rows(residual.view(), gathered.view());
     const MatrixView<const float> sum = residual.fetch();
     const MatrixView<const float> picked = gathered.fetch();
@@ -36,7 +41,7 @@ TEST_CASE("on a card embed, gather_logit_rows and add_from_host move rows exactl
     for (int64_t col = 0; col < width; ++col) {
       for (int64_t row = 0; row < 4; ++row) {
         num_wrong += sum(row, col) != table.view()(ids[static_cast<size_t>(row)], col).to_float() +
-                                          addend.view()(row, col);
+                                          on_host.view()(row, col) + on_card.view()(row, col);
       }
       num_wrong += picked(0, col) != sum(0, col);
       num_wrong += picked(1, col) != sum(3, col);
@@ -89,6 +94,45 @@ TEST_CASE("on a card rms_norm and swiglu are the host's up to a tie of the round
   }
 }
 
+TEST_CASE("on a card add_rms_norm sums exactly, and is rms_norm of the sum", "[gpu]") {
+  require_card();
+  const auto ops = make_cuda_ops(0);
+  Values values(12);
+  for (const int64_t width : kWidths) {
+    const auto before = values.matrix<float>(3, width, 2.0f);
+    const auto on_host = values.matrix<float>(3, width);
+    const auto on_card = values.matrix<float>(3, width);
+    auto expected = before;
+    for (int64_t row = 0; row < 3; ++row) {
+      for (int64_t col = 0; col < width; ++col) {
+        expected.view()(row, col) += on_host.view()(row, col);
+        expected.view()(row, col) += on_card.view()(row, col);
+      }
+    }
+    const CardVector<bf16> weight(*ops, values.vector<bf16>(width));
+    const PinnedMatrix pinned_addend(*ops, on_host.view());
+    const CardMatrix<float> card_addend(*ops, on_card.view());
+    const CardMatrix<float> expected_x(*ops, expected.view());
+    CardMatrix<float> x(*ops, before.view());
+    CardMatrix<bf16> normed(*ops, 3, width);
+    CardMatrix<bf16> expected_normed(*ops, 3, width);
+    ops->add_rms_norm(
+        std::vector<MatrixView<const float>>{pinned_addend.view(), card_addend.view()}, x.view(),
+        weight.view(), 1e-5f, normed.view());
+    ops->rms_norm(expected_x.view(), weight.view(), 1e-5f, expected_normed.view());
+    const MatrixView<const float> sum = x.fetch();
+    const MatrixView<const bf16> actual = normed.fetch();
+    const MatrixView<const bf16> same = expected_normed.fetch();
+    INFO("width " << width);
+    for (int64_t row = 0; row < 3; ++row) {
+      CHECK(same_bits(sum.row(row), std::as_const(expected).view().row(row)));
+      CHECK(same_bits(actual.row(row), same.row(row)));
+    }
+    CHECK(x.padding_is_untouched());
+    CHECK(normed.padding_is_untouched());
+  }
+}
+
 TEST_CASE("on a card the router chooses what the host chooses from the same logits", "[gpu]") {
   require_card();
   const auto ops = make_cuda_ops(0);
@@ -132,8 +176,24 @@ TEST_CASE("on a card the router chooses what the host chooses from the same logi
       host.ops->router_topk(hidden.view(), *gate, bias, params,
                             {expected_ids.data(), num_tokens, 4},
                             {expected_weights.data(), num_tokens, 4});
+      // The same for the host, with the rows.
+      const auto host_hidden = ops->allocate_host(static_cast<size_t>(num_tokens * 256 * 2));
+      const auto host_ids = ops->allocate_host(static_cast<size_t>(num_tokens * 4 * 4));
+      const auto host_weights = ops->allocate_host(static_cast<size_t>(num_tokens * 4 * 4));
+      const MatrixView<bf16> copy(reinterpret_cast<bf16*>(host_hidden->data()), num_tokens, 256);
+      const MatrixView<int32_t> copied_ids(reinterpret_cast<int32_t*>(host_ids->data()), num_tokens,
+                                           4);
+      const MatrixView<float> copied_weights(reinterpret_cast<float*>(host_weights->data()),
+                                             num_tokens, 4);
+      ops->router_topk_to_host(card_hidden.view(), *card_gate, card_bias.view(), params, copy,
+                               copied_ids, copied_weights);
       const MatrixView<const int32_t> actual_ids = ids.fetch();
       const MatrixView<const float> actual_weights = weights.fetch();
+      for (int64_t token = 0; token < num_tokens; ++token) {
+        REQUIRE(same_bits(copy.row(token), hidden.view().row(token)));
+        REQUIRE(same_bits(copied_ids.row(token), actual_ids.row(token)));
+        REQUIRE(same_bits(copied_weights.row(token), actual_weights.row(token)));
+      }
       INFO("experts " << num_experts << ", tokens " << num_tokens);
       for (int64_t token = 0; token < num_tokens; ++token) {
         for (int64_t rank = 0; rank < 4; ++rank) {

@@ -77,6 +77,33 @@ TEST_CASE("router_topk chooses and weighs as the host does", "[cuda_kernels]") {
   }
 }
 
+TEST_CASE("router_topk takes the rows along that it was asked to, and chooses the same",
+          "[cuda_kernels]") {
+  const simt::ThreadOrder order = order_under_test();
+  const int64_t width = GENERATE(8, 32, 264, 7168, 7208);
+  Values values(8);
+  const TestMatrix<float> logits = values.matrix<float>(3, 16, 2.0f);
+  const RouterParams params{.num_experts_per_tok = 4};
+  const Choice expected = choose(logits, {}, params, order);
+  const AlignedMatrix<bf16> hidden = aligned_matrix<bf16>(values, 3, width);
+  AlignedMatrix<bf16> copy(3, width);
+  Choice actual{std::vector<int32_t>(12), std::vector<float>(12)};
+  simt::emulate<cuda::RouterTopk>({.logits = logits.view(),
+                                   .e_score_correction_bias = nullptr,
+                                   .expert_ids = {actual.ids.data(), 3, 4},
+                                   .expert_weights = {actual.weights.data(), 3, 4},
+                                   .n_group = 1,
+                                   .topk_group = 1,
+                                   .norm_topk_prob = true,
+                                   .routed_scaling_factor = 1.0f,
+                                   .hidden = hidden.view(),
+                                   .hidden_copy = copy.view()},
+                                  order);
+  CHECK(actual.ids == expected.ids);
+  CHECK(actual.weights == expected.weights);
+  CHECK(same_bits(copy.buffer.values(), hidden.buffer.values()));
+}
+
 TEST_CASE("router_topk takes the lower index on ties, of experts and of groups", "[cuda_kernels]") {
   const simt::ThreadOrder order = order_under_test();
   TestMatrix<float> logits(1, 40);
