@@ -13,13 +13,14 @@
 
 #include "cpu_experts/moe_experts.h"
 #include "offload/attention_layer.h"
+#include "offload/copy_bandwidth.h"
 #include "offload/device_part.h"
 #include "offload/expert_upload.h"
 #include "offload/host_copy.h"
 #include "offload/moe_layer.h"
 #include "offload/placement.h"
-#include "offload/warm_up.h"
 #include "offload/residual.h"
+#include "offload/warm_up.h"
 #include "offload/weights.h"
 #include "runtime/base/check.h"
 #include "runtime/base/errors.h"
@@ -221,8 +222,8 @@ void KimiK2::Impl::run_layers(DevicePart& part, const StepRows& rows) {
               config.rms_norm_eps, rows, part.workspace());
     }
   }
-}
   settle_residual(part.ops(), rows.num_rows, part.workspace());
+}
 
 void KimiK2::Impl::run_head(int64_t num_rows, int64_t num_logit_rows) {
   gpu::Ops& ops = parts.back().ops();
@@ -411,8 +412,7 @@ void KimiK2::Impl::warm_up_part(DevicePart& part, const Batch& batch) {
       run_moe_on_device(ops, router, layer, config.rms_norm_eps, num_rows, part.workspace());
     } else {
       route_tokens(ops, router, layer, config.rms_norm_eps, num_rows, part.workspace());
-      activate_shared_experts(ops, layer, num_rows, part.workspace());
-      add_experts(ops, layer, num_rows, part.workspace());
+      run_shared_experts(ops, layer, num_rows, part.workspace());
     }
   }
   settle_residual(ops, num_rows, part.workspace());
@@ -440,9 +440,13 @@ int32_t KimiK2::max_batch_tokens() const { return impl_->options.max_batch_token
 int32_t KimiK2::max_logit_rows() const { return impl_->options.max_logit_rows; }
 int32_t KimiK2::max_context_tokens() const { return impl_->placement.max_context_tokens; }
 
-int64_t KimiK2::decode_read_bytes(int32_t num_sequences, int32_t context_size_tokens) const {
+DecodeReads KimiK2::decode_reads(int32_t num_sequences, int32_t context_size_tokens) const {
   const ModelConfig& config = impl_->config;
-  int64_t read_bytes = dense_read_bytes(config);
+  const int64_t kv_token_bytes =
+      int64_t{config.num_hidden_layers} * config.kv_dim() * int64_t{sizeof(bf16)};
+  int64_t device_bytes =
+      dense_read_bytes(config) + int64_t{num_sequences} * context_size_tokens * kv_token_bytes;
+  int64_t host_bytes = 0;
   if (config.num_moe_layers() > 0) {
     // Expected number of distinct experts that n tokens with independent top-k choices meet: E (1 -
     // (1 - k/E)^n).
@@ -450,12 +454,23 @@ int64_t KimiK2::decode_read_bytes(int32_t num_sequences, int32_t context_size_to
         static_cast<double>(config.num_experts_per_tok) / config.n_routed_experts;
     const double distinct =
         config.n_routed_experts * (1.0 - std::pow(1.0 - chosen_share, num_sequences));
-    read_bytes += config.num_moe_layers() * cpu_experts::MoeExperts::layer_read_bytes(
-                                                impl_->moe_shape, std::llround(distinct));
+    const int64_t layer_bytes =
+        cpu_experts::MoeExperts::layer_read_bytes(impl_->moe_shape, std::llround(distinct));
+    device_bytes += impl_->placement.num_device_expert_layers * layer_bytes;
+    host_bytes += impl_->placement.num_host_expert_layers * layer_bytes;
   }
-  const int64_t kv_token_bytes =
-      int64_t{config.num_hidden_layers} * config.kv_dim() * int64_t{sizeof(bf16)};
-  return read_bytes + int64_t{num_sequences} * context_size_tokens * kv_token_bytes;
+  if (impl_->parts.front().ops().memory_is_host()) return {.host_bytes = host_bytes + device_bytes};
+  return {.host_bytes = host_bytes, .card_bytes = device_bytes};
+}
+
+double KimiK2::measure_card_gb_per_s() {
+  constexpr size_t kSizeBytes = size_t{128} << 20;  // twice that is left as a reserve of a card
+  if (impl_->parts.front().ops().memory_is_host()) return 0.0;
+  double seconds_a_gb = 0.0;
+  for (DevicePart& part : impl_->parts) {
+    seconds_a_gb += 1.0 / measure_copy_gb_per_s(part.ops(), kSizeBytes);
+  }
+  return static_cast<double>(impl_->parts.size()) / seconds_a_gb;
 }
 
 DeviceLaunches KimiK2::replayed_launches() const {

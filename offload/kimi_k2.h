@@ -67,8 +67,9 @@ class KimiK2 final : public ForwardModel {
   [[nodiscard]] int32_t max_logit_rows() const override;
   [[nodiscard]] int32_t max_context_tokens() const override;
 
-  [[nodiscard]] int64_t decode_read_bytes(int32_t num_sequences,
-                                          int32_t context_size_tokens) const override;
+  [[nodiscard]] DecodeReads decode_reads(int32_t num_sequences,
+                                         int32_t context_size_tokens) const override;
+  [[nodiscard]] double measure_card_gb_per_s() override;
   [[nodiscard]] DeviceLaunches replayed_launches() const override;
   [[nodiscard]] std::string description() const override;
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "runtime/base/check.h"
+#include "runtime/base/decode_reads.h"
 #include "runtime/base/device_launches.h"
 #include "runtime/base/matrix_view.h"
 #include "runtime/base/model_memory.h"
@@ -75,15 +76,18 @@ class ForwardModel {
   [[nodiscard]] virtual int32_t max_logit_rows() const = 0;      // limit of Batch::logit_token_idx
   [[nodiscard]] virtual int32_t max_context_tokens() const = 0;  // max_position_embeddings or less
 
-  // Bytes that a decode step of `num_sequences` at `context_size_tokens` each must read: weights,
-  // the distinct experts expected, KV. What `tandem bench` divides by the measured bandwidth. 0:
+  // What a decode step of `num_sequences` at `context_size_tokens` each must read: weights, the
+  // distinct experts expected, KV. What `tandem bench` divides by the measured bandwidths. Nothing:
   // unknown.
-  [[nodiscard]] virtual int64_t decode_read_bytes(int32_t num_sequences,
-                                                  int32_t context_size_tokens) const {
+  [[nodiscard]] virtual DecodeReads decode_reads(int32_t num_sequences,
+                                                 int32_t context_size_tokens) const {
     static_cast<void>(num_sequences);
     static_cast<void>(context_size_tokens);
-    return 0;
+    return {};
   }
+  // Copies within the cards' memory, measured now, between steps: bytes read and written, of all
+  // cards one after the other. 0: no card.
+  [[nodiscard]] virtual double measure_card_gb_per_s() { return 0.0; }
   // What the last step replayed of recordings on its devices; zeros where nothing was.
   [[nodiscard]] virtual DeviceLaunches replayed_launches() const { return {}; }
   [[nodiscard]] virtual std::string description() const {

@@ -32,14 +32,14 @@ struct DecodeRow {
   int32_t batch_size = 0;
   int32_t context_tokens = 0;
   double p10_step_s = 0.0, median_step_s = 0.0, p90_step_s = 0.0;
-  int64_t read_bytes = 0;        // of one step
+  DecodeReads reads = {};        // of one step
   DeviceLaunches launches = {};  // of one step, on cards
   [[nodiscard]] double tokens_per_s() const { return batch_size / median_step_s; }
   [[nodiscard]] double kernels_per_layer(int32_t num_layers) const {
     return static_cast<double>(launches.num_kernels) / num_layers;
   }
   [[nodiscard]] double gb_per_s() const {
-    return static_cast<double>(read_bytes) / median_step_s / 1e9;
+    return static_cast<double>(reads.total_bytes()) / median_step_s / 1e9;
   }
 };
 
@@ -160,14 +160,13 @@ DecodeRow bench_decode(Runner& runner,
   for (int repeat_idx = 0; repeat_idx < options.num_repeats; ++repeat_idx)
     for (int32_t step_idx = 0; step_idx < options.decode_tokens; ++step_idx)
       times_s.push_back(time_s([&] { runner.decode(context_tokens + step_idx, sequence_pages); }));
-  return {
-      .batch_size = batch_size,
-      .context_tokens = context_tokens,
-      .p10_step_s = quantile(times_s, 0.1),
-      .median_step_s = quantile(times_s, 0.5),
-      .p90_step_s = quantile(times_s, 0.9),
-      .read_bytes = model.decode_read_bytes(batch_size, context_tokens + options.decode_tokens / 2),
-      .launches = model.replayed_launches()};
+  return {.batch_size = batch_size,
+          .context_tokens = context_tokens,
+          .p10_step_s = quantile(times_s, 0.1),
+          .median_step_s = quantile(times_s, 0.5),
+          .p90_step_s = quantile(times_s, 0.9),
+          .reads = model.decode_reads(batch_size, context_tokens + options.decode_tokens / 2),
+          .launches = model.replayed_launches()};
 }
 
 ModelLimits limits_for(const BenchOptions& options, const ModelConfig& config) {
@@ -202,10 +201,16 @@ struct BenchReport {
   Topology topology;
   int num_threads = 0;
   double load_s = 0.0;
-  double read_gb_per_s = 0.0;
+  double read_gb_per_s = 0.0;  // of the host's memory
+  double card_gb_per_s = 0.0;  // copied within a card's memory; 0: no card
   std::vector<PrefillRow> prefill;
   std::vector<DecodeRow> decode;
   int64_t peak_memory_bytes = 0;
+
+  // What a step would take if reading were all, over what it took.
+  [[nodiscard]] double share_of_limit(const DecodeRow& row) const {
+    return row.reads.seconds_at(read_gb_per_s, card_gb_per_s) / row.median_step_s;
+  }
 };
 
 void print_json(const BenchReport& report, const BenchOptions& options) {
@@ -223,10 +228,11 @@ void print_json(const BenchReport& report, const BenchOptions& options) {
                              {"median_step_ms", row.median_step_s * 1e3},
                              {"p90_step_ms", row.p90_step_s * 1e3},
                              {"tokens_per_s", row.tokens_per_s()},
-                             {"read_bytes_per_step", row.read_bytes}};
-    if (row.read_bytes > 0) {
+                             {"read_bytes_per_step", row.reads.total_bytes()},
+                             {"card_read_bytes_per_step", row.reads.card_bytes}};
+    if (row.reads.total_bytes() > 0) {
       json["read_gb_per_s"] = row.gb_per_s();
-      json["share_of_bandwidth"] = row.gb_per_s() / report.read_gb_per_s;
+      json["share_of_bandwidth"] = report.share_of_limit(row);
     }
     if (row.launches.num_kernels > 0) {
       json["kernels_per_step"] = row.launches.num_kernels;
@@ -243,10 +249,27 @@ void print_json(const BenchReport& report, const BenchOptions& options) {
                          {"numa_nodes", static_cast<int64_t>(report.topology.nodes.size())},
                          {"load_s", report.load_s},
                          {"read_bandwidth_gb_per_s", report.read_gb_per_s},
+                         {"card_copy_bandwidth_gb_per_s", report.card_gb_per_s},
                          {"repeats", options.num_repeats},
                          {"prefill", std::move(prefill)},
                          {"decode", std::move(decode)},
                          {"peak_memory_bytes", report.peak_memory_bytes}}));
+}
+
+// What the limit of a step is made of, where cards have a part in it.
+void print_card_shares(const BenchReport& report) {
+  for (const DecodeRow& row : report.decode) {
+    const auto& [host_bytes, card_bytes] = row.reads;
+    if (card_bytes == 0) continue;
+    fmt::print(
+        "batch {}, context {}: the limit is {:.3f} ms for {} of the cards' memory at their "
+        "bandwidth, then {:.3f} ms for {} of the host's at the host's\n",
+        row.batch_size, row.context_tokens,
+        1e3 * DecodeReads{.card_bytes = card_bytes}.seconds_at(0.0, report.card_gb_per_s),
+        format_size(card_bytes),
+        1e3 * DecodeReads{.host_bytes = host_bytes}.seconds_at(report.read_gb_per_s, 0.0),
+        format_size(host_bytes));
+  }
 }
 
 void print_table(const BenchReport& report) {
@@ -255,6 +278,9 @@ void print_table(const BenchReport& report) {
              report.num_threads, report.topology.nodes.size(),
              report.topology.nodes.size() == 1 ? "" : "s");
   fmt::print("bandwidth    {:.1f} GB/s read, measured now\n", report.read_gb_per_s);
+  if (report.card_gb_per_s > 0)
+    fmt::print("card         {:.1f} GB/s copied within its memory, measured now\n",
+               report.card_gb_per_s);
   fmt::print("load         {}\n\n", format_duration(std::chrono::duration<double>(report.load_s)));
   fmt::print("{:<8} {:>14} {:>12} {:>10}\n", "prefill", "prompt tokens", "median ms", "tok/s");
   for (const PrefillRow& row : report.prefill)
@@ -264,16 +290,16 @@ void print_table(const BenchReport& report) {
              "context", "median ms", "p10-p90 ms", "tok/s", "read a step", "GB/s", "of limit");
   bool cached = false;
   for (const DecodeRow& row : report.decode) {
-    const bool known = row.read_bytes > 0;
-    cached = cached || (known && row.gb_per_s() > 1.05 * report.read_gb_per_s);
-    fmt::print(
-        "{:<8} {:>6} {:>8} {:>12.3f} {:>17} {:>10.1f} {:>12} {:>8} {:>9}\n", "", row.batch_size,
-        row.context_tokens, row.median_step_s * 1e3,
-        fmt::format("{:.3f}-{:.3f}", row.p10_step_s * 1e3, row.p90_step_s * 1e3),
-        row.tokens_per_s(), known ? format_size(row.read_bytes) : "unknown",
-        known ? fmt::format("{:.1f}", row.gb_per_s()) : "-",
-        known ? fmt::format("{:.0f} %", 100.0 * row.gb_per_s() / report.read_gb_per_s) : "-");
+    const bool known = row.reads.total_bytes() > 0;
+    cached = cached || (known && report.share_of_limit(row) > 1.05);
+    fmt::print("{:<8} {:>6} {:>8} {:>12.3f} {:>17} {:>10.1f} {:>12} {:>8} {:>9}\n", "",
+               row.batch_size, row.context_tokens, row.median_step_s * 1e3,
+               fmt::format("{:.3f}-{:.3f}", row.p10_step_s * 1e3, row.p90_step_s * 1e3),
+               row.tokens_per_s(), known ? format_size(row.reads.total_bytes()) : "unknown",
+               known ? fmt::format("{:.1f}", row.gb_per_s()) : "-",
+               known ? fmt::format("{:.0f} %", 100.0 * report.share_of_limit(row)) : "-");
   }
+  print_card_shares(report);
   for (const DecodeRow& row : report.decode) {
     if (row.launches.num_kernels == 0) continue;
     fmt::print(
@@ -323,6 +349,7 @@ int run_bench(const BenchOptions& options, const ModelFactory& factory) {
   report.peak_memory_bytes = peak_memory_bytes();
   report.read_gb_per_s =
       measure_read_bandwidth_gb_per_s(*loaded->pool, options.bandwidth_size_mib << 20, 5);
+  report.card_gb_per_s = loaded->model->measure_card_gb_per_s();
   if (options.json) {
     print_json(report, options);
   } else {

@@ -4,9 +4,11 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 #include <catch2/generators/catch_generators_range.hpp>
+#include <memory>
 
 #include "runtime/reference/reference_model.h"
 #include "tests/offload/model_fixture.h"
+#include "tests/offload/recording_ops.h"
 #include "tests/offload/row_error.h"
 
 namespace tandem::tests {
@@ -167,13 +169,46 @@ TEST_CASE("bytes of a decode step count every weight once and the KV of every se
           "[offload]") {
   LoadedModel loaded(golden_dir("k2_thinking"), 1);
   const ModelConfig& config = loaded.checkpoint.config();
-  const int64_t one = loaded.model->decode_read_bytes(1, 0);
+  const auto read_bytes = [](const ForwardModel& model, int32_t num_sequences, int32_t context) {
+    const DecodeReads reads = model.decode_reads(num_sequences, context);
+    CHECK(reads.card_bytes == 0);
+    return reads.host_bytes;
+  };
+  const int64_t one = read_bytes(*loaded.model, 1, 0);
   const int64_t kv_token_bytes = int64_t{config.num_hidden_layers} * config.kv_dim() * 2;
-  CHECK(loaded.model->decode_read_bytes(1, 100) - one == 100 * kv_token_bytes);
+  CHECK(read_bytes(*loaded.model, 1, 100) - one == 100 * kv_token_bytes);
   CHECK(one > int64_t{config.vocab_size} * config.hidden_size * 2);
-  CHECK(loaded.model->decode_read_bytes(64, 0) > one);
-  CHECK(loaded.model->decode_read_bytes(64, 0) <
+  CHECK(read_bytes(*loaded.model, 64, 0) > one);
+  CHECK(read_bytes(*loaded.model, 64, 0) <
         loaded.checkpoint.dense_size_bytes() + loaded.checkpoint.resident_expert_size_bytes());
+  CHECK(loaded.model->measure_card_gb_per_s() == 0.0);
+}
+
+TEST_CASE("bytes of a decode step are told by the memory that they lie in", "[offload]") {
+  const std::string dir = golden_dir("k2_thinking");
+  const int64_t all_bytes = LoadedModel(dir, 1).model->decode_reads(2, 70).host_bytes;
+  const int32_t num_layers = num_moe_layers(dir);
+  std::vector<DecodeReads> reads;
+  for (const int32_t expert_layers : {0, 1, num_layers}) {
+    offload::KimiK2Options options;
+    options.gpu_expert_layers = expert_layers;
+    options.make_ops = [](const gpu::LogicalDevice&, WorkerPool& pool) {
+      return std::make_unique<RecordingOps>(pool);
+    };
+    LoadedModel loaded(dir, 1, options);
+    reads.push_back(loaded.model->decode_reads(2, 70));
+    CHECK(reads.back().total_bytes() == all_bytes);
+    CHECK(loaded.model->measure_card_gb_per_s() > 0.0);
+  }
+  const int64_t layer_bytes = reads[0].host_bytes / num_layers;
+  CHECK(layer_bytes > 0);
+  CHECK(reads[1].host_bytes == reads[0].host_bytes - layer_bytes);
+  CHECK(reads[2].host_bytes == 0);
+  CHECK(reads[0].card_bytes > 0);
+  // 3 GB/s and 2 GB/s: one after the other.
+  CHECK(DecodeReads{.host_bytes = 3'000'000'000, .card_bytes = 4'000'000'000}.seconds_at(
+            3.0, 2.0) == 3.0);
+  CHECK(DecodeReads{.host_bytes = 3'000'000'000}.seconds_at(3.0, 0.0) == 1.0);
 }
 
 }  // namespace
