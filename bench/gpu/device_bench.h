@@ -49,7 +49,7 @@ class DeviceBench {
   [[nodiscard]] std::string description() const { return ops_->description(); }
   [[nodiscard]] int num_threads() const { return pool_.num_workers(); }
   [[nodiscard]] std::vector<int32_t> decode_contexts() const;
-  [[nodiscard]] int32_t prefill_tokens() const { return small_ ? 96 : 8192; }
+  [[nodiscard]] int32_t prefill_tokens() const { return small_ ? 40 : 8192; }
   // Of weights of so many bytes: enough that no cache holds what the next run reads.
   [[nodiscard]] int64_t num_copies(double weight_bytes) const;
 

@@ -55,7 +55,7 @@ void check_against_reference(const std::string& dir,
 }  // namespace
 
 TEST_CASE("on a card logits of the goldens differ from the reference by rounding to BF16",
-          "[gpu][wide]") {
+          "[gpu][model][wide]") {
   require_card();
   const std::string name = GENERATE(from_range(golden_names()));
   const gpu::MlaForm form = GENERATE(gpu::MlaForm::kAbsorbed, gpu::MlaForm::kExpanded);
@@ -68,7 +68,8 @@ TEST_CASE("on a card logits of the goldens differ from the reference by rounding
   check_against_reference(copy.dir(), form, chunk_tokens, gpu_expert_layers);
 }
 
-TEST_CASE("on a card the demo says what it says on the host, its experts there or not", "[gpu]") {
+TEST_CASE("on a card the demo says what it says on the host, its experts there or not",
+          "[gpu][model]") {
   require_card();
   const bool experts_on_card = GENERATE(false, true);
   LoadedModel host(demo_dir(), 2);
@@ -80,7 +81,7 @@ TEST_CASE("on a card the demo says what it says on the host, its experts there o
   }
 }
 
-TEST_CASE("two logical devices on one card compute the bits of one", "[gpu][wide]") {
+TEST_CASE("two logical devices on one card compute the bits of one", "[gpu][model][wide]") {
   require_card();
   const std::string name = GENERATE(from_range(golden_names()));
   INFO(name);
@@ -94,7 +95,8 @@ TEST_CASE("two logical devices on one card compute the bits of one", "[gpu][wide
   }
 }
 
-TEST_CASE("a model takes no more of a card than was planned and left as a reserve", "[gpu]") {
+TEST_CASE("a model takes no more of a card than was planned and left as a reserve",
+          "[gpu][model]") {
   require_card();
   const std::string dir = golden_dir("real_head");
   const Checkpoint checkpoint = Checkpoint::open(dir);
@@ -124,7 +126,7 @@ TEST_CASE("a model takes no more of a card than was planned and left as a reserv
 }
 
 TEST_CASE("on a card steps with the same batch compute the same bits, recorded or not",
-          "[gpu][wide]") {
+          "[gpu][model][wide]") {
   require_card();
   LoadedModel loaded(golden_dir("real_head"), 2, {.devices = kOneCard});
   const std::vector<int32_t> token_ids = random_tokens(100, loaded.model->vocab_size(), 13);
@@ -134,7 +136,8 @@ TEST_CASE("on a card steps with the same batch compute the same bits, recorded o
 }
 
 // 16 GiB of weights: made on the machine that has the card, not carried there.
-TEST_CASE("on a card a model of K2's full width computes what the host does", "[gpu][slow]") {
+TEST_CASE("on a card a model of K2's full width computes what the host does",
+          "[gpu][model][slow]") {
   require_card();
   const char* dir = std::getenv("TANDEM_FULL_WIDTH_MODEL");
   if (dir == nullptr) {

@@ -185,6 +185,18 @@ TEST_CASE("on a card long contexts are split over all multiprocessors and merged
   check_against_host(k2_shape(64), {{1, 20'000}, {1, 10}, {2, 9'000}, {1, 63}}, MlaForm::kAuto, 4);
 }
 
+TEST_CASE("on a card the longest context attends as the host's, and 64 sequences at once",
+          "[gpu][wide]") {
+  require_card();
+  check_against_host(k2_shape(16), {{1, 262'143}}, MlaForm::kAuto, 15);
+  check_against_host(k2_shape(16), {{2, 262'142}, {1, 100}}, MlaForm::kAuto, 16);
+  std::vector<SequenceSize> sequences;
+  for (int32_t idx = 0; idx < 64; ++idx) {
+    sequences.push_back({.num_tokens = 1, .context = idx * 67 % 900});
+  }
+  check_against_host(k2_shape(64), sequences, MlaForm::kAuto, 17);
+}
+
 TEST_CASE("on a card several tokens of a sequence see what stands before each", "[gpu][wide]") {
   require_card();
   for (const int32_t heads : {2, 16, 64}) {
