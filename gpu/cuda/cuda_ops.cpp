@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "gpu/cuda/card_properties.h"
 #include "gpu/cuda/core/recorder.h"
 #include "gpu/cuda/cublas_matmul.h"
 #include "gpu/cuda/device_guard.h"
@@ -37,9 +38,6 @@
 namespace tandem::gpu::cuda {
 namespace {
 
-// For timing an adding product of up to 512 rows at K2's widths.
-constexpr size_t kMatmulScratchSizeBytes = size_t{16} << 20;
-
 template <typename Memory>
 class BufferOf : public DeviceBuffer {
  public:
@@ -51,33 +49,11 @@ class BufferOf : public DeviceBuffer {
   Memory memory_;
 };
 
-cudaDeviceProp properties_of(int32_t card_idx) {
-  int num_cards = 0;
-  const cudaError_t status = cudaGetDeviceCount(&num_cards);
-  if (status != cudaSuccess || card_idx >= num_cards) {
-    throw LoadError(fmt::format(
-        "GPU {}: {}", card_idx,
-        status != cudaSuccess ? cudaGetErrorString(status) : "the driver names no such card"));
-  }
-  cudaDeviceProp properties{};
-  TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, card_idx));
-  if (properties.major < 8) {
-    throw LoadError(fmt::format("GPU {}: {} has compute capability {}.{}, expected at least 8.0",
-                                card_idx, properties.name, properties.major, properties.minor));
-  }
-  return properties;
-}
-
 static_assert(kMaxAddends == gpu::kMaxAddends);
 Addends addends_of(std::span<const MatrixView<const float>> matrices) {
   Addends addends{.matrices = {}, .num = static_cast<int32_t>(matrices.size())};
   std::copy(matrices.begin(), matrices.end(), addends.matrices);
   return addends;
-}
-
-MlaAttention::Card mla_card(const cudaDeviceProp& properties) {
-  return {.num_multiprocessors = properties.multiProcessorCount,
-          .is_hopper = properties.major == 9};
 }
 
 }  // namespace
@@ -584,24 +560,5 @@ void CudaOps::receive(Ops& source, MatrixView<const float> from, MatrixView<floa
 }
 
 std::unique_ptr<Ops> make_cuda_ops(int32_t card_idx) { return std::make_unique<CudaOps>(card_idx); }
-
-int64_t planned_ops_size_bytes(int32_t card_idx, const OpsLimits& limits, const MlaShape& shape) {
-  int num_cards = 0;
-  TANDEM_CUDA_CHECK(cudaGetDeviceCount(&num_cards));
-  const int32_t known_card_idx = card_idx < num_cards ? card_idx : 0;
-  const StepInputs inputs({.max_batch_tokens = limits.max_batch_tokens,
-                           .max_context_tokens = limits.max_context_tokens});
-  return static_cast<int64_t>(CublasMatmul::kWorkspaceSizeBytes + kMatmulScratchSizeBytes +
-                              StepMemory::router_logits_size_bytes(limits)) +
-         ExpertProducts::planned_size_bytes(limits) +
-         inputs.num_values() * int64_t{sizeof(int32_t)} +
-         MlaAttention::planned_size_bytes(limits, shape, mla_card(properties_of(known_card_idx)));
-}
-
-int64_t planned_kv_b_extra_size_bytes(const MlaShape& shape) {
-  return CudaKvB::transposed_size_bytes(shape);
-}
-
-int64_t planned_upload_size_bytes() { return static_cast<int64_t>(StagedUpload::kSizeBytes); }
 
 }  // namespace tandem::gpu::cuda

@@ -13,6 +13,9 @@
 
 namespace tandem::gpu::cuda {
 
+// For timing an adding product of up to 512 rows at K2's widths.
+inline constexpr size_t kMatmulScratchSizeBytes = size_t{16} << 20;
+
 struct StepMemory {
   explicit StepMemory(const OpsLimits& limits)
       : inputs({.max_batch_tokens = limits.max_batch_tokens,
