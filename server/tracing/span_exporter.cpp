@@ -120,6 +120,8 @@ void SpanExporter::Impl::deliver(const std::vector<std::string>& batch, std::chr
   asio::co_spawn(io, post(target, document(batch), time), [&](const std::exception_ptr& error) {
     try {
       if (error) std::rethrow_exception(error);
+    } catch (const boost::system::system_error& what) {
+      failure = what.code().message();  // without the place in Asio
     } catch (const std::exception& what) {
       failure = what.what();
     }
