@@ -198,6 +198,7 @@ Result<MessagesRequest, ApiError> parse_messages_request(std::string_view body,
   read_tool_choice(fields, request.chat);
   ThinkingControls controls;
   read_thinking(fields, request, controls);
+  controls.read_template_kwargs(fields, request.chat.prompt.preserve_thinking);
   if (fields.find("thread") != nullptr) {
     // The SDK's tool runners then go on without threads, with the whole conversation each time.
     ApiError error = unsupported("thread", "a conversation kept by the server", "send all of it");

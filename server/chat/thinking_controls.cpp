@@ -37,6 +37,18 @@ void ThinkingControls::read_effort(FieldReader& fields, std::string_view key) {
   is_disabled_ = is_disabled_ || effort->budget == 0;
 }
 
+void ThinkingControls::read_template_kwargs(FieldReader& fields, bool& preserve_thinking) {
+  const boost::json::object* kwargs = fields.object("chat_template_kwargs");
+  if (kwargs == nullptr) return;
+  FieldReader entries(*kwargs, "chat_template_kwargs.");
+  entries.allow_any_key();
+  entries.read("preserve_thinking", preserve_thinking);
+  for (const std::string_view key : {"thinking", "enable_thinking"}) {
+    if (!entries.boolean(key).value_or(true)) disable();
+  }
+  if (!entries.ok()) fields.fail(*entries.error());
+}
+
 std::optional<int32_t> ThinkingControls::budget() const {
   if (is_disabled_) return 0;
   return budget_ ? budget_ : effort_budget_;

@@ -19,6 +19,9 @@ class ThinkingControls {
   void set_budget(const std::optional<int64_t>& tokens);
   // none, minimal, low, medium, high, xhigh or max; other values fail the field.
   void read_effort(FieldReader& fields, std::string_view key);
+  // chat_template_kwargs, as other servers hand them to a template: thinking or enable_thinking:
+  // false, and preserve_thinking. What else is in there is the client's business.
+  void read_template_kwargs(FieldReader& fields, bool& preserve_thinking);
 
   // Tokens before </think> is forced; none: as many as the model likes.
   [[nodiscard]] std::optional<int32_t> budget() const;

@@ -1,5 +1,7 @@
 #include "server/cli/options.h"
 
+#include <algorithm>
+
 namespace tandem::cli {
 
 CLI::App* add_command(CLI::App& app,
@@ -61,6 +63,20 @@ void add_model_option(CLI::App* command, std::string& model_dir, const std::stri
   command->add_option("-m,--model", model_dir, description)->type_name("DIR")->group("Model");
 }
 
+namespace {
+
+// "http://user:password@host/path?key=..." as "http://host/path".
+std::string without_secrets(std::string url) {
+  url.erase(std::min(url.find('?'), url.size()));
+  const size_t scheme_end = url.find("://");
+  const size_t host_begin = scheme_end == std::string::npos ? 0 : scheme_end + 3;
+  const size_t user_end = url.substr(0, url.find('/', host_begin)).rfind('@');
+  if (user_end != std::string::npos) url.erase(host_begin, user_end + 1 - host_begin);
+  return url;
+}
+
+}  // namespace
+
 std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& command) {
   std::vector<std::pair<std::string, std::string>> given;
   for (const CLI::Option* option : command.get_options()) {
@@ -71,6 +87,7 @@ std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& c
       value += result;
     }
     if (option->get_type_name() == "KEY") value = "***";
+    if (option->get_type_name() == "URL") value = without_secrets(std::move(value));
     given.emplace_back(option->get_lnames().front(), std::move(value));
   }
   return given;

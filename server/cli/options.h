@@ -34,8 +34,8 @@ CLI::Option* add_text(CLI::App* command,
                       const std::string& description,
                       const std::string& group);
 
-// The options that were given, by their long names without dashes, with what was given; "***" for
-// those that take a KEY, flags are "true".
+// The options that were given, by their long names without dashes, with what was given; flags are
+// "true". Without secrets: "***" for those that take a KEY, a URL without user, password and query.
 std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& command);
 
 // A whole number with its limits; the message of a wrong one names them.

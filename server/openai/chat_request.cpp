@@ -68,18 +68,6 @@ void refuse_unsupported(FieldReader& fields) {
   }
 }
 
-void read_thinking_kwargs(FieldReader& fields, ChatRequest& request, ThinkingControls& controls) {
-  const json::object* kwargs = fields.object("chat_template_kwargs");
-  if (kwargs == nullptr) return;
-  FieldReader entries(*kwargs, "chat_template_kwargs.");
-  entries.allow_any_key();  // a template takes what it knows
-  entries.read("preserve_thinking", request.prompt.preserve_thinking);
-  for (const std::string_view key : {"thinking", "enable_thinking"}) {
-    if (!entries.boolean(key).value_or(true)) controls.disable();
-  }
-  if (!entries.ok()) fields.fail(*entries.error());
-}
-
 // {"type": "enabled" | "disabled" | "adaptive", "keep": "all", "budget_tokens": N}: Moonshot's and
 // Anthropic's.
 void read_thinking_object(FieldReader& fields, ChatRequest& request, ThinkingControls& controls) {
@@ -112,7 +100,7 @@ void read_thinking(FieldReader& fields, ChatRequest& request) {
     if (!*separate) fields.fail(unsupported("separate_reasoning", "false", ""));
   }
   fields.read("stream_reasoning", request.stream_reasoning);
-  read_thinking_kwargs(fields, request, controls);
+  controls.read_template_kwargs(fields, request.prompt.preserve_thinking);
   read_thinking_object(fields, request, controls);
   request.thinking_budget = controls.budget();
 }

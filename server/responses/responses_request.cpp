@@ -78,15 +78,16 @@ void read_text_format(FieldReader& fields, ChatRequest& request) {
                             type ? json_excerpt(*members.find("type")) : "nothing"));
 }
 
-// {"effort": "medium", "summary": "auto"}
-void read_reasoning(FieldReader& fields, ChatRequest& request) {
-  const json::object* reasoning = fields.object("reasoning");
-  if (reasoning == nullptr) return;
-  FieldReader entries(*reasoning, "reasoning.");
+// {"effort": "medium", "summary": "auto"}, and other servers' way to say it.
+void read_thinking(FieldReader& fields, ChatRequest& request) {
   ThinkingControls controls;
-  controls.read_effort(entries, "effort");
-  entries.ignore({"summary", "generate_summary", "context", "encrypted_content"});
-  if (!entries.ok()) return fields.fail(*entries.error());
+  controls.read_template_kwargs(fields, request.prompt.preserve_thinking);
+  if (const json::object* reasoning = fields.object("reasoning")) {
+    FieldReader entries(*reasoning, "reasoning.");
+    controls.read_effort(entries, "effort");
+    entries.ignore({"summary", "generate_summary", "context", "encrypted_content"});
+    if (!entries.ok()) return fields.fail(*entries.error());
+  }
   request.thinking_budget = controls.budget();
 }
 
@@ -162,7 +163,7 @@ Result<ResponsesRequest, ApiError> parse_responses_request(std::string_view body
   read_tools(fields, request);
   read_text_format(fields, chat);
   refuse_stateful(fields);
-  read_reasoning(fields, chat);
+  read_thinking(fields, chat);
   static_cast<void>(fields.object("metadata"));
   static_cast<void>(fields.boolean("store"));
   static_cast<void>(fields.array("include"));

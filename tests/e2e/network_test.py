@@ -57,13 +57,15 @@ class Network(unittest.TestCase):
     def test_server_info_shows_the_flags_but_no_key(self):
         keys = self.path("keys", "sk-file\n")
         with TandemServer(TANDEM, "--api-key", "sk-line", "--api-key-file", keys, "--max-queue", 7, "--preserve-thinking",
+                          "--otlp-traces-endpoint", "http://me:sk-otlp@127.0.0.1:9/v1/traces?key=sk-query",
                           environment={"TANDEM_ADMIN_API_KEY": "sk-admin"}) as server:
             self.assertEqual(server.request("GET", "/server_info")[0], 401)
             status, _, text = server.request("GET", "/server_info", headers={"x-api-key": "sk-line"})
         self.assertEqual(status, 200)
         self.assertNotIn("sk-", text)
         info = json.loads(text)
-        flags = {"api-key": "***", "admin-api-key": "***", "api-key-file": keys, "max-queue": "7", "preserve-thinking": "true"}
+        flags = {"api-key": "***", "admin-api-key": "***", "api-key-file": keys, "max-queue": "7", "preserve-thinking": "true",
+                 "otlp-traces-endpoint": "http://127.0.0.1:9/v1/traces"}
         self.assertEqual(flags, {name: info["flags"].get(name) for name in flags})
         self.assertEqual(info["max_queued_requests"], 7)
         self.assertEqual(info["model_path"], DEMO_MODEL_DIR)

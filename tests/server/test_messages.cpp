@@ -288,6 +288,10 @@ TEST_CASE("calls can be demanded, formats fixed and thinking limited", "[server]
   CHECK(limited.chat.thinking_budget == 1024);
   CHECK(parsed(with(R"("thinking":{"type":"disabled"})")).chat.thinking_budget == 0);
   CHECK(parsed(with(R"("output_config":{"effort":"low"})")).chat.thinking_budget == 2048);
+  const auto by_kwargs = parsed(
+      with(R"("chat_template_kwargs":{"enable_thinking":false,"preserve_thinking":true,"x":1})"));
+  CHECK(by_kwargs.chat.thinking_budget == 0);
+  CHECK(by_kwargs.chat.prompt.preserve_thinking);
   REQUIRE(limited.chat.format);
   CHECK(limited.chat.format->text == R"({"type":"object"})");
   CHECK(limited.chat.format->field == "output_config.format.schema");
@@ -341,6 +345,7 @@ TEST_CASE("a wrong field of a messages request is named", "[server][messages]") 
       {R"("output_config":1)", hi, "output_config"},
       {R"("thinking":{"type":"maybe"})", hi, "thinking.type"},
       {R"("thinking":{"type":"enabled","budget_tokens":-1})", hi, "thinking.budget_tokens"},
+      {R"("chat_template_kwargs":{"thinking":"no"})", hi, "chat_template_kwargs.thinking"},
       {R"("tools":{})", hi, "tools"},
       {R"("tools":[1])", hi, "tools[0]"},
       {R"("tools":[{"input_schema":{}}])", hi, "tools[0].name"},

@@ -218,6 +218,11 @@ TEST_CASE("calls can be demanded and formats fixed in a response", "[server][res
   CHECK(formed.chat.format->text == R"({"type":"object"})");
   CHECK(parsed(with(R"("text":{"format":{"type":"json_object"}})")).chat.format);
   CHECK_FALSE(parsed(with(R"("text":{"format":{"type":"text"}})")).chat.format);
+  CHECK(parsed(with(R"("reasoning":{"effort":"low"})")).chat.thinking_budget == 2048);
+  const auto by_kwargs =
+      parsed(with(R"("chat_template_kwargs":{"thinking":false,"preserve_thinking":true})"));
+  CHECK(by_kwargs.chat.thinking_budget == 0);
+  CHECK(by_kwargs.chat.prompt.preserve_thinking);
 }
 
 TEST_CASE("the request is repeated in the response", "[server][responses]") {
@@ -351,6 +356,7 @@ TEST_CASE("a wrong field of a responses request is named", "[server][responses]"
       {R"("text":7)", "\"hi\"", "text"},
       {R"("reasoning":7)", "\"hi\"", "reasoning"},
       {R"("reasoning":{"effort":"some"})", "\"hi\"", "reasoning.effort"},
+      {R"("chat_template_kwargs":{"thinking":1})", "\"hi\"", "chat_template_kwargs.thinking"},
       {R"("store":7)", "\"hi\"", "store"},
       {R"("previous_response_id":"resp_1")", "\"hi\"", "previous_response_id"},
       {R"("conversation":"conv_1")", "\"hi\"", "conversation"},
