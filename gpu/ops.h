@@ -215,24 +215,17 @@ class Ops {
                              MatrixView<bf16> out) = 0;
 
   // Scores, choice and weights of the router (12-14), all in FP32; ties go to the lower index;
-  // expert_ids ascend.
+  // expert_ids ascend. Where hidden_copy has rows, hidden_copy = hidden; it may be hidden itself
+  // where the device's memory is the host's. The results may lie in memory of allocate_host: what
+  // experts on the host need.
   //   gate [n_routed_experts, hidden_size]    bias [n_routed_experts], for the choice only
   virtual void router_topk(MatrixView<const bf16> hidden,
                            const LinearWeight& gate,
                            std::span<const float> e_score_correction_bias,
                            const RouterParams& params,
+                           MatrixView<bf16> hidden_copy,
                            MatrixView<int32_t> expert_ids,
                            MatrixView<float> expert_weights) = 0;
-  // The same for experts that lie on the host, with what they multiply: host_hidden = hidden. To
-  // memory of allocate_host; host_hidden may be hidden itself where the device's memory is the
-  // host's.
-  virtual void router_topk_to_host(MatrixView<const bf16> hidden,
-                                   const LinearWeight& gate,
-                                   std::span<const float> e_score_correction_bias,
-                                   const RouterParams& params,
-                                   MatrixView<bf16> host_hidden,
-                                   MatrixView<int32_t> host_expert_ids,
-                                   MatrixView<float> host_expert_weights) = 0;
 
   // residual[t, :] += sum_j expert_weights[t, j] * MLP_{expert_ids[t, j]}(hidden[t, :]) (11, 15),
   // for experts on the device; all ids are of the layer's experts. Between an expert's products,

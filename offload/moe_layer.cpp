@@ -47,8 +47,8 @@ void run_moe_on_device(gpu::Ops& ops,
   const MatrixView normed = workspace.normed.first_rows(num_rows);
   const MatrixView expert_ids = workspace.expert_ids.first_rows(num_rows);
   const MatrixView expert_weights = workspace.expert_weights.first_rows(num_rows);
-  ops.router_topk(normed, *weights.gate, weights.e_score_correction_bias.view(), router, expert_ids,
-                  expert_weights);
+  ops.router_topk(normed, *weights.gate, weights.e_score_correction_bias.view(), router, {},
+                  expert_ids, expert_weights);
   ops.add_routed_experts(normed, *weights.experts, expert_ids, expert_weights,
                          workspace.residual.first_rows(num_rows));
   if (weights.mlp.gate_up != nullptr) add_mlp(ops, weights.mlp, num_rows, workspace);
@@ -61,11 +61,11 @@ void route_tokens(gpu::Ops& ops,
                   int64_t num_rows,
                   Workspace& workspace) {
   norm_residual(ops, weights.post_attention_layernorm.view(), rms_norm_eps, num_rows, workspace);
-  ops.router_topk_to_host(workspace.normed.first_rows(num_rows), *weights.gate,
-                          weights.e_score_correction_bias.view(), router,
-                          workspace.host_normed.first_rows(num_rows),
-                          workspace.host_expert_ids.first_rows(num_rows),
-                          workspace.host_expert_weights.first_rows(num_rows));
+  ops.router_topk(workspace.normed.first_rows(num_rows), *weights.gate,
+                  weights.e_score_correction_bias.view(), router,
+                  workspace.host_normed.first_rows(num_rows),
+                  workspace.host_expert_ids.first_rows(num_rows),
+                  workspace.host_expert_weights.first_rows(num_rows));
 }
 
 void run_shared_experts(gpu::Ops& ops,

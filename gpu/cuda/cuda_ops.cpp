@@ -195,15 +195,9 @@ class CudaOps final : public Ops {
                    const LinearWeight& gate,
                    std::span<const float> e_score_correction_bias,
                    const RouterParams& params,
+                   MatrixView<bf16> hidden_copy,
                    MatrixView<int32_t> expert_ids,
                    MatrixView<float> expert_weights) override;
-  void router_topk_to_host(MatrixView<const bf16> hidden,
-                           const LinearWeight& gate,
-                           std::span<const float> e_score_correction_bias,
-                           const RouterParams& params,
-                           MatrixView<bf16> host_hidden,
-                           MatrixView<int32_t> host_expert_ids,
-                           MatrixView<float> host_expert_weights) override;
   void add_routed_experts(MatrixView<const bf16> hidden,
                           const ExpertsWeight& experts,
                           MatrixView<const int32_t> expert_ids,
@@ -244,14 +238,6 @@ class CudaOps final : public Ops {
                void* out,
                int64_t out_row_stride,
                MatmulOut kind);
-  // hidden_copy has no rows where none is wanted.
-  void route(MatrixView<const bf16> hidden,
-             const LinearWeight& gate,
-             std::span<const float> e_score_correction_bias,
-             const RouterParams& params,
-             MatrixView<bf16> hidden_copy,
-             MatrixView<int32_t> expert_ids,
-             MatrixView<float> expert_weights);
 
   int32_t card_idx_;
   cudaDeviceProp properties_;
@@ -405,34 +391,15 @@ void CudaOps::linear_swiglu(MatrixView<const bf16> x,
   });
 }
 
+// The kernel may write to the host's memory itself: one launch where there were four nodes of a
+// graph.
 void CudaOps::router_topk(MatrixView<const bf16> hidden,
                           const LinearWeight& gate,
                           std::span<const float> e_score_correction_bias,
                           const RouterParams& params,
+                          MatrixView<bf16> hidden_copy,
                           MatrixView<int32_t> expert_ids,
                           MatrixView<float> expert_weights) {
-  route(hidden, gate, e_score_correction_bias, params, {}, expert_ids, expert_weights);
-}
-
-// The kernel writes to the host's memory: one launch where there were four nodes of a graph.
-void CudaOps::router_topk_to_host(MatrixView<const bf16> hidden,
-                                  const LinearWeight& gate,
-                                  std::span<const float> e_score_correction_bias,
-                                  const RouterParams& params,
-                                  MatrixView<bf16> host_hidden,
-                                  MatrixView<int32_t> host_expert_ids,
-                                  MatrixView<float> host_expert_weights) {
-  route(hidden, gate, e_score_correction_bias, params, host_hidden, host_expert_ids,
-        host_expert_weights);
-}
-
-void CudaOps::route(MatrixView<const bf16> hidden,
-                    const LinearWeight& gate,
-                    std::span<const float> e_score_correction_bias,
-                    const RouterParams& params,
-                    MatrixView<bf16> hidden_copy,
-                    MatrixView<int32_t> expert_ids,
-                    MatrixView<float> expert_weights) {
   TANDEM_CHECK(hidden.rows * gate.out_features * int64_t{sizeof(float)} <=
                    static_cast<int64_t>(step_->router_logits.size_bytes()),
                "router_topk: more experts than reserve() was told");

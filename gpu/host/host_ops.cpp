@@ -263,6 +263,7 @@ void HostOps::router_topk(MatrixView<const bf16> hidden,
                           const LinearWeight& gate,
                           std::span<const float> e_score_correction_bias,
                           const RouterParams& params,
+                          MatrixView<bf16> hidden_copy,
                           MatrixView<int32_t> expert_ids,
                           MatrixView<float> expert_weights) {
   const int64_t num_experts = gate.out_features;
@@ -288,21 +289,11 @@ void HostOps::router_topk(MatrixView<const bf16> hidden,
                      expert_weights.row(begin + row));
     });
   }
-}
-
-void HostOps::router_topk_to_host(MatrixView<const bf16> hidden,
-                                  const LinearWeight& gate,
-                                  std::span<const float> e_score_correction_bias,
-                                  const RouterParams& params,
-                                  MatrixView<bf16> host_hidden,
-                                  MatrixView<int32_t> host_expert_ids,
-                                  MatrixView<float> host_expert_weights) {
-  router_topk(hidden, gate, e_score_correction_bias, params, host_expert_ids, host_expert_weights);
-  if (host_hidden.data == hidden.data) return;
-  TANDEM_CHECK(host_hidden.rows == hidden.rows && host_hidden.cols == hidden.cols,
-               "router_topk_to_host: shapes");
+  if (hidden_copy.rows == 0 || hidden_copy.data == hidden.data) return;
+  TANDEM_CHECK(hidden_copy.rows == hidden.rows && hidden_copy.cols == hidden.cols,
+               "router_topk: hidden_copy");
   for_each_row(hidden.rows, hidden.cols, [&](int64_t row, int64_t begin, int64_t end) {
-    std::memcpy(&host_hidden(row, begin), &hidden(row, begin),
+    std::memcpy(&hidden_copy(row, begin), &hidden(row, begin),
                 static_cast<size_t>(end - begin) * sizeof(bf16));
   });
 }

@@ -138,7 +138,7 @@ TEST_CASE("router_topk is linear followed by the choice, the same for any batch"
   device.ops->linear(hidden.view(), *gate, logits.view());
   std::vector<int32_t> ids(kTokens * 4);
   std::vector<float> weights(kTokens * 4);
-  device.ops->router_topk(hidden.view(), *gate, bias, params, {ids.data(), kTokens, 4},
+  device.ops->router_topk(hidden.view(), *gate, bias, params, {}, {ids.data(), kTokens, 4},
                           {weights.data(), kTokens, 4});
   for (int64_t token = 0; token < kTokens; ++token) {
     const auto row = logits.view().row(token);
@@ -148,14 +148,15 @@ TEST_CASE("router_topk is linear followed by the choice, the same for any batch"
         std::equal(expected.weights.begin(), expected.weights.end(), weights.begin() + token * 4));
     std::vector<int32_t> ids_alone(4);
     std::vector<float> weights_alone(4);
-    device.ops->router_topk(hidden.view().rows_from(token, 1), *gate, bias, params,
+    device.ops->router_topk(hidden.view().rows_from(token, 1), *gate, bias, params, {},
                             {ids_alone.data(), 1, 4}, {weights_alone.data(), 1, 4});
     CHECK(ids_alone == expected.ids);
     CHECK(weights_alone == expected.weights);
   }
 }
 
-TEST_CASE("router_topk_to_host is router_topk, and takes the rows along", "[gpu][host]") {
+TEST_CASE("router_topk takes the rows along that it was asked to, and chooses the same",
+          "[gpu][host]") {
   HostDevice device(2, *host::supported_kernels().back());
   Values values(23);
   for (const int64_t num_tokens : {1, 70}) {
@@ -168,19 +169,18 @@ TEST_CASE("router_topk_to_host is router_topk, and takes the rows along", "[gpu]
     const auto num = static_cast<size_t>(4 * num_tokens);
     std::vector<int32_t> expected_ids(num), ids(num), own_ids(num);
     std::vector<float> expected_weights(num), weights(num), own_weights(num);
-    device.ops->router_topk(hidden.view(), *gate, bias, params,
+    device.ops->router_topk(hidden.view(), *gate, bias, params, {},
                             {expected_ids.data(), num_tokens, 4},
                             {expected_weights.data(), num_tokens, 4});
     TestMatrix<bf16> copy(num_tokens, 96);
-    device.ops->router_topk_to_host(hidden.view(), *gate, bias, params, copy.view(),
-                                    {ids.data(), num_tokens, 4}, {weights.data(), num_tokens, 4});
+    device.ops->router_topk(hidden.view(), *gate, bias, params, copy.view(),
+                            {ids.data(), num_tokens, 4}, {weights.data(), num_tokens, 4});
     CHECK(ids == expected_ids);
     CHECK(weights == expected_weights);
     CHECK(same_bits(std::span(copy.values), std::span(before.values)));
     // Onto itself, where both are the same memory.
-    device.ops->router_topk_to_host(hidden.view(), *gate, bias, params, hidden.view(),
-                                    {own_ids.data(), num_tokens, 4},
-                                    {own_weights.data(), num_tokens, 4});
+    device.ops->router_topk(hidden.view(), *gate, bias, params, hidden.view(),
+                            {own_ids.data(), num_tokens, 4}, {own_weights.data(), num_tokens, 4});
     CHECK(own_ids == expected_ids);
     CHECK(own_weights == expected_weights);
     CHECK(same_bits(std::span(hidden.values), std::span(before.values)));

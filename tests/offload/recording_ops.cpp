@@ -160,10 +160,12 @@ void RecordingOps::router_topk(MatrixView<const bf16> hidden,
                                const gpu::LinearWeight& gate,
                                std::span<const float> e_score_correction_bias,
                                const gpu::RouterParams& params,
+                               MatrixView<bf16> hidden_copy,
                                MatrixView<int32_t> expert_ids,
                                MatrixView<float> expert_weights) {
   enqueue([=, this, &gate] {
-    inner_->router_topk(hidden, gate, e_score_correction_bias, params, expert_ids, expert_weights);
+    inner_->router_topk(hidden, gate, e_score_correction_bias, params, hidden_copy, expert_ids,
+                        expert_weights);
   });
 }
 
@@ -174,19 +176,6 @@ void RecordingOps::add_routed_experts(MatrixView<const bf16> hidden,
                                       MatrixView<float> residual) {
   enqueue([=, this, &experts] {
     inner_->add_routed_experts(hidden, experts, expert_ids, expert_weights, residual);
-  });
-}
-
-void RecordingOps::router_topk_to_host(MatrixView<const bf16> hidden,
-                                       const gpu::LinearWeight& gate,
-                                       std::span<const float> e_score_correction_bias,
-                                       const gpu::RouterParams& params,
-                                       MatrixView<bf16> host_hidden,
-                                       MatrixView<int32_t> host_expert_ids,
-                                       MatrixView<float> host_expert_weights) {
-  enqueue([=, this, &gate] {
-    inner_->router_topk_to_host(hidden, gate, e_score_correction_bias, params, host_hidden,
-                                host_expert_ids, host_expert_weights);
   });
 }
 

@@ -93,15 +93,9 @@ class RecordingOps : public gpu::Ops {
                    const gpu::LinearWeight& gate,
                    std::span<const float> e_score_correction_bias,
                    const gpu::RouterParams& params,
+                   MatrixView<bf16> hidden_copy,
                    MatrixView<int32_t> expert_ids,
                    MatrixView<float> expert_weights) override;
-  void router_topk_to_host(MatrixView<const bf16> hidden,
-                           const gpu::LinearWeight& gate,
-                           std::span<const float> e_score_correction_bias,
-                           const gpu::RouterParams& params,
-                           MatrixView<bf16> host_hidden,
-                           MatrixView<int32_t> host_expert_ids,
-                           MatrixView<float> host_expert_weights) override;
   void add_routed_experts(MatrixView<const bf16> hidden,
                           const gpu::ExpertsWeight& experts,
                           MatrixView<const int32_t> expert_ids,

@@ -168,12 +168,12 @@ TEST_CASE("on a card the router chooses what the host chooses from the same logi
       const auto card_gate = ops->load_linear(gate_matrix.view());
       CardMatrix<int32_t> ids(*ops, num_tokens, 4);
       CardMatrix<float> weights(*ops, num_tokens, 4);
-      ops->router_topk(card_hidden.view(), *card_gate, card_bias.view(), params, ids.view(),
+      ops->router_topk(card_hidden.view(), *card_gate, card_bias.view(), params, {}, ids.view(),
                        weights.view());
       const auto gate = host.ops->load_linear(gate_matrix.view());
       std::vector<int32_t> expected_ids(static_cast<size_t>(num_tokens * 4));
       std::vector<float> expected_weights(expected_ids.size());
-      host.ops->router_topk(hidden.view(), *gate, bias, params,
+      host.ops->router_topk(hidden.view(), *gate, bias, params, {},
                             {expected_ids.data(), num_tokens, 4},
                             {expected_weights.data(), num_tokens, 4});
       // The same for the host, with the rows.
@@ -185,8 +185,8 @@ TEST_CASE("on a card the router chooses what the host chooses from the same logi
                                            4);
       const MatrixView<float> copied_weights(reinterpret_cast<float*>(host_weights->data()),
                                              num_tokens, 4);
-      ops->router_topk_to_host(card_hidden.view(), *card_gate, card_bias.view(), params, copy,
-                               copied_ids, copied_weights);
+      ops->router_topk(card_hidden.view(), *card_gate, card_bias.view(), params, copy, copied_ids,
+                       copied_weights);
       const MatrixView<const int32_t> actual_ids = ids.fetch();
       const MatrixView<const float> actual_weights = weights.fetch();
       for (int64_t token = 0; token < num_tokens; ++token) {
