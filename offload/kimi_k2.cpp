@@ -29,12 +29,6 @@
 #include "runtime/model/expert_reader.h"
 
 namespace tandem::offload {
-namespace {
-
-constexpr ModelMemory kAllMemory{.weights = true, .host_weights = true, .kv_cache = true};
-
-}  // namespace
-
 struct KimiK2::Impl {
   const Checkpoint& checkpoint;
   ModelConfig config;
@@ -50,7 +44,7 @@ struct KimiK2::Impl {
       embed_tokens;  // [vocab_size, hidden_size], on the first device
   HeadWeights head;  // on the last
   // Not taken yet, or given back. What steps work in is there when nothing is missing.
-  ModelMemory missing = kAllMemory;
+  ModelMemory missing = kAllModelMemory;
   std::string description;
 
   Impl(const Checkpoint& checkpoint_in, WorkerPool& pool_in)
@@ -93,18 +87,6 @@ struct KimiK2::Impl {
   void check_batch(const Batch& batch) const;
 };
 
-namespace {
-
-gpu::RouterParams router_params(const ModelConfig& config) {
-  return {.num_experts_per_tok = config.num_experts_per_tok,
-          .n_group = config.n_group,
-          .topk_group = config.topk_group,
-          .norm_topk_prob = config.norm_topk_prob,
-          .routed_scaling_factor = config.routed_scaling_factor};
-}
-
-}  // namespace
-
 KimiK2::KimiK2(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 KimiK2::~KimiK2() = default;
 
@@ -124,7 +106,7 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                    available_memory(options.devices));
   if (options.on_plan) options.on_plan(format_memory_map(impl->placement));
   impl->prepare();
-  impl->take_memory(kAllMemory, progress);
+  impl->take_memory(kAllModelMemory, progress);
   if (options.warm_up && !impl->parts.front().ops().memory_is_host()) impl->warm_up(progress);
   impl->description = impl->make_description();
   return std::unique_ptr<KimiK2>(new KimiK2(std::move(impl)));

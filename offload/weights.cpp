@@ -41,6 +41,14 @@ gpu::MlaShape mla_shape(const ModelConfig& config) {
           .softmax_scale = softmax_scale(config)};
 }
 
+gpu::RouterParams router_params(const ModelConfig& config) {
+  return {.num_experts_per_tok = config.num_experts_per_tok,
+          .n_group = config.n_group,
+          .topk_group = config.topk_group,
+          .norm_topk_prob = config.norm_topk_prob,
+          .routed_scaling_factor = config.routed_scaling_factor};
+}
+
 gpu::ExpertsShape experts_shape(const ModelConfig& config) {
   return {.hidden_size = config.hidden_size,
           .moe_intermediate_size = config.moe_intermediate_size,

@@ -61,6 +61,7 @@ struct HeadWeights {
 };
 
 gpu::MlaShape mla_shape(const ModelConfig& config);
+gpu::RouterParams router_params(const ModelConfig& config);
 gpu::ExpertsShape experts_shape(const ModelConfig& config);
 // Of all MoE layers, the how manieth a layer that is one is.
 int32_t moe_layer_idx(const ModelConfig& config, int32_t layer_idx);

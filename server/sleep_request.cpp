@@ -16,9 +16,6 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr ModelMemory kOnDevices{.weights = true, .kv_cache = true};
-constexpr ModelMemory kAllMemory{.weights = true, .host_weights = true, .kv_cache = true};
-
 // A whole number as one, so that the reader of bodies can judge it.
 json::value query_value(const std::string& text) {
   int64_t number = 0;
@@ -85,7 +82,7 @@ Result<SleepRequest, ApiError> read_sleep_request(std::string_view query, std::s
   FieldReader fields(document->get_object());
   SleepRequest request;
   const int64_t level = fields.integer("level", 1, 2).value_or(1);
-  request.memory = level == 1 ? kOnDevices : kAllMemory;
+  request.memory = level == 1 ? kDeviceModelMemory : kAllModelMemory;
   if (const auto tags = read_tags(fields)) request.memory = *tags;
   if (const auto name = fields.string("mode")) {
     const std::optional<SleepMode> mode = mode_of(*name);
@@ -100,7 +97,7 @@ Result<ModelMemory, ApiError> read_wake_request(std::string_view query, std::str
   const auto document = merged(query, body);
   if (!document) return document.error();
   FieldReader fields(document->get_object());
-  const ModelMemory memory = read_tags(fields).value_or(kAllMemory);
+  const ModelMemory memory = read_tags(fields).value_or(kAllModelMemory);
   if (!fields.ok()) return *fields.error();
   return memory;
 }

@@ -63,12 +63,8 @@ void DecodeLayer::run(gpu::Ops& ops) {
     offload::run_dense_mlp(ops, weights_, config_.rms_norm_eps, num_rows_, workspace_);
     return;
   }
-  const gpu::RouterParams router{.num_experts_per_tok = config_.num_experts_per_tok,
-                                 .n_group = config_.n_group,
-                                 .topk_group = config_.topk_group,
-                                 .norm_topk_prob = config_.norm_topk_prob,
-                                 .routed_scaling_factor = config_.routed_scaling_factor};
-  offload::route_tokens(ops, router, weights_, config_.rms_norm_eps, num_rows_, workspace_);
+  offload::route_tokens(ops, offload::router_params(config_), weights_, config_.rms_norm_eps,
+                        num_rows_, workspace_);
   offload::run_shared_experts(ops, weights_, num_rows_, workspace_);
 }
 

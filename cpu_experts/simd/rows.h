@@ -119,13 +119,13 @@ inline Sum add_products(Sum sum, Codes codes, Codes x, int16_t) {
 // of instructions counts: a third faster for one, alike from five on.
 template <int kTokens>
 Sum add_products(Sum sum, Codes codes, const void* x, int8_t value) {
-  if constexpr (kTokens > 4) return add_products(sum, codes, broadcast(x), value);
+  if constexpr (kTokens > kFewTokens) return add_products(sum, codes, broadcast(x), value);
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(word_of(x)));
   return sum;
 }
 template <int kTokens>
 Sum add_products(Sum sum, Codes codes, const void* x, int16_t value) {
-  if constexpr (kTokens > 4) return add_products(sum, codes, broadcast(x), value);
+  if constexpr (kTokens > kFewTokens) return add_products(sum, codes, broadcast(x), value);
   asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(word_of(x)));
   return sum;
 }

@@ -11,6 +11,10 @@ struct ModelMemory {
   bool operator==(const ModelMemory&) const = default;
 };
 
+inline constexpr ModelMemory kAllModelMemory{
+    .weights = true, .host_weights = true, .kv_cache = true};
+inline constexpr ModelMemory kDeviceModelMemory{.weights = true, .kv_cache = true};
+
 inline ModelMemory operator|(const ModelMemory& left, const ModelMemory& right) {
   return {.weights = left.weights || right.weights,
           .host_weights = left.host_weights || right.host_weights,

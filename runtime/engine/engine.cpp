@@ -21,8 +21,6 @@
 namespace tandem {
 namespace {
 
-constexpr ModelMemory kAllMemory{.weights = true, .host_weights = true, .kv_cache = true};
-constexpr ModelMemory kOnDevices{.weights = true, .kv_cache = true};
 constexpr const char* kShuttingDown = "the server is shutting down";
 
 RequestLimits request_limits(const ForwardModel& model) {
@@ -134,7 +132,7 @@ Result<Engine::RequestId, SubmitError> Engine::Impl::submit(GenerationRequest re
     if (std::optional<SubmitError> asleep_error = refusal_asleep(has_begun)) {
       if (!options.wake_on_request) return *std::move(asleep_error);
       if (sleep.state() != SleepState::kWaking)
-        called_off = sleep.order_waking(kAllMemory, nullptr);
+        called_off = sleep.order_waking(kAllModelMemory, nullptr);
     }
     submitted.push_back(std::move(active));
     ++num_queued;
@@ -293,7 +291,7 @@ void Engine::Impl::wait_until_there_is_work(std::unique_lock<std::mutex>& lock) 
   if (asleep || options.sleep_after.count() <= 0) return has_mail.wait(lock, has_work);
   while (!has_mail.wait_for(lock, options.sleep_after, has_work)) {
     // Nobody has asked for so long; somebody may be about to, for an answer of several requests.
-    if (is_idle()) sleep.order_sleep(kOnDevices, SleepMode::kWait, nullptr);
+    if (is_idle()) sleep.order_sleep(kDeviceModelMemory, SleepMode::kWait, nullptr);
   }
 }
 

@@ -3,9 +3,8 @@
 //   K::kMaxThreads, K::kMinBlocks      for __launch_bounds__
 //   K::launch_shape(params)            grid, threads and shared memory, on the host
 //   K::run(cta, params)                the body, a template over the Cta
-//   K::kWaitsItself                    only where run() calls cta.wait_for_previous() itself,
-//   behind
-//                                      its first loads of weights
+//   K::kWaitsItself                    only where run() itself calls cta.wait_for_previous(),
+//                                      behind its first loads of weights
 // For nvcc alone: where the tests compile launches as C++, their emulator has a launch() of its own
 // (tests/gpu/card/emulated_launch.h).
 //
