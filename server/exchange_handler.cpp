@@ -37,16 +37,24 @@ class LoggedRequest {
     if (state_.spans != nullptr) trace_ = trace_context_of(session.traceparent());
     if (trace_ && !trace_->sampled) trace_.reset();
     if (state_.request_log == nullptr && !trace_) return;
-    record_.emplace(std::string(endpoint), session.request_id(), state_.options.log_content);
+    record_ = std::make_shared<RequestRecord>(std::string(endpoint), session.request_id(),
+                                              state_.options.log_content);
     record_->keep_body(body);
   }
   ~LoggedRequest() {
     if (!record_) return;
-    if (exchange_ != nullptr) record_->note_usage(exchange_->usage());
-    record_->end(error_ || exchange_ == nullptr ? error_ : exchange_->error(), client_gone_);
+    if (exchange_ != nullptr) {
+      record_->end(exchange_->error(), client_gone_, exchange_->usage());
+    } else {
+      record_->end(error_, false, {});
+    }
     if (trace_) state_.spans->send(record_->to_span_json(*trace_));
-    if (state_.request_log != nullptr &&
-        !state_.request_log->write(record_->to_json_line(state_.model().tokenizer))) {
+    if (state_.request_log == nullptr) return;
+    const auto make_line = [record = std::shared_ptr<const RequestRecord>(record_),
+                            tokenizer = state_.model().tokenizer] {
+      return record->to_json_line(tokenizer);
+    };
+    if (!state_.request_log->write(record_->size_bytes(), make_line)) {
       state_.metrics->count_dropped_log_line();
     }
   }
@@ -66,16 +74,13 @@ class LoggedRequest {
   void event(const ChoiceEvent& event) {
     if (record_) record_->note_event(event.choice_idx, event.event);
   }
-  void refused(ApiError error) {
-    error_ = std::move(error);
-    client_gone_ = false;
-  }
+  void refused(ApiError error) { error_ = std::move(error); }
   void ended() { client_gone_ = false; }
 
  private:
   ServerState& state_;
   std::optional<TraceContext> trace_;  // of a span that is wanted
-  std::optional<RequestRecord> record_;
+  std::shared_ptr<RequestRecord> record_;
   const Exchange* exchange_ = nullptr;
   std::optional<ApiError> error_;
   bool client_gone_ = false;

@@ -134,6 +134,12 @@ JsonWriter& JsonWriter::integer(int64_t value) {
   return *this;
 }
 
+JsonWriter& JsonWriter::integers(std::span<const int32_t> values) {
+  begin_array();
+  for (const int32_t value : values) integer(value);
+  return end_array();
+}
+
 JsonWriter& JsonWriter::number(double value) {
   if (!std::isfinite(value)) return null();
   separate();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -29,6 +30,7 @@ class JsonWriter {
 
   JsonWriter& string(std::string_view text);
   JsonWriter& integer(int64_t value);
+  JsonWriter& integers(std::span<const int32_t> values);  // an array
   JsonWriter& number(double value);  // shortest form that reads back; not finite: null
   JsonWriter& boolean(bool value);
   JsonWriter& null();

@@ -32,13 +32,7 @@ void append_stop_reason(std::string& out, const ChatChoice& choice) {
 
 void append_ids(std::string& out, std::string_view name, std::span<const int32_t> ids) {
   out += ',';
-  append_json_string(out, name);
-  out += ":[";
-  for (size_t idx = 0; idx < ids.size(); ++idx) {
-    if (idx > 0) out += ',';
-    out += std::to_string(ids[idx]);
-  }
-  out += ']';
+  JsonWriter(out).key(name).integers(ids);
 }
 
 }  // namespace tandem::server

@@ -1,6 +1,7 @@
 #include "server/openai/render.h"
 
 #include "server/chat/exchange.h"
+#include "server/chat/sampling_text.h"
 #include "server/http/json_writer.h"
 #include "server/openai/chat_completion.h"
 #include "server/openai/text_completion.h"
@@ -8,29 +9,17 @@
 namespace tandem::server {
 namespace {
 
-void write_ids(JsonWriter& json, std::span<const int32_t> ids) {
-  json.begin_array();
-  for (const int32_t id : ids) json.integer(id);
-  json.end_array();
-}
-
 void write_count(JsonWriter& json, int64_t count, int64_t none) {
   count == none ? json.null() : json.integer(count);
 }
 
 // Under vLLM's names. `generation` is of the first choice.
-void write_sampling(JsonWriter& json,
-                    const GenerationOptions& options,
-                    const GenerationRequest& generation) {
+void write_generation(JsonWriter& json,
+                      const GenerationOptions& options,
+                      const GenerationRequest& generation) {
   const SamplingParams& sampling = generation.sampling;
   json.begin_object().key("n").integer(options.n);
-  json.key("temperature").number(static_cast<double>(sampling.temperature));
-  json.key("top_p").number(static_cast<double>(sampling.top_p));
-  json.key("top_k").integer(sampling.top_k);
-  json.key("min_p").number(static_cast<double>(sampling.min_p));
-  json.key("repetition_penalty").number(static_cast<double>(sampling.repetition_penalty));
-  json.key("frequency_penalty").number(static_cast<double>(sampling.frequency_penalty));
-  json.key("presence_penalty").number(static_cast<double>(sampling.presence_penalty));
+  write_sampling(json, sampling);
   json.key("logit_bias").begin_object();
   for (const auto& [id, bias] : sampling.logit_bias)
     json.key(std::to_string(id)).number(static_cast<double>(bias));
@@ -43,7 +32,7 @@ void write_sampling(JsonWriter& json,
   json.key("stop").begin_array();
   for (const std::string& stop : options.stop) json.string(stop);
   json.end_array().key("stop_token_ids");
-  write_ids(json, generation.stop_token_ids);
+  json.integers(generation.stop_token_ids);
   json.key("include_stop_str_in_output").boolean(options.include_stop_in_output);
   json.key("logprobs");
   write_count(json, generation.num_logprobs, -1);
@@ -62,10 +51,10 @@ void write_request(JsonWriter& json,
   json.key("model").string(options.model.empty() ? model.names.front() : options.model);
   json.key("prompt_text").string(model.tokenizer->decode(generation.prompt_ids));
   json.key("token_ids");
-  write_ids(json, generation.prompt_ids);
+  json.integers(generation.prompt_ids);
   json.key("features").null();
   json.key("sampling_params");
-  write_sampling(json, options, generation);
+  write_generation(json, options, generation);
   json.key("stream").boolean(options.stream);
   json.key("stream_options");
   if (options.stream) {

@@ -11,12 +11,6 @@
 namespace tandem::server {
 namespace {
 
-void write_ids(JsonWriter& json, std::span<const int32_t> ids) {
-  json.begin_array();
-  for (const int32_t id : ids) json.integer(id);
-  json.end_array();
-}
-
 Result<RenderedPrompt, ApiError> render(FieldReader& fields, const ServedModel& model) {
   auto request = read_chat_request(fields, request_limits(model));
   if (!request) return request.error();
@@ -51,7 +45,7 @@ Result<std::string, ApiError> tokenize_json(std::string_view body, const ServedM
   json.key("count").integer(static_cast<int64_t>(ids.size()));
   json.key("max_model_len").integer(model.max_context_tokens);
   json.key("tokens");
-  write_ids(json, ids);
+  json.integers(ids);
   if (with_strings) {
     json.key("token_strs").begin_array();
     for (const int32_t id : ids) json.string(model.tokenizer->token_bytes(id));
@@ -98,7 +92,7 @@ Result<std::string, ApiError> apply_template_json(std::string_view body, const S
   json.key("prompt").string(rendered->text);
   json.key("count").integer(static_cast<int64_t>(rendered->ids.size()));
   json.key("tokens");
-  write_ids(json, rendered->ids);
+  json.integers(rendered->ids);
   json.end_object();
   return out;
 }

@@ -27,7 +27,11 @@ struct RequestLog::Impl {
   int fd = -1;  // of the thread, once it runs
   std::mutex mutex;
   std::condition_variable has_lines;
-  std::vector<std::string> lines;
+  struct Line {
+    size_t size_bytes;
+    std::function<std::string()> make;
+  };
+  std::vector<Line> lines;
   size_t waiting_bytes = 0;
   bool stopping = false;
   Clock::time_point next_warning;
@@ -74,7 +78,7 @@ void RequestLog::Impl::write_all(std::string_view text) {
 }
 
 void RequestLog::Impl::run() {
-  std::vector<std::string> taken;
+  std::vector<Line> taken;
   while (true) {
     {
       std::unique_lock lock(mutex);
@@ -84,9 +88,9 @@ void RequestLog::Impl::run() {
     }
     if (!is_still_there() && !open_file()) warn(std::strerror(errno));
     size_t done_bytes = 0;
-    for (const std::string& line : taken) {
-      if (fd >= 0) write_all(line);
-      done_bytes += line.size();
+    for (const Line& line : taken) {
+      if (fd >= 0) write_all(line.make() + '\n');
+      done_bytes += line.size_bytes;
     }
     taken.clear();
     const std::lock_guard lock(mutex);
@@ -112,16 +116,15 @@ RequestLog::~RequestLog() {
   if (impl_->fd >= 0) close(impl_->fd);
 }
 
-bool RequestLog::write(std::string line) {
-  line += '\n';
+bool RequestLog::write(size_t size_bytes, std::function<std::string()> make_line) {
   {
     const std::lock_guard lock(impl_->mutex);
     if (impl_->lines.size() >= kMaxWaitingLines ||
-        impl_->waiting_bytes + line.size() > kMaxWaitingBytes) {
+        impl_->waiting_bytes + size_bytes > kMaxWaitingBytes) {
       return false;
     }
-    impl_->waiting_bytes += line.size();
-    impl_->lines.push_back(std::move(line));
+    impl_->waiting_bytes += size_bytes;
+    impl_->lines.push_back({size_bytes, std::move(make_line)});
   }
   impl_->has_lines.notify_one();
   return true;

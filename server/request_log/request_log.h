@@ -1,7 +1,8 @@
 // A file of lines that are written behind the back of those who hand them in.
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -15,8 +16,9 @@ class RequestLog {
   RequestLog(const RequestLog&) = delete;
   RequestLog& operator=(const RequestLog&) = delete;
 
-  // Thread-safe, never waits for the disk. False: too much waits, the line is dropped.
-  bool write(std::string line);
+  // The line, without its break, is made on the log's thread from about `size_bytes` that wait
+  // until then. Thread-safe, never waits for the disk. False: too much waits, the line is dropped.
+  bool write(size_t size_bytes, std::function<std::string()> make_line);
 
   static constexpr size_t kMaxWaitingLines = 4096;
   static constexpr size_t kMaxWaitingBytes = size_t{64} << 20;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "runtime/tokenizer/tokenizer.h"
+#include "server/chat/sampling_text.h"
 #include "server/http/json_writer.h"
 
 namespace tandem::server {
@@ -92,13 +93,10 @@ void RequestRecord::note_answer(std::string answer_id, std::string model, bool s
 
 void RequestRecord::note_request(const GenerationRequest& request) {
   choices_.emplace_back();
-  if (request_) return;
-  GenerationRequest kept;
-  kept.sampling = request.sampling;
-  kept.max_new_tokens = request.max_new_tokens;
-  kept.min_new_tokens = request.min_new_tokens;
-  kept.priority = request.priority;
-  request_ = std::move(kept);
+  if (asked_) return;
+  asked_ = {.sampling = request.sampling,
+            .max_new_tokens = request.max_new_tokens,
+            .priority = request.priority};
 }
 
 void RequestRecord::note_event(int32_t choice_idx, const TokenEvent& event) {
@@ -114,10 +112,19 @@ void RequestRecord::note_event(int32_t choice_idx, const TokenEvent& event) {
   }
 }
 
-void RequestRecord::end(const std::optional<ApiError>& error, bool client_gone) {
+void RequestRecord::end(const std::optional<ApiError>& error,
+                        bool client_gone,
+                        const TokenUsage& usage) {
   error_ = error;
   client_gone_ = client_gone;
+  usage_ = usage;
   end_ = Clock::now();
+}
+
+size_t RequestRecord::size_bytes() const {
+  size_t size_bytes = sizeof(*this) + body_.size();
+  for (const Choice& choice : choices_) size_bytes += choice.token_ids.size() * sizeof(int32_t);
+  return size_bytes;
 }
 
 const char* RequestRecord::outcome() const {
@@ -177,7 +184,6 @@ std::string RequestRecord::to_span_json(const TraceContext& context) const {
     return std::to_string(
         std::chrono::nanoseconds(time_.time_since_epoch() + (time - begin_)).count());
   };
-  const Clock::time_point end = end_.value_or(Clock::now());
   std::string span;
   JsonWriter writer(span);
   writer.begin_object();
@@ -187,28 +193,28 @@ std::string RequestRecord::to_span_json(const TraceContext& context) const {
   writer.key("name").string("llm_request");
   writer.key("kind").integer(2);  // SERVER
   writer.key("startTimeUnixNano").string(unix_ns(begin_));
-  writer.key("endTimeUnixNano").string(unix_ns(end));
+  writer.key("endTimeUnixNano").string(unix_ns(end_));
   writer.key("attributes").begin_array();
   Attributes attributes(writer);
   attributes.string("url.path", endpoint_);
   attributes.string("gen_ai.request.id", answer_id_.empty() ? request_id_ : answer_id_);
   attributes.string("gen_ai.response.model", model_);
   attributes.string("tandem.outcome", outcome());
-  if (request_) {
+  if (asked_) {
     attributes.integer("gen_ai.request.n", static_cast<int64_t>(choices_.size()));
-    attributes.integer("gen_ai.request.max_tokens", request_->max_new_tokens);
+    attributes.integer("gen_ai.request.max_tokens", asked_->max_new_tokens);
     attributes.number("gen_ai.request.temperature",
-                      static_cast<double>(request_->sampling.temperature));
-    attributes.number("gen_ai.request.top_p", static_cast<double>(request_->sampling.top_p));
+                      static_cast<double>(asked_->sampling.temperature));
+    attributes.number("gen_ai.request.top_p", static_cast<double>(asked_->sampling.top_p));
   }
   attributes.integer("gen_ai.usage.prompt_tokens", usage_.prompt_tokens);
   attributes.integer("gen_ai.usage.completion_tokens", usage_.completion_tokens);
   attributes.number("gen_ai.latency.time_in_queue", seconds(queue_wait_));
   if (first_token_) {
     attributes.number("gen_ai.latency.time_to_first_token", seconds(*first_token_ - begin_));
-    attributes.number("gen_ai.latency.time_in_model_decode", seconds(end - *first_token_));
+    attributes.number("gen_ai.latency.time_in_model_decode", seconds(end_ - *first_token_));
   }
-  attributes.number("gen_ai.latency.e2e", seconds(end - begin_));
+  attributes.number("gen_ai.latency.e2e", seconds(end_ - begin_));
   writer.end_array();
   if (error_) {
     writer.key("status").begin_object();
@@ -245,24 +251,18 @@ void RequestRecord::append_times(JsonWriter& writer) const {
   writer.key("milliseconds").begin_object();
   writer.key("queue").number(milliseconds(queue_wait_));
   if (first_token_) writer.key("first_token").number(milliseconds(*first_token_ - begin_));
-  writer.key("total").number(milliseconds(end_.value_or(Clock::now()) - begin_));
+  writer.key("total").number(milliseconds(end_ - begin_));
   writer.end_object();
 }
 
 void RequestRecord::append_sampling(JsonWriter& writer) const {
-  if (!request_) return;
-  const SamplingParams& sampling = request_->sampling;
+  if (!asked_) return;
+  const SamplingParams& sampling = asked_->sampling;
   writer.key("sampling").begin_object();
-  writer.key("max_tokens").integer(request_->max_new_tokens);
-  writer.key("temperature").number(static_cast<double>(sampling.temperature));
-  writer.key("top_p").number(static_cast<double>(sampling.top_p));
-  writer.key("top_k").integer(sampling.top_k);
-  writer.key("min_p").number(static_cast<double>(sampling.min_p));
-  writer.key("repetition_penalty").number(static_cast<double>(sampling.repetition_penalty));
-  writer.key("frequency_penalty").number(static_cast<double>(sampling.frequency_penalty));
-  writer.key("presence_penalty").number(static_cast<double>(sampling.presence_penalty));
+  writer.key("max_tokens").integer(asked_->max_new_tokens);
+  write_sampling(writer, sampling);
   if (sampling.seed) writer.key("seed").string(std::to_string(*sampling.seed));
-  writer.key("priority").integer(request_->priority);
+  writer.key("priority").integer(asked_->priority);
   writer.end_object();
 }
 

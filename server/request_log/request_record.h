@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -15,6 +16,8 @@
 
 namespace tandem::server {
 
+class JsonWriter;
+
 class RequestRecord {
  public:
   // `with_content`: of prompts and answers, too.
@@ -23,11 +26,13 @@ class RequestRecord {
   // All of it on one thread at a time.
   void keep_body(const std::string& body);  // JSON
   void note_answer(std::string answer_id, std::string model, bool streams);
-  void note_request(const GenerationRequest& request);               // one for each choice
-  void note_event(int32_t choice_idx, const TokenEvent& event);      // as it is read
-  void end(const std::optional<ApiError>& error, bool client_gone);  // before to_json_line()
-  void note_usage(const TokenUsage& usage) { usage_ = usage; }
+  void note_request(const GenerationRequest& request);           // one for each choice
+  void note_event(int32_t choice_idx, const TokenEvent& event);  // as it is read
+  void end(const std::optional<ApiError>& error, bool client_gone, const TokenUsage& usage);
 
+  // Behind end(), on any thread:
+
+  [[nodiscard]] size_t size_bytes() const;  // about what its line will take
   // One object without a line break. Answers are text with the markers of the format in it.
   [[nodiscard]] std::string to_json_line(const Tokenizer* tokenizer) const;
   // The request as OTLP's span, without content; attributes under vLLM's names.
@@ -40,11 +45,16 @@ class RequestRecord {
     int32_t completion_tokens = 0;
     std::vector<int32_t> token_ids;  // with content alone
   };
+  struct Asked {
+    SamplingParams sampling;
+    int32_t max_new_tokens = 0;
+    int32_t priority = 0;
+  };
 
   [[nodiscard]] const char* outcome() const;
-  void append_choices(class JsonWriter& writer, const Tokenizer* tokenizer) const;
-  void append_times(class JsonWriter& writer) const;
-  void append_sampling(class JsonWriter& writer) const;
+  void append_choices(JsonWriter& writer, const Tokenizer* tokenizer) const;
+  void append_times(JsonWriter& writer) const;
+  void append_sampling(JsonWriter& writer) const;
 
   const bool with_content_;
   const std::string endpoint_, request_id_;
@@ -52,9 +62,10 @@ class RequestRecord {
   const Clock::time_point begin_;
   std::string answer_id_, model_, body_;
   bool streams_ = false;
-  std::optional<GenerationRequest> request_;  // the first, without its prompt
+  std::optional<Asked> asked_;  // for the first choice
   std::vector<Choice> choices_;
-  std::optional<Clock::time_point> first_token_, end_;
+  std::optional<Clock::time_point> first_token_;
+  Clock::time_point end_;
   std::chrono::nanoseconds queue_wait_{0};  // of the first choice
   TokenUsage usage_;
   std::optional<ApiError> error_;

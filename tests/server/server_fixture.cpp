@@ -190,6 +190,16 @@ void Client::close() {
   socket_.close(ignored);
 }
 
+std::string read_until(Client& client, const std::string& text) {
+  std::string all;
+  while (all.find(text) == std::string::npos) {
+    const std::string more = client.read_some();
+    REQUIRE_FALSE(more.empty());
+    all += more;
+  }
+  return all;
+}
+
 std::vector<json::value> sse_events(std::string_view body) {
   std::vector<json::value> events;
   while (!body.empty()) {

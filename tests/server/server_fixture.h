@@ -74,6 +74,9 @@ class Client {
   boost::beast::flat_buffer buffer_;
 };
 
+// Reads a stream until it shows `text`; all that came.
+std::string read_until(Client& client, const std::string& text);
+
 // The JSON of each event, "[DONE]" left out; comments are skipped.
 std::vector<boost::json::value> sse_events(std::string_view body);
 

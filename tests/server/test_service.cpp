@@ -80,17 +80,6 @@ TEST_CASE("behind a reset nothing of before is found", "[server]") {
   CHECK(client.get("/reset_prefix_cache").status == 405);
 }
 
-// Reads a stream until it shows `text`.
-std::string read_until(Client& client, const std::string& text) {
-  std::string all;
-  while (all.find(text) == std::string::npos) {
-    const std::string more = client.read_some();
-    REQUIRE_FALSE(more.empty());
-    all += more;
-  }
-  return all;
-}
-
 TEST_CASE("an answer is aborted by its id, the client's id or its header", "[server]") {
   ServerFixture fixture(endless());
   Client admin(fixture);

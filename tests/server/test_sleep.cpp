@@ -58,17 +58,6 @@ bool has_metric(Client& client, const std::string& state, int value) {
                  state + "\"} " + std::to_string(value) + "\n") != std::string::npos;
 }
 
-// Reads a stream until it shows `text`.
-std::string read_until(Client& client, const std::string& text) {
-  std::string all;
-  while (all.find(text) == std::string::npos) {
-    const std::string more = client.read_some();
-    REQUIRE_FALSE(more.empty());
-    all += more;
-  }
-  return all;
-}
-
 TEST_CASE("a model sleeps and wakes as vLLM's and SGLang's clients ask", "[server][sleep]") {
   ServerFixture fixture(talkative());
   Client client(fixture);
