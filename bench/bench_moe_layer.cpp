@@ -12,6 +12,7 @@
 #include <map>
 #include <numeric>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "bench/support/report.h"
 #include "bench/support/timing.h"
 #include "cpu_experts/moe_experts.h"
+#include "runtime/memory/numa_buffer.h"
 #include "runtime/topology/bandwidth.h"
 #include "runtime/topology/topology.h"
 #include "runtime/topology/worker_pool.h"
@@ -107,19 +109,21 @@ class RandomExpert {
   std::array<std::vector<bf16>, 3> scale_;
 };
 
-// Random tokens whose experts are drawn anew for every run.
+// Random tokens whose experts are drawn anew for every run. In huge pages, as the model's own.
 class Step {
  public:
   Step(const MoeShape& shape, int32_t num_tokens)
       : shape_(shape),
         num_tokens_(num_tokens),
-        hidden_(size_of(num_tokens, shape.hidden_size)),
+        hidden_(int64_t{num_tokens} * shape.hidden_size * int64_t{sizeof(bf16)}, -1),
         ids_(size_of(num_tokens, shape.num_experts_per_tok)),
         weights_(ids_.size(), 1.0f / static_cast<float>(shape.num_experts_per_tok)),
-        out_(hidden_.size()),
+        out_(int64_t{num_tokens} * shape.hidden_size * int64_t{sizeof(float)}, -1),
         order_(static_cast<size_t>(shape.n_routed_experts)) {
     std::normal_distribution<float> normal;
-    for (bf16& value : hidden_) value = bf16(normal(engine_));
+    const std::span<bf16> hidden(reinterpret_cast<bf16*>(hidden_.data()),
+                                 size_of(num_tokens, shape.hidden_size));
+    for (bf16& value : hidden) value = bf16(normal(engine_));
     std::iota(order_.begin(), order_.end(), 0);
     draw();
   }
@@ -141,10 +145,11 @@ class Step {
     experts.forward(
         0,
         RoutedTokens{
-            .hidden = MatrixView<const bf16>(hidden_.data(), num_tokens_, shape_.hidden_size),
+            .hidden = MatrixView<const bf16>(reinterpret_cast<const bf16*>(hidden_.data()),
+                                             num_tokens_, shape_.hidden_size),
             .expert_ids = MatrixView<const int32_t>(ids_.data(), num_tokens_, top_k),
             .expert_weights = MatrixView<const float>(weights_.data(), num_tokens_, top_k)},
-        MatrixView<float>(out_.data(), num_tokens_, shape_.hidden_size));
+        MatrixView<float>(reinterpret_cast<float*>(out_.data()), num_tokens_, shape_.hidden_size));
   }
 
   // Of the draw of this number, the constructor's being the first.
@@ -160,10 +165,10 @@ class Step {
 
   MoeShape shape_;
   int32_t num_tokens_;
-  std::vector<bf16> hidden_;
+  NumaBuffer hidden_;
   std::vector<int32_t> ids_;
   std::vector<float> weights_;
-  std::vector<float> out_;
+  NumaBuffer out_;
   std::vector<int32_t> order_;
   std::vector<int64_t> distinct_;
   std::mt19937 engine_{5};

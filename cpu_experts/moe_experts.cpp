@@ -39,10 +39,11 @@ struct ExpertJob {
 // for a while. Who computes a unit has no part in its bits.
 class UnitQueue {
  public:
-  // Units are taken in runs that never cross a multiple of `run_units`.
-  void reset(int64_t num_units, int64_t run_units, int num_workers) {
+  // Units are taken in runs of at least `min_units`, which never cross a multiple of `run_units`.
+  void reset(int64_t num_units, int64_t run_units, int64_t min_units, int num_workers) {
     num_units_ = num_units;
     run_units_ = run_units;
+    min_units_ = min_units;
     num_workers_ = num_workers;
     next_.store(0, std::memory_order_relaxed);
   }
@@ -53,7 +54,7 @@ class UnitQueue {
     int64_t end = begin;
     do {
       if (begin >= num_units_) return {};
-      const int64_t fair = std::max<int64_t>((num_units_ - begin) / (2 * num_workers_), 1);
+      const int64_t fair = std::max((num_units_ - begin) / (2 * num_workers_), min_units_);
       end = std::min(begin + fair, (begin / run_units_ + 1) * run_units_);
     } while (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed));
     return {begin, end};
@@ -63,10 +64,14 @@ class UnitQueue {
   alignas(64) std::atomic<int64_t> next_{0};
   int64_t num_units_ = 0;
   int64_t run_units_ = 1;
+  int64_t min_units_ = 1;
   int num_workers_ = 1;
 };
 
 constexpr int64_t kUnitRows = 32;  // of gate and up: a whole group of the input of down
+// Row blocks of down at a time, since every run of them reads all activated tokens anew: what the
+// kernels take at once, but where many workers share them less, to end together.
+constexpr int64_t kDownRunRowBlocks = 4;
 
 }  // namespace
 
@@ -283,9 +288,12 @@ void MoeExperts::Impl::fill_queues() {
     const int num_workers = pool.workers_in_node(node_idx);
     const int64_t expert_units = node.intermediate.size() / kUnitRows;
     node.gate_up_units->reset(static_cast<int64_t>(jobs.size()) * expert_units,
-                              std::max<int64_t>(expert_units, 1), num_workers);
+                              std::max<int64_t>(expert_units, 1), 1, num_workers);
     const int64_t num_row_blocks = shape.hidden_size / kBlockRows;
-    node.down_units->reset(num_row_blocks, num_row_blocks, num_workers);
+    node.down_units->reset(
+        num_row_blocks, num_row_blocks,
+        std::clamp<int64_t>(num_row_blocks / (16 * num_workers), 1, kDownRunRowBlocks),
+        num_workers);
   }
 }
 

@@ -229,6 +229,7 @@ struct Tile {
   const Group<Value>* const* x;
   RowBlockTotals* totals;  // += W x
   int32_t first_token;     // of the tile in `totals`
+  bool reads_ahead;        // the first of the tiles that read these weights
 };
 
 template <typename Value, int kRowBlocks, int kTokens>
@@ -243,7 +244,9 @@ void add_tile(const Tile<Value>& tile) {
   }
   const uint8_t* weights = tile.weights;
   for (int64_t block = 0; block < tile.num_blocks; ++block, weights += kBlockSizeBytes) {
-    prefetch<kRowBlocks>(weights, tile.row_block_size_bytes, tile.num_blocks_ahead - block);
+    if (tile.reads_ahead) {
+      prefetch<kRowBlocks>(weights, tile.row_block_size_bytes, tile.num_blocks_ahead - block);
+    }
     for (int group = 0; group < 2; ++group) {
       add_group<Value, kRowBlocks, kTokens>(
           weights + group * 32, weights + kScalesSizeBytes + group * 4 * kVectorSizeBytes,
@@ -338,7 +341,8 @@ struct IntegerCore {
              .num_blocks_ahead = num_col_blocks - first_block,
              .x = rows + token,
              .totals = totals,
-             .first_token = token},
+             .first_token = token,
+             .reads_ahead = tile == 0},
             num_tokens * (tile + 1) / num_tiles - token);
       }
     }
