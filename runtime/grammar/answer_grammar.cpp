@@ -11,6 +11,7 @@
 #include "runtime/grammar/json_schema.h"
 #include "runtime/grammar/regex.h"
 #include "runtime/grammar/schema_check.h"
+#include "runtime/grammar/structural_tag.h"
 #include "runtime/grammar/text_grammar.h"
 
 namespace tandem {
@@ -18,7 +19,6 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr size_t kMaxGrammarBytes = 64 << 10;
 constexpr size_t kMaxChoices = 4096;
 constexpr size_t kMaxJsonDepth = 1024;
 
@@ -77,21 +77,6 @@ std::string header_ebnf(const std::vector<ToolDeclaration>& tools) {
                      ebnf_regex(":(0|[1-9][0-9]{0,3})"));
 }
 
-// Numbers in braces multiply the size of a grammar, which somebody else has written.
-bool has_large_repeat(std::string_view grammar) {
-  constexpr size_t kMaxDigits = 3;
-  for (size_t begin = grammar.find('{'); begin != std::string_view::npos;
-       begin = grammar.find('{', begin + 1)) {
-    size_t num_digits = 0;
-    for (size_t idx = begin + 1; idx < grammar.size() && grammar[idx] != '}'; ++idx) {
-      const bool is_digit = grammar[idx] >= '0' && grammar[idx] <= '9';
-      num_digits = is_digit ? num_digits + 1 : 0;
-      if (num_digits > kMaxDigits) return true;
-    }
-  }
-  return false;
-}
-
 Result<std::string, GrammarError> choice_ebnf(const AnswerFormat& format) {
   if (format.choices.empty() || format.choices.size() > kMaxChoices)
     return GrammarError{fmt::format("{}: expected 1 to {} choices, got {}", format.field,
@@ -108,8 +93,8 @@ std::shared_ptr<const LengthPlan> shared_plan(LengthPlan plan) {
   return plan.empty() ? nullptr : std::make_shared<const LengthPlan>(std::move(plan));
 }
 
-// Also sets `lengths`, of a schema.
-Result<std::string, GrammarError> format_ebnf(const AnswerFormat& format,
+// What XGrammar compiles; also sets `lengths`, of a schema.
+Result<std::string, GrammarError> format_text(const AnswerFormat& format,
                                               std::shared_ptr<const LengthPlan>& lengths) {
   const auto named = [&](const GrammarError& error) {
     return GrammarError{fmt::format("{}: {}", format.field, error.message)};
@@ -130,14 +115,15 @@ Result<std::string, GrammarError> format_ebnf(const AnswerFormat& format,
     }
     case AnswerFormat::Kind::kChoice:
       return choice_ebnf(format);
+    case AnswerFormat::Kind::kStructuralTag: {
+      auto tag = structural_tag(format.text);
+      if (!tag) return named(tag.error());
+      return std::move(*tag);
+    }
     case AnswerFormat::Kind::kGrammar:
       break;
   }
-  if (format.text.size() > kMaxGrammarBytes)
-    return GrammarError{fmt::format("{}: expected at most {} bytes of grammar, got {}",
-                                    format.field, kMaxGrammarBytes, format.text.size())};
-  if (has_large_repeat(format.text))
-    return GrammarError{fmt::format("{}: expected repeats below 1000", format.field)};
+  if (const auto problem = grammar_problem(format.text)) return named({*problem});
   return format.text;
 }
 
@@ -155,6 +141,14 @@ struct GrammarCompiler::Impl {
       token_lengths = std::make_shared<const TokenLengths>(tokenizer, vocab_size);
     });
     return token_lengths;
+  }
+
+  Result<SharedTextGrammar, GrammarError> compile_format(AnswerFormat::Kind kind,
+                                                         const std::string& text) {
+    if (kind == AnswerFormat::Kind::kStructuralTag) return texts.compile_structural_tag(text);
+    const bool is_lark =
+        kind == AnswerFormat::Kind::kGrammar && text.find("::=") == std::string::npos;
+    return is_lark ? texts.compile_lark(text) : texts.compile_ebnf(text);
   }
 
   // The same grammar for every value and every reader of one schema: kArguments never fails.
@@ -221,11 +215,9 @@ Result<std::shared_ptr<const AnswerGrammar>, GrammarError> GrammarCompiler::comp
   }
   if (rules.format) {
     const AnswerFormat& format = *rules.format;
-    const auto text = format_ebnf(format, answer->format_lengths);
+    const auto text = format_text(format, answer->format_lengths);
     if (!text) return text.error();
-    const bool is_lark =
-        format.kind == AnswerFormat::Kind::kGrammar && format.text.find("::=") == std::string::npos;
-    auto compiled = is_lark ? impl_->texts.compile_lark(*text) : impl_->texts.compile_ebnf(*text);
+    auto compiled = impl_->compile_format(format.kind, *text);
     if (!compiled) return GrammarError{format.field + ": " + compiled.error().message};
     answer->format = *compiled;
     answer->format_field = format.field;

@@ -19,9 +19,10 @@ namespace tandem {
 
 // The text behind the thinking part, all of it.
 struct AnswerFormat {
-  enum class Kind { kJsonSchema, kJsonObject, kRegex, kChoice, kGrammar };
+  enum class Kind { kJsonSchema, kJsonObject, kRegex, kChoice, kGrammar, kStructuralTag };
   Kind kind = Kind::kJsonObject;
-  std::string text{};                  // schema, pattern, or grammar (EBNF; Lark without "::=")
+  // Schema, pattern, grammar (EBNF; Lark without "::=") or structural tag.
+  std::string text{};
   std::vector<std::string> choices{};  // kChoice
   std::string field{};                 // of the request, for messages: "response_format"
 

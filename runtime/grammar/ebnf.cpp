@@ -8,6 +8,7 @@
 namespace tandem {
 namespace {
 
+constexpr size_t kMaxGrammarBytes = 64 << 10;  // of one that a client wrote
 constexpr uint32_t kFirstSurrogate = 0xD800;
 constexpr uint32_t kLastSurrogate = 0xDFFF;
 
@@ -19,6 +20,21 @@ constexpr std::array<ShortEscape, 7> kShortEscapes = {
     {{'"', '"'}, {'\\', '\\'}, {'\b', 'b'}, {'\f', 'f'}, {'\n', 'n'}, {'\r', 'r'}, {'\t', 't'}}};
 
 constexpr std::string_view kRegexSyntax = "^$\\.*+?()[]{}|/-";
+
+// Numbers in braces multiply the size of a grammar.
+bool has_large_repeat(std::string_view grammar) {
+  constexpr size_t kMaxDigits = 3;
+  for (size_t begin = grammar.find('{'); begin != std::string_view::npos;
+       begin = grammar.find('{', begin + 1)) {
+    size_t num_digits = 0;
+    for (size_t idx = begin + 1; idx < grammar.size() && grammar[idx] != '}'; ++idx) {
+      const bool is_digit = grammar[idx] >= '0' && grammar[idx] <= '9';
+      num_digits = is_digit ? num_digits + 1 : 0;
+      if (num_digits > kMaxDigits) return true;
+    }
+  }
+  return false;
+}
 
 }  // namespace
 
@@ -120,6 +136,14 @@ std::string ebnf_literal(std::string_view text) {
 
 std::string ebnf_regex(std::string_view regex) {
   return fmt::format("Regex({})", ebnf_literal(regex));
+}
+
+std::optional<std::string> grammar_problem(std::string_view ebnf) {
+  if (ebnf.size() > kMaxGrammarBytes)
+    return fmt::format("expected at most {} bytes of grammar, got {}", kMaxGrammarBytes,
+                       ebnf.size());
+  if (has_large_repeat(ebnf)) return "expected repeats below 1000";
+  return std::nullopt;
 }
 
 // A class for each length in UTF-8: across a change of length XGrammar 0.2.8 lets through codes

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -43,6 +44,10 @@ const CodePointSet& plain_json_characters();
 // which rules that refer to themselves do not give.
 std::string ebnf_literal(std::string_view text);
 std::string ebnf_regex(std::string_view regex);
+
+// What is wrong with a grammar that somebody else has written: too large, or made so by its
+// repeats.
+std::optional<std::string> grammar_problem(std::string_view ebnf);
 
 // XGrammar's regular expressions, which are no search and in which (|x) stands for x? (regex.cpp
 // says why): one character of `set` (not empty); as it

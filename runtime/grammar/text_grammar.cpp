@@ -24,6 +24,21 @@ xgrammar::TokenizerInfo tokenizer_info(const Tokenizer& tokenizer, int32_t vocab
                                  std::vector<int32_t>{});
 }
 
+// What XGrammar says, without "[12:00:00] /path/to/source.cc:12: Check failed: (...) is false: ".
+std::string reason(std::string_view what) {
+  constexpr std::string_view kFailed = "Check failed: ";
+  constexpr std::string_view kFalse = " is false: ";
+  if (what.starts_with('[')) {
+    const size_t end = what.find(": ", std::min(what.find("] "), what.size()));
+    if (end != std::string_view::npos) what.remove_prefix(end + 2);
+  }
+  if (what.starts_with(kFailed)) {
+    const size_t end = what.find(kFalse);
+    if (end != std::string_view::npos) what.remove_prefix(end + kFalse.size());
+  }
+  return std::string(what);
+}
+
 }  // namespace
 
 struct TextGrammar::Impl {
@@ -95,7 +110,7 @@ struct TextGrammarCompiler::Impl {
       auto impl = std::make_unique<TextGrammar::Impl>(TextGrammar::Impl{compile(), vocab_size});
       return std::shared_ptr<const TextGrammar>(std::make_shared<TextGrammar>(std::move(impl)));
     } catch (const std::exception& error) {
-      return GrammarError{error.what()};
+      return GrammarError{reason(error.what())};
     }
   }
 
@@ -117,6 +132,11 @@ Result<std::shared_ptr<const TextGrammar>, GrammarError> TextGrammarCompiler::co
 Result<std::shared_ptr<const TextGrammar>, GrammarError> TextGrammarCompiler::compile_lark(
     const std::string& lark) {
   return impl_->guarded([&] { return impl_->compiler.CompileLark(lark); });
+}
+
+Result<std::shared_ptr<const TextGrammar>, GrammarError>
+TextGrammarCompiler::compile_structural_tag(const std::string& tag_json) {
+  return impl_->guarded([&] { return impl_->compiler.CompileStructuralTag(tag_json); });
 }
 
 int64_t TextGrammarCompiler::cached_size_bytes() const {

@@ -64,6 +64,8 @@ class TextGrammarCompiler {
   // Thread-safe. The error says what XGrammar says.
   Result<std::shared_ptr<const TextGrammar>, GrammarError> compile_ebnf(const std::string& ebnf);
   Result<std::shared_ptr<const TextGrammar>, GrammarError> compile_lark(const std::string& lark);
+  Result<std::shared_ptr<const TextGrammar>, GrammarError> compile_structural_tag(
+      const std::string& tag_json);
 
   [[nodiscard]] int64_t cached_size_bytes() const;
 

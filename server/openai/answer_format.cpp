@@ -21,10 +21,11 @@ constexpr std::array<Alias, 4> kGuided = {{{"guided_json", Kind::kJsonSchema},
                                            {"guided_regex", Kind::kRegex},
                                            {"guided_choice", Kind::kChoice},
                                            {"guided_grammar", Kind::kGrammar}}};
-constexpr std::array<Alias, 4> kStructuredOutputs = {{{"json", Kind::kJsonSchema},
+constexpr std::array<Alias, 5> kStructuredOutputs = {{{"json", Kind::kJsonSchema},
                                                       {"regex", Kind::kRegex},
                                                       {"choice", Kind::kChoice},
-                                                      {"grammar", Kind::kGrammar}}};
+                                                      {"grammar", Kind::kGrammar},
+                                                      {"structural_tag", Kind::kStructuralTag}}};
 constexpr std::array<Alias, 2> kShort = {{{"regex", Kind::kRegex}, {"ebnf", Kind::kGrammar}}};
 
 class Reader {
@@ -53,13 +54,18 @@ class Reader {
     if (format == nullptr) return;
     FieldReader entries(*format, "response_format.");
     const auto type = entries.string("type");
-    entries.ignore({"json_schema"});
+    entries.ignore({"json_schema", "format", "structures", "triggers"});
     if (!entries.ok()) return fields_.fail(*entries.error());
     if (type && *type == "text") return;
     if (type && *type == "json_object")
       return set({.kind = Kind::kJsonObject, .field = "response_format"});
     if (type && *type == "json_schema") return read_json_schema(entries);
-    fields_.fail(invalid_value("response_format.type", "'text', 'json_object' or 'json_schema'",
+    if (type && *type == "structural_tag")
+      return set({.kind = Kind::kStructuralTag,
+                  .text = json::serialize(*format),
+                  .field = "response_format"});
+    fields_.fail(invalid_value("response_format.type",
+                               "'text', 'json_object', 'json_schema' or 'structural_tag'",
                                type ? json_excerpt(*entries.find("type")) : "nothing"));
   }
 
@@ -95,8 +101,9 @@ class Reader {
       }
       return set(std::move(format));
     }
-    // A schema comes as an object or as its text.
-    if (kind == Kind::kJsonSchema && value.is_object()) {
+    // A schema and a structural tag come as an object or as its text.
+    const bool may_be_object = kind == Kind::kJsonSchema || kind == Kind::kStructuralTag;
+    if (may_be_object && value.is_object()) {
       format.text = json::serialize(value);
       return set(std::move(format));
     }
@@ -126,8 +133,6 @@ void read_answer_format(FieldReader& fields, GenerationOptions& request) {
     reader.read_aliases(entries, kStructuredOutputs);
     if (entries.boolean("json_object").value_or(false))
       reader.set({.kind = Kind::kJsonObject, .field = "structured_outputs.json_object"});
-    if (entries.find("structural_tag") != nullptr)
-      fields.fail(unsupported("structured_outputs.structural_tag", "a structural tag", ""));
   }
 }
 

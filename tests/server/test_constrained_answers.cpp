@@ -1,6 +1,7 @@
 // tool_choice, parallel_tool_calls, response_format, guided_* and thinking budgets: the server
 // against a model that says something else.
 #include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 #include <catch2/catch_test_macros.hpp>
 #include <string>
@@ -153,6 +154,40 @@ TEST_CASE("patterns, choices and grammars by each of their names", "[server][con
   // Greedy choice of the lowest byte that is allowed: an object, closed at once or soon.
   const std::string object = answer(R"("response_format":{"type":"json_object"},"max_tokens":4)");
   CHECK(object.starts_with("{"));
+}
+
+TEST_CASE("a structural tag holds behind the thinking, by each of its names and forms",
+          "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  const std::string format = R"({"type":"tag","begin":"<n>","end":"</n>",
+      "content":{"type":"json_schema","json_schema":{"enum":[7]}}})";
+  for (const std::string& tag :
+       {R"("response_format":{"type":"structural_tag","format":)" + format + "}",
+        R"("structured_outputs":{"structural_tag":{"format":)" + format + "}}",
+        R"("structured_outputs":{"structural_tag":)" +
+            json::serialize(json::string(R"({"type":"structural_tag","format":)" + format + "}")) +
+            "}"}) {
+    const json::value choice = ask(client, "think", R"("temperature":0,)" + tag);
+    CHECK(choice.at("message").at("reasoning_content").as_string() == "Hm, so.");
+    CHECK(content(choice) == "<n>7</n>");
+    CHECK(choice.at("finish_reason").as_string() == "stop");
+  }
+  // Nothing in what the model says triggers the older form.
+  const std::string legacy = R"("temperature":0,"response_format":{"type":"structural_tag",
+      "structures":[{"begin":"<n>","schema":{"const":7},"end":"</n>"}],"triggers":["<n"]})";
+  CHECK(content(ask(client, "hello", legacy)) == "Hello there!");
+  const Response refused =
+      client.post(kChat, chat_body("hello", R"("response_format":{"type":"structural_tag",
+      "structures":[{"begin":"<n>","schema":{"not":{}},"end":"</n>"}],"triggers":["<n"]})"));
+  CHECK(refused.status == 400);
+  const json::value error = refused.json().at("error");
+  CHECK(error.at("param").as_string() == "response_format");
+  CHECK(error.at("message").as_string().find("structures[0].schema") != std::string::npos);
+  const Response no_json =
+      client.post(kChat, chat_body("hello", R"("structured_outputs":{"structural_tag":"{"})"));
+  CHECK(no_json.status == 400);
+  CHECK(no_json.json().at("error").at("param").as_string() == "structured_outputs.structural_tag");
 }
 
 TEST_CASE("what no grammar can enforce is a 400 that names field, keyword and path",
