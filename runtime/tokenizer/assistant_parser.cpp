@@ -31,13 +31,12 @@ void append_delta(Kind kind,
 }  // namespace
 
 AssistantParser::AssistantParser(const Tokenizer& tokenizer, AssistantParserOptions options)
-    : tokenizer_(tokenizer), options_(std::move(options)) {
-  std::erase(options_.stop, "");
+    : tokenizer_(tokenizer),
+      options_(std::move(options)),
+      stops_(std::exchange(options_.stop, {})) {
   if (options_.starts_in_reasoning && options_.parse_reasoning) state_ = State::kReasoning;
 }
 
-bool AssistantParser::stopped() const { return matched_stop_.has_value(); }
-const std::optional<std::string>& AssistantParser::matched_stop() const { return matched_stop_; }
 int32_t AssistantParser::num_tool_calls() const { return num_tool_calls_; }
 int32_t AssistantParser::num_dropped_calls() const { return num_dropped_calls_; }
 int32_t AssistantParser::reasoning_tokens() const { return reasoning_tokens_; }
@@ -77,9 +76,7 @@ void AssistantParser::finish(Deltas& out) {
   } else {
     enter(State::kContent, out);
   }
-  if (!stopped() && !held_stop_.empty()) {
-    append_delta(Kind::kContent, -1, std::exchange(held_stop_, {}), out);
-  }
+  release_content(out);
   state_ = last_state;  // in_unclosed_call() still answers
   if (out.size() > num_before) out[num_before].num_tokens = std::exchange(num_untold_tokens_, 0);
 }
@@ -160,10 +157,7 @@ void AssistantParser::enter(State state, Deltas& out) {
   }
   has_reasoning_text_ = false;
   if (state_ == State::kContent && state != State::kContent) {
-    // Text that is cut off by a marker can no longer become a stop string.
-    if (!stopped() && !held_stop_.empty()) {
-      append_delta(Kind::kContent, -1, std::exchange(held_stop_, {}), out);
-    }
+    release_content(out);  // text that is cut off by a marker can no longer become a stop
     held_space_.clear();
   }
   if (state == State::kCallId) call_header_.clear();
@@ -257,44 +251,21 @@ void AssistantParser::emit_arguments(std::string_view text, Deltas& out) {
 
 // White space behind a section is dropped unless other text follows it.
 void AssistantParser::emit_content(std::string_view text, Deltas& out) {
-  if (!after_section_) return scan_stop(text, out);
-  held_space_ += text;
-  if (held_space_.find_first_not_of(kSpace) == std::string::npos) return;
-  after_section_ = false;
-  scan_stop(std::exchange(held_space_, {}), out);
+  std::string ready(text);
+  if (after_section_) {
+    held_space_ += text;
+    if (held_space_.find_first_not_of(kSpace) == std::string::npos) return;
+    after_section_ = false;
+    ready = std::exchange(held_space_, {});
+  }
+  const std::string shown = stops_.push(ready);
+  if (!shown.empty()) append_delta(Kind::kContent, -1, shown, out);
 }
 
-// The match is the stop string that is complete first, the longest of those that end together, so
-// that it does not depend on how the text is cut into tokens. The end of the text that could begin
-// a stop string is held back.
-void AssistantParser::scan_stop(std::string_view text, Deltas& out) {
-  held_stop_ += text;
-  size_t match_end = std::string::npos;
-  const std::string* match = nullptr;
-  for (const std::string& stop : options_.stop) {
-    const size_t begin = held_stop_.find(stop);
-    if (begin == std::string::npos) continue;
-    const size_t end = begin + stop.size();
-    if (end > match_end || (end == match_end && stop.size() <= match->size())) continue;
-    match_end = end;
-    match = &stop;
-  }
-  if (match != nullptr) {
-    matched_stop_ = *match;
-    held_stop_.resize(options_.include_stop_in_output ? match_end : match_end - match->size());
-    if (!held_stop_.empty()) append_delta(Kind::kContent, -1, held_stop_, out);
-    held_stop_.clear();
-    return;
-  }
-  size_t num_held = 0;
-  for (const std::string& stop : options_.stop) {
-    for (size_t size = std::min(stop.size() - 1, held_stop_.size()); size > num_held; --size) {
-      if (held_stop_.ends_with(std::string_view(stop).substr(0, size))) num_held = size;
-    }
-  }
-  const size_t num_shown = held_stop_.size() - num_held;
-  if (num_shown > 0) append_delta(Kind::kContent, -1, held_stop_.substr(0, num_shown), out);
-  held_stop_.erase(0, num_shown);
+// What was held back for a stop that did not come.
+void AssistantParser::release_content(Deltas& out) {
+  const std::string shown = stops_.flush();
+  if (!shown.empty()) append_delta(Kind::kContent, -1, shown, out);
 }
 
 }  // namespace tandem

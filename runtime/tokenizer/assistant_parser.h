@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/tokenizer/chat.h"
+#include "runtime/tokenizer/stop_scanner.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace tandem {
@@ -31,9 +32,8 @@ struct AssistantParserOptions {
   bool starts_in_reasoning = false;      // the rendered prompt ended with <think> (K2.5)
   int32_t num_history_tool_calls = 0;    // index of the next call
   std::vector<ToolDeclaration> tools{};  // for ids that name no function
-  std::vector<std::string> stop{};       // matched in content only; what follows is not emitted
-  bool include_stop_in_output = false;
-  bool parse_tool_calls = true;  // false for plain completions: everything is content
+  StopRules stop{};                      // met in content only; what follows is not emitted
+  bool parse_tool_calls = true;          // false for plain completions: everything is content
   bool parse_reasoning = true;
 };
 
@@ -51,8 +51,10 @@ class AssistantParser {
   // End of generation: flushes held-back text and an unclosed call.
   void finish(std::vector<AssistantDelta>& out);
 
-  [[nodiscard]] bool stopped() const;  // a stop string was met: generation should end
-  [[nodiscard]] const std::optional<std::string>& matched_stop() const;
+  // A stop was met, or cannot be looked for: generation should end.
+  [[nodiscard]] bool stopped() const { return stops_.stopped(); }
+  [[nodiscard]] const std::optional<std::string>& matched_stop() const { return stops_.matched(); }
+  [[nodiscard]] const std::string& stop_failure() const { return stops_.failure(); }
   [[nodiscard]] int32_t num_tool_calls() const;     // emitted so far
   [[nodiscard]] int32_t num_dropped_calls() const;  // named no function that could be inferred
   [[nodiscard]] bool in_unclosed_call() const;
@@ -81,7 +83,7 @@ class AssistantParser {
   void emit_call_begin(const std::string& name, Deltas& out);
   void emit_arguments(std::string_view text, Deltas& out);
   void emit_content(std::string_view text, Deltas& out);
-  void scan_stop(std::string_view text, Deltas& out);
+  void release_content(Deltas& out);
 
   const Tokenizer& tokenizer_;
   AssistantParserOptions options_;
@@ -96,10 +98,9 @@ class AssistantParser {
   bool has_reasoning_text_ = false;  // of the current thinking part
   int32_t reasoning_tokens_ = 0;
 
+  StopScanner stops_;
   bool after_section_ = false;  // content so far behind a section is white space only...
   std::string held_space_;      // ...and is here
-  std::string held_stop_;       // end of the content that may begin a stop string
-  std::optional<std::string> matched_stop_;
 
   std::string call_header_;
   bool call_is_deferred_ = false;  // no name yet: arguments wait in held_arguments_

@@ -23,7 +23,7 @@ struct ApiError {
   std::string param;                           // "" is null
   std::string code;                            // "" is null
   int retry_after_s = 0;
-  std::optional<ContextOverflow> overflow;
+  std::optional<ContextOverflow> overflow{};
 };
 
 // "temperature: expected a number from 0 to 2, got 3": field, expectation and value in the message.

@@ -41,12 +41,16 @@ void ChatChoice::finish(const TokenEvent& event, std::vector<AssistantDelta>& de
   if (!cut_ && options_.token_ids && event.stop_token_id >= 0)
     token_ids_.push_back(event.stop_token_id);
 
-  if (event.finish_reason == FinishReason::kError) {
+  if (!parser_.stop_failure().empty()) {
     end_ = End::kFailed;
-    failure_ = event.error.empty() ? "the engine failed" : event.error;
+    error_ = {.message = parser_.stop_failure(), .param = "stop_regex", .code = "invalid_value"};
+  } else if (event.finish_reason == FinishReason::kError) {
+    end_ = End::kFailed;
+    error_ =
+        server_error(500, event.error.empty() ? "the engine failed" : event.error, "engine_failed");
   } else if (event.finish_reason == FinishReason::kAborted && !cut_) {
     end_ = event.error.empty() ? End::kAborted : End::kFailed;
-    failure_ = "the answer was cut off: " + event.error;
+    error_ = server_error(503, "the answer was cut off: " + event.error, "aborted");
   } else if (!cut_ && event.finish_reason == FinishReason::kRepetition) {
     end_ = End::kRepetition;
   } else if (!cut_ && (event.finish_reason == FinishReason::kLength || in_unclosed_call)) {

@@ -8,6 +8,7 @@
 
 #include "runtime/engine/token_sink.h"
 #include "runtime/tokenizer/assistant_parser.h"
+#include "server/chat/api_error.h"
 
 namespace tandem::server {
 
@@ -44,7 +45,8 @@ class ChatChoice {
   std::vector<int32_t> take_token_ids(size_t max_tokens);
 
   [[nodiscard]] End end() const { return end_; }
-  [[nodiscard]] const std::string& failure() const { return failure_; }
+  // Of one that failed.
+  [[nodiscard]] const ApiError& error() const { return error_; }
   // So far; of the prompt nothing before the end.
   [[nodiscard]] const TokenUsage& usage() const { return usage_; }
   [[nodiscard]] const std::optional<std::string>& matched_stop() const {
@@ -63,7 +65,7 @@ class ChatChoice {
   bool cut_ = false;  // we ended it, not the engine
   End end_ = End::kRunning;
   int32_t reported_stop_id_ = -1;
-  std::string failure_;
+  ApiError error_;
   std::vector<TokenEvent> logprobs_;
   std::vector<int32_t> token_ids_;
   TokenUsage usage_;

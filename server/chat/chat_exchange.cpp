@@ -15,8 +15,9 @@ ChatChoice::Options choice_options(const PreparedChat& chat, const ServedModel& 
   options.parser.starts_in_reasoning = starts_in_reasoning(request, model);
   options.parser.num_history_tool_calls = chat.num_history_tool_calls;
   options.parser.tools = request.tools;
-  options.parser.stop = request.stop;
-  options.parser.include_stop_in_output = request.include_stop_in_output;
+  options.parser.stop = {.strings = request.stop,
+                         .patterns = request.stop_patterns,
+                         .include_match = request.include_stop_in_output};
   options.first_call_only = !request.parallel_tool_calls;
   options.logprobs = request.logprobs;
   // Ids would show the thinking that the request wants hidden.
@@ -66,9 +67,7 @@ bool ChatExchange::push(int32_t choice_idx, const TokenEvent& event, std::string
   if (event.kind == TokenEvent::Kind::kToken) ++choice.num_held_tokens;
   if (choice.state.end() == ChatChoice::End::kFailed) {
     if (choice.begun) tell(choice_idx, frames);
-    const bool aborted = event.finish_reason == FinishReason::kAborted;
-    fail(server_error(aborted ? 503 : 500, choice.state.failure(),
-                      aborted ? "aborted" : "engine_failed"));
+    fail(choice.state.error());
     return false;
   }
   note_calls(choice);

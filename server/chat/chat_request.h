@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "runtime/grammar/answer_grammar.h"
 #include "runtime/sampling/sampling_params.h"
 #include "runtime/tokenizer/chat.h"
+#include "runtime/tokenizer/stop_pattern.h"
 
 namespace tandem::server {
 
@@ -33,6 +35,7 @@ struct GenerationOptions {
   int32_t n = 1;
 
   std::vector<std::string> stop;
+  std::vector<std::shared_ptr<const StopPattern>> stop_patterns;
   std::vector<int32_t> stop_token_ids;
   bool include_stop_in_output = false;
   std::optional<AnswerFormat> format;  // of the answer; of a chat, the text behind its thinking

@@ -16,6 +16,7 @@ namespace json = boost::json;
 
 constexpr size_t kMaxStopStrings = 16;
 constexpr size_t kMaxStopBytes = 1024;
+constexpr size_t kMaxStopPatterns = 4;
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 
 // A token id of `text`, -1 when it is none.
@@ -119,8 +120,32 @@ void read_stop_strings(FieldReader& fields, std::vector<std::string>& stop) {
   for (const json::value& item : value->get_array()) add(item);
 }
 
+void read_stop_patterns(FieldReader& fields, GenerationOptions& options) {
+  const json::value* value = fields.find("stop_regex");
+  if (value == nullptr) return;
+  const std::string expected =
+      fmt::format("a regular expression or a list of up to {}, of 1 to {} bytes", kMaxStopPatterns,
+                  kMaxStopBytes);
+  const auto add = [&](const json::value& item) {
+    const bool fits =
+        item.is_string() && !item.get_string().empty() && item.get_string().size() <= kMaxStopBytes;
+    if (!fits) return fields.fail_value("stop_regex", expected, item);
+    auto pattern = StopPattern::compile(as_view(item.get_string()));
+    if (!pattern) {
+      return fields.fail(invalid_value("stop_regex", "a regular expression",
+                                       json_excerpt(item) + ": " + pattern.error().message));
+    }
+    options.stop_patterns.push_back(std::move(*pattern));
+  };
+  if (!value->is_array()) return add(*value);
+  if (value->get_array().size() > kMaxStopPatterns)
+    return fields.fail_value("stop_regex", expected, *value);
+  for (const json::value& item : value->get_array()) add(item);
+}
+
 void read_stops(FieldReader& fields, const RequestLimits& limits, GenerationOptions& options) {
   read_stop_strings(fields, options.stop);
+  read_stop_patterns(fields, options);
   fields.read("include_stop_str_in_output", options.include_stop_in_output);
   if (fields.boolean("no_stop_trim").value_or(false)) options.include_stop_in_output = true;
   const json::array* ids = fields.array("stop_token_ids");
@@ -159,8 +184,8 @@ void refuse_unsupported(FieldReader& fields) {
     if (fields.boolean(key).value_or(false)) fields.fail(unsupported(key, "true", ""));
   }
   for (const std::string_view key :
-       {"stop_regex", "bad_words", "allowed_token_ids", "truncate_prompt_tokens", "input_ids",
-        "prompt_embeds", "custom_logit_processor", "lora_path"}) {
+       {"bad_words", "allowed_token_ids", "truncate_prompt_tokens", "input_ids", "prompt_embeds",
+        "custom_logit_processor", "lora_path"}) {
     const json::value* value = fields.find(key);
     const bool is_empty = value == nullptr || (value->is_array() && value->get_array().empty());
     if (!is_empty) fields.fail(unsupported(key, json_excerpt(*value), ""));

@@ -31,7 +31,13 @@ void write_generation(JsonWriter& json,
   json.key("ignore_eos").boolean(generation.ignore_eos);
   json.key("stop").begin_array();
   for (const std::string& stop : options.stop) json.string(stop);
-  json.end_array().key("stop_token_ids");
+  json.end_array();
+  if (!options.stop_patterns.empty()) {
+    json.key("stop_regex").begin_array();
+    for (const auto& pattern : options.stop_patterns) json.string(pattern->text());
+    json.end_array();
+  }
+  json.key("stop_token_ids");
   json.integers(generation.stop_token_ids);
   json.key("include_stop_str_in_output").boolean(options.include_stop_in_output);
   json.key("logprobs");

@@ -23,8 +23,9 @@ constexpr float kNoLogprob = std::numeric_limits<float>::quiet_NaN();
 
 ChatChoice::Options choice_options(const TextRequest& request) {
   ChatChoice::Options options;
-  options.parser.stop = request.stop;
-  options.parser.include_stop_in_output = request.include_stop_in_output;
+  options.parser.stop = {.strings = request.stop,
+                         .patterns = request.stop_patterns,
+                         .include_match = request.include_stop_in_output};
   options.parser.parse_tool_calls = false;
   options.parser.parse_reasoning = false;
   options.token_ids = request.return_token_ids;
@@ -175,9 +176,7 @@ bool TextCompletion::push(int32_t choice_idx, const TokenEvent& event, std::stri
   if (choice.state.end() == ChatChoice::End::kFailed) {
     if (choice.has_chunk && !choice.text.empty())
       append_chunk(static_cast<size_t>(choice_idx), frames);
-    const bool aborted = event.finish_reason == FinishReason::kAborted;
-    fail(server_error(aborted ? 503 : 500, choice.state.failure(),
-                      aborted ? "aborted" : "engine_failed"));
+    fail(choice.state.error());
     return false;
   }
   for (const AssistantDelta& delta : deltas_) choice.text += delta.text;

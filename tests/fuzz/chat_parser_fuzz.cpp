@@ -20,8 +20,8 @@ AssistantParserOptions options_of(uint8_t flags, std::string_view schema) {
   options.starts_in_reasoning = (flags & 1) != 0;
   options.parse_tool_calls = (flags & 2) == 0;
   options.parse_reasoning = (flags & 4) == 0;
-  options.include_stop_in_output = (flags & 8) != 0;
-  if ((flags & 16) != 0) options.stop = {"ab", "b", "\n\n"};
+  options.stop.include_match = (flags & 8) != 0;
+  if ((flags & 16) != 0) options.stop.strings = {"ab", "b", "\n\n"};
   if ((flags & 32) != 0) options.tools = {{"f", std::string(schema)}, {"g", "{}"}};
   options.num_history_tool_calls = flags >> 6;
   return options;

@@ -51,7 +51,7 @@ TEST_CASE("deltas count the tokens that have come by then", "[parser]") {
       "<think>Hm 中</think>aXb" + kSection + call("functions.f:0", "{} ") + kSectionEnd + " aX";
   const CutText cut({text}, 16, 5);
   for (const Ids& ids : cut.sequences()) {
-    AssistantParser parser(cut.tokenizer(), {.stop = {"XY"}});
+    AssistantParser parser(cut.tokenizer(), {.stop = {.strings = {"XY"}}});
     std::vector<AssistantDelta> deltas;
     int32_t num_pushed = 0;
     const auto num_told = [&] {
@@ -326,7 +326,7 @@ TEST_CASE("plain completions are all content", "[parser]") {
 
 TEST_CASE("stop strings end the content wherever tokens are cut", "[parser][stop]") {
   const auto content = [](const std::string& text, std::vector<std::string> stop) {
-    return parse_all(text, {.stop = std::move(stop)}).content;
+    return parse_all(text, {.stop = {.strings = std::move(stop)}}).content;
   };
   CHECK(content("one STOP two", {"STOP"}) == "one ");
   CHECK(content("one STOP", {"STOP"}) == "one ");
@@ -343,7 +343,7 @@ TEST_CASE("stop strings end the content wherever tokens are cut", "[parser][stop
 TEST_CASE("stop strings are not matched in thinking or calls, nor across them", "[parser][stop]") {
   const Answer answer = parse_all("<think>STOP</think>a ST" + kSection +
                                       call("functions.f:0", "{\"STOP\":1}") + kSectionEnd + "OP b",
-                                  {.stop = {"STOP"}});
+                                  {.stop = {.strings = {"STOP"}}});
   CHECK(answer.reasoning == "STOP");
   CHECK(answer.content == "a STOP b");
   CHECK(answer.calls.at(0).arguments == "{\"STOP\":1}");
@@ -354,7 +354,7 @@ TEST_CASE("a stop string can be shown, and what follows is ignored", "[parser][s
   for (const bool include : {false, true}) {
     for (const Ids& ids : cut.sequences()) {
       AssistantParser parser(cut.tokenizer(),
-                             {.stop = {"STOP", "never"}, .include_stop_in_output = include});
+                             {.stop = {.strings = {"STOP", "never"}, .include_match = include}});
       std::vector<AssistantDelta> out;
       for (const int32_t id : ids) parser.push(id, out);
       parser.finish(out);
@@ -369,7 +369,7 @@ TEST_CASE("a stop string can be shown, and what follows is ignored", "[parser][s
 
 TEST_CASE("only what may begin a stop string is held back", "[parser][stop]") {
   const CutText cut({"ab", "cS", "Tx", "S"}, 0, 1);
-  AssistantParser parser(cut.tokenizer(), {.stop = {"STOP"}});
+  AssistantParser parser(cut.tokenizer(), {.stop = {.strings = {"STOP"}}});
   std::vector<std::string> shown;
   for (const int32_t id : cut.by_chunk()) {
     std::vector<AssistantDelta> out;
