@@ -90,6 +90,8 @@ bool AssistantParser::push_marker(int32_t token_id, Deltas& out) {
     if (in_unclosed_call()) return false;  // inside a JSON string it is what the model writes
     if (state_ == State::kSection) return true;
     enter(token_id == ids.think_begin ? State::kReasoning : State::kContent, out);
+    if (options_.reasoning_in_content)
+      append_delta(Kind::kContent, -1, tokenizer_.token_bytes(token_id), out);
     return true;
   }
   return options_.parse_tool_calls && push_tool_marker(token_id, out);
@@ -139,7 +141,8 @@ void AssistantParser::push_text(std::string_view text, Deltas& out) {
       return emit_arguments(text, out);
     case State::kReasoning:
       has_reasoning_text_ = true;
-      return append_delta(Kind::kReasoning, -1, text, out);
+      return append_delta(options_.reasoning_in_content ? Kind::kContent : Kind::kReasoning, -1,
+                          text, out);
   }
 }
 
@@ -152,7 +155,7 @@ void AssistantParser::enter(State state, Deltas& out) {
   } else {
     push_text(utf8_.finish(), out);
   }
-  if (state_ == State::kReasoning && !has_reasoning_text_) {
+  if (state_ == State::kReasoning && !has_reasoning_text_ && !options_.reasoning_in_content) {
     append_delta(Kind::kReasoning, -1, "", out);
   }
   has_reasoning_text_ = false;

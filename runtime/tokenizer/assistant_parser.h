@@ -35,6 +35,9 @@ struct AssistantParserOptions {
   StopRules stop{};                      // met in content only; what follows is not emitted
   bool parse_tool_calls = true;          // false for plain completions: everything is content
   bool parse_reasoning = true;
+  // Thinking and its markers are shown as content, as the model wrote them; it counts as reasoning
+  // all the same, and no stop is met in it.
+  bool reasoning_in_content = false;
 };
 
 // Deltas of a call that names its function are forwarded piece by piece, never re-serialised; only

@@ -22,8 +22,10 @@ bool ChatChoice::push_token(const TokenEvent& event, std::vector<AssistantDelta>
   const int32_t reasoning_before = parser_.reasoning_tokens();
   parser_.push(event.token_id, deltas);
   usage_.reasoning_tokens = parser_.reasoning_tokens();
-  const bool is_content = parser_.reasoning_tokens() == reasoning_before &&
-                          !parser_.in_unclosed_call() && !tokenizer_.is_special(event.token_id);
+  const bool is_reasoning = parser_.reasoning_tokens() != reasoning_before;
+  const bool is_content =
+      is_reasoning ? options_.parser.reasoning_in_content
+                   : !parser_.in_unclosed_call() && !tokenizer_.is_special(event.token_id);
   if (options_.logprobs && is_content && !parser_.stopped()) logprobs_.push_back(event);
   const bool only_call_done =
       options_.first_call_only && parser_.num_tool_calls() > 0 && !parser_.in_unclosed_call();

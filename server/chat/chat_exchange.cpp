@@ -18,6 +18,7 @@ ChatChoice::Options choice_options(const PreparedChat& chat, const ServedModel& 
   options.parser.stop = {.strings = request.stop,
                          .patterns = request.stop_patterns,
                          .include_match = request.include_stop_in_output};
+  options.parser.reasoning_in_content = !request.separate_reasoning;
   options.first_call_only = !request.parallel_tool_calls;
   options.logprobs = request.logprobs;
   // Ids would show the thinking that the request wants hidden.

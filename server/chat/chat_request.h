@@ -70,8 +70,9 @@ struct ChatRequest : GenerationOptions {
   int32_t top_logprobs = 0;
   int32_t prompt_logprobs = -1;  // -1: none; k: of every prompt token and the k best
   bool include_reasoning = true;
-  bool stream_reasoning = true;  // false: all of it in one piece, at its end
-  bool echo = false;             // the answer begins with a last message of its own role
+  bool separate_reasoning = true;  // false: thinking and its markers are part of the content
+  bool stream_reasoning = true;    // false: all of it in one piece, at its end
+  bool echo = false;               // the answer begins with a last message of its own role
   std::optional<HeavyOptions> heavy;
 };
 

@@ -346,6 +346,7 @@ void ChatCompletion::append_choice(std::string& out, size_t choice_idx) const {
   json.key("content");
   no_content ? json.null() : json.string(message.content);
   for (const std::string_view field : {"reasoning_content", "reasoning"}) {
+    if (!request().separate_reasoning) break;
     json.key(field);
     const bool none = message.reasoning.empty() || !request().include_reasoning;
     none ? json.null() : json.string(message.reasoning);

@@ -96,8 +96,10 @@ void read_thinking(FieldReader& fields, ChatRequest& request) {
   controls.set_budget(fields.integer("thinking_token_budget", 0, kMaxInt32));
   fields.read("preserve_thinking", request.prompt.preserve_thinking);
   fields.read("include_reasoning", request.include_reasoning);
-  if (const auto separate = fields.boolean("separate_reasoning")) {
-    if (!*separate) fields.fail(unsupported("separate_reasoning", "false", ""));
+  fields.read("separate_reasoning", request.separate_reasoning);
+  if (fields.ok() && !request.separate_reasoning && !request.include_reasoning) {
+    fields.fail_value("separate_reasoning", "true beside include_reasoning: false",
+                      *fields.find("separate_reasoning"));
   }
   fields.read("stream_reasoning", request.stream_reasoning);
   controls.read_template_kwargs(fields, request.prompt.preserve_thinking);
@@ -140,6 +142,8 @@ void read_heavy(FieldReader& fields, const RequestLimits& limits, ChatRequest& r
   if (request.prompt.continue_final_message)
     return fields.fail_value("heavy", "no continue_final_message beside it", *value);
   if (request.echo) return fields.fail_value("heavy", "no echo beside it", *value);
+  if (!request.separate_reasoning)
+    return fields.fail_value("heavy", "no separate_reasoning: false beside it", *value);
   if (request.prompt_logprobs >= 0)
     return fields.fail_value("heavy", "no prompt_logprobs beside it", *value);
   request.heavy = heavy;

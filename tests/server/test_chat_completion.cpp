@@ -273,6 +273,42 @@ TEST_CASE("reasoning is left out when the client does not want it", "[server][co
   CHECK(streamed.content == "cd");
 }
 
+TEST_CASE("reasoning stays in the content, as it was written, where it is not to be separated",
+          "[server][completion]") {
+  const std::string extra =
+      R"("separate_reasoning":false,"logprobs":true,"stop":["b","c"],)" + std::string(kTools);
+  const Played played = play(
+      "<think>ab</think>de<|tool_calls_section_begin|><|tool_call_begin|>functions.g:0"
+      "<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
+      extra);
+  const json::value& choice = played.whole.at("choices").at(0);
+  const json::object& message = choice.at("message").as_object();
+  CHECK(message.at("content").as_string() == "<think>ab</think>de");
+  CHECK_FALSE(message.contains("reasoning_content"));
+  CHECK_FALSE(message.contains("reasoning"));
+  CHECK(message.at("tool_calls").as_array().size() == 1);
+  CHECK(choice.at("logprobs").at("content").as_array().size() == 6);
+  CHECK(played.whole.at("usage").at("completion_tokens_details").at("reasoning_tokens") == 4);
+  const auto streamed = add_up(played.events);
+  REQUIRE(streamed.size() == 1);
+  CHECK(streamed[0].content == "<think>ab</think>de");
+  CHECK(streamed[0].reasoning.empty());
+  CHECK(streamed[0].tool_calls.size() == 1);
+  CHECK(played.frames.find("reasoning_content") == std::string::npos);
+  // Stops are met behind the thinking, as without the key; a call ends thinking without a marker.
+  const Played stopped = play("<think>ab</think>dcb", extra);
+  CHECK(stopped.whole.at("choices").at(0).at("message").at("content").as_string() ==
+        "<think>ab</think>d");
+  const Played open = play(
+      "<think>a<|tool_call_begin|>functions.g:0<|tool_call_argument_begin|>{}<|tool_call_end|>",
+      extra);
+  const json::value& called = open.whole.at("choices").at(0).at("message");
+  CHECK(called.at("content").as_string() == "<think>a");
+  CHECK(called.at("tool_calls").as_array().size() == 1);
+  CHECK(play("<think></think>d", extra).whole.at("choices").at(0).at("message").at("content") ==
+        "<think></think>d");
+}
+
 TEST_CASE("what the engine is asked for follows from the request", "[server][completion]") {
   const ServedModel model = served_model();
   const auto prepare = [&](const std::string& extra) {
