@@ -40,6 +40,7 @@ struct ServerOptions {
   std::chrono::seconds keep_alive_timeout{75};
   std::chrono::seconds drain_timeout{30};
   int32_t max_n = 8;                        // choices of one request
+  int32_t max_logprobs = 20;                // of a token; -1: no limit
   bool preserve_thinking = false;           // prompts keep all reasoning, unless told otherwise
   bool strict_params = false;               // unknown keys of a request are a 400, not ignored
   bool force_include_usage = false;         // every stream ends with its usage, asked for or not

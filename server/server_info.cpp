@@ -33,6 +33,7 @@ void write_limits(JsonWriter& json, const ServerState& state) {
   json.key("chunked_prefill_size").integer(engine.options().prefill_chunk_tokens);
   json.key("max_prefill_tokens").integer(engine.model().max_batch_tokens());
   json.key("max_n").integer(state.options.max_n);
+  json.key("max_logprobs").integer(state.options.max_logprobs);
   json.key("max_connections").integer(state.options.max_connections);
   json.key("max_body_size_bytes").integer(state.options.max_body_size_bytes);
 }

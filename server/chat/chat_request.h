@@ -20,6 +20,7 @@ struct RequestLimits {
   int32_t max_n = 8;
   int32_t least_max_tokens = 1;    // 0 where a prompt may be echoed alone
   int32_t vocab_size = 0;          // ids of logit_bias and stop_token_ids are below it
+  int32_t max_logprobs = 20;       // of a token; -1: all of the vocabulary
   bool preserve_thinking = false;  // unless the request says otherwise
   bool force_include_usage = false;
 };

@@ -1,5 +1,6 @@
 #include "server/chat/prepared_chat.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -7,6 +8,11 @@
 
 namespace tandem::server {
 namespace {
+
+// Logprobs are 8 bytes each while they wait and some 60 as JSON: a token's whole vocabulary is 10
+// MB.
+constexpr int64_t kMaxAnswerLogprobs = 1 << 21;
+constexpr int32_t kFewLogprobs = 20;  // as many may be had of any number of tokens
 
 // Never chosen, whatever the logits: far below them, and finite so that no NaN can come of it.
 constexpr float kForbiddenBias = -1e9f;
@@ -30,6 +36,19 @@ AnswerRules answer_rules(const ChatRequest& request, const ServedModel& model) {
   return rules;
 }
 
+// The engine tells as many of each token as the larger wish is for.
+std::optional<ApiError> check_logprobs(const ChatRequest& request,
+                                       int64_t num_prompt_tokens,
+                                       int32_t max_new_tokens) {
+  const int32_t num_top = request.logprobs ? request.top_logprobs : 0;
+  const bool of_prompt = request.prompt_logprobs >= 0;
+  const int64_t num_answers =
+      request.heavy ? int64_t{request.heavy->num_trajectories} + 1 : request.n;
+  return check_num_logprobs(request.prompt_logprobs > num_top ? "prompt_logprobs" : "top_logprobs",
+                            std::max(num_top, request.prompt_logprobs),
+                            num_answers * max_new_tokens + (of_prompt ? num_prompt_tokens : 0));
+}
+
 }  // namespace
 
 bool starts_in_reasoning(const ChatRequest& request, const ServedModel& model) {
@@ -40,6 +59,7 @@ bool starts_in_reasoning(const ChatRequest& request, const ServedModel& model) {
 RequestLimits request_limits(const ServedModel& model) {
   return {.max_n = model.max_n,
           .vocab_size = model.vocab_size,
+          .max_logprobs = model.max_logprobs,
           .preserve_thinking = model.preserve_thinking,
           .force_include_usage = model.force_include_usage};
 }
@@ -62,6 +82,10 @@ Result<PreparedChat, ApiError> prepare_chat(ChatRequest request, const ServedMod
   const auto max_new_tokens =
       fit_new_tokens(static_cast<int64_t>(prompt->ids.size()), request.max_tokens, model);
   if (!max_new_tokens) return max_new_tokens.error();
+  if (auto error =
+          check_logprobs(request, static_cast<int64_t>(prompt->ids.size()), *max_new_tokens)) {
+    return *std::move(error);
+  }
   PreparedChat chat;
   chat.max_new_tokens = *max_new_tokens;
   chat.num_history_tool_calls = prompt->num_tool_calls;
@@ -76,6 +100,19 @@ Result<int32_t, ApiError> fit_new_tokens(int64_t num_prompt_tokens,
   const int64_t room = model.max_context_tokens - num_prompt_tokens;
   if (room < 1) return context_too_long(num_prompt_tokens, model.max_context_tokens);
   return static_cast<int32_t>(std::min<int64_t>(room, wanted.value_or(static_cast<int32_t>(room))));
+}
+
+std::optional<ApiError> check_num_logprobs(std::string_view field,
+                                           int32_t num_logprobs,
+                                           int64_t num_tokens) {
+  if (num_logprobs <= kFewLogprobs) return std::nullopt;
+  const int64_t most = kMaxAnswerLogprobs / num_logprobs;
+  if (num_tokens <= most) return std::nullopt;
+  return invalid_value(field,
+                       fmt::format("at most {} tokens in all choices (and the prompt, where it is "
+                                   "asked for) beside {} logprobs of each: max_tokens says so",
+                                   most, num_logprobs),
+                       fmt::format("up to {}", num_tokens));
 }
 
 Result<std::shared_ptr<const AnswerGrammar>, ApiError> compile_rules(const AnswerRules& rules,

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "runtime/base/result.h"
@@ -35,6 +36,12 @@ Result<RenderedPrompt, ApiError> render_request(ChatRequest& request, const Serv
 
 // Renders and measures; the slow part of a request on this side of the engine.
 Result<PreparedChat, ApiError> prepare_chat(ChatRequest request, const ServedModel& model);
+
+// What one answer may hold of logprobs beyond the usual few, so that no request fills the memory or
+// holds up others while it is written.
+std::optional<ApiError> check_num_logprobs(std::string_view field,
+                                           int32_t num_logprobs,
+                                           int64_t num_tokens);
 
 // What no grammar can enforce is an error that names the field. Up to some 100 ms.
 Result<std::shared_ptr<const AnswerGrammar>, ApiError> compile_rules(const AnswerRules& rules,

@@ -61,6 +61,8 @@ void add_serve_answers(CLI::App* command, server::ServerOptions& server) {
       ->group("Answers");
   add_number(command, "--stream-interval", server.stream_interval, 1, 1 << 20,
              "Tokens of a stream's chunk, at least (default: 1)", "Answers");
+  add_number(command, "--max-logprobs", server.max_logprobs, -1, 1 << 20,
+             "Of a token, in a request; -1: no limit (default: 20)", "Answers");
   command
       ->add_flag("--enable-force-include-usage", server.force_include_usage,
                  "Every stream ends with its usage, asked for or not")

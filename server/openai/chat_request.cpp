@@ -17,16 +17,15 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr int32_t kMaxTopLogprobs = 20;
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 
-void read_logprobs(FieldReader& fields, ChatRequest& request) {
+void read_logprobs(FieldReader& fields, const RequestLimits& limits, ChatRequest& request) {
   fields.read("logprobs", request.logprobs);
-  fields.read("top_logprobs", 0, kMaxTopLogprobs, request.top_logprobs);
+  read_num_logprobs(fields, "top_logprobs", limits, request.top_logprobs);
   if (fields.ok() && request.top_logprobs > 0 && !request.logprobs) {
     fields.fail_value("top_logprobs", "logprobs: true beside it", *fields.find("top_logprobs"));
   }
-  fields.read("prompt_logprobs", 0, kMaxTopLogprobs, request.prompt_logprobs);
+  read_num_logprobs(fields, "prompt_logprobs", limits, request.prompt_logprobs);
   if (fields.ok() && request.prompt_logprobs >= 0 && request.stream) {
     fields.fail_value("prompt_logprobs", "no stream: true beside it",
                       *fields.find("prompt_logprobs"));
@@ -177,7 +176,7 @@ Result<ChatRequest, ApiError> read_chat_request(FieldReader& fields, const Reque
   read_prompt_end(fields, request.prompt);
   fields.read("echo", request.echo);
   read_generation_options(fields, limits, request);
-  read_logprobs(fields, request);
+  read_logprobs(fields, limits, request);
   read_tools(fields, request);
   read_answer_format(fields, request);
   read_thinking(fields, request);

@@ -194,6 +194,22 @@ void refuse_unsupported(FieldReader& fields) {
 
 }  // namespace
 
+void read_num_logprobs(FieldReader& fields,
+                       std::string_view key,
+                       const RequestLimits& limits,
+                       int32_t& out) {
+  const auto wanted = fields.integer(key, -1, kMaxInt32);
+  if (!wanted) return;
+  const int64_t num =
+      *wanted < 0 ? limits.vocab_size : std::min<int64_t>(*wanted, limits.vocab_size);
+  if (limits.max_logprobs >= 0 && num > limits.max_logprobs) {
+    return fields.fail_value(
+        key, fmt::format("at most {}, the server's --max-logprobs", limits.max_logprobs),
+        *fields.find(key));
+  }
+  out = static_cast<int32_t>(num);
+}
+
 void read_generation_options(FieldReader& fields,
                              const RequestLimits& limits,
                              GenerationOptions& options) {

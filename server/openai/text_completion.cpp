@@ -72,6 +72,16 @@ void write_top(JsonWriter& json, const Tokenizer& tokenizer, const TokenEvent& t
   json.end_object();
 }
 
+std::optional<ApiError> check_logprobs(const TextRequest& request,
+                                       std::span<const int32_t> max_new_tokens) {
+  int64_t num_tokens = 0;
+  for (size_t prompt_idx = 0; prompt_idx < max_new_tokens.size(); ++prompt_idx) {
+    num_tokens += max_new_tokens[prompt_idx];
+    if (request.echo) num_tokens += std::ssize(request.prompts[prompt_idx]);
+  }
+  return check_num_logprobs("logprobs", request.logprobs, num_tokens * request.n);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Exchange>, ApiError> open_text_completion(std::string_view body,
@@ -93,6 +103,7 @@ Result<std::unique_ptr<TextCompletion>, ApiError> make_text_completion(std::stri
     if (!fitted) return fitted.error();
     max_new_tokens.push_back(*fitted);
   }
+  if (auto error = check_logprobs(*request, max_new_tokens)) return *std::move(error);
   return std::make_unique<TextCompletion>(std::move(*request), std::move(max_new_tokens), model);
 }
 

@@ -16,7 +16,6 @@ namespace {
 namespace json = boost::json;
 
 constexpr int32_t kDefaultMaxTokens = 16;
-constexpr int32_t kMaxLogprobs = 20;
 constexpr size_t kMaxPrompts = 256;
 constexpr std::string_view kExpectedPrompt = "a text, a list of token ids or a list of either";
 
@@ -77,7 +76,7 @@ Result<TextRequest, ApiError> parse_text_request(std::string_view body, const Se
   read_prompts(fields, model, request);
   read_answer_format(fields, request);
   fields.read("echo", request.echo);
-  fields.read("logprobs", 0, kMaxLogprobs, request.logprobs);
+  read_num_logprobs(fields, "logprobs", limits, request.logprobs);
   if (fields.ok() && *request.max_tokens == 0 && !request.echo) {
     fields.fail(invalid_value("max_tokens", "at least 1, or echo: true beside it", "0"));
   }

@@ -246,7 +246,7 @@ TEST_CASE("a chat's prompt has logprobs for who asks", "[server]") {
       CHECK(token.at("top_logprobs").as_array().empty());
   }
   CHECK_FALSE(client.post(kChat, chat_body("hi")).json().as_object().contains("prompt_logprobs"));
-  for (const char* bad : {R"("prompt_logprobs":2,"stream":true)", R"("prompt_logprobs":-1)",
+  for (const char* bad : {R"("prompt_logprobs":2,"stream":true)", R"("prompt_logprobs":-2)",
                           R"("prompt_logprobs":21)", R"("prompt_logprobs":2,"heavy":true)"})
     CHECK(client.post(kChat, chat_body("hi", bad)).status == 400);
 }
