@@ -181,7 +181,7 @@ TEST_CASE("a model that finds no room to wake sleeps on, says why, and wakes whe
   const std::vector<int32_t> expected = continue_greedily(model, prompt, 8);
   model.release_memory(kOnDevices);
   const int num_allocations = 1000 - num_left;
-  const int64_t asleep_bytes = memory_use().virtual_bytes;
+  [[maybe_unused]] const int64_t asleep_bytes = memory_use().virtual_bytes;
   for (int num_had : {0, 1, 2, num_allocations / 2}) {
     INFO(num_had << " allocations");
     num_left = num_had;
@@ -189,7 +189,9 @@ TEST_CASE("a model that finds no room to wake sleeps on, says why, and wakes whe
         model.restore_memory(kOnDevices, {}), LoadError,
         MessageMatches(ContainsSubstring("no memory left") && ContainsSubstring("memory map") &&
                        ContainsSubstring("dense weights")));
+#if !defined(__SANITIZE_ADDRESS__)  // which keeps what was freed for a while
     CHECK(memory_use().virtual_bytes - asleep_bytes < 4 << 20);
+#endif
   }
   num_left = 1000;
   CHECK_THROWS_AS(model.restore_memory(kOnDevices,
