@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "server/http/json_writer.h"
@@ -33,11 +32,6 @@ void write_tool_calls(JsonWriter& json, const std::vector<ToolCall>& calls) {
   json.end_array();
 }
 
-// A probability of zero has no JSON number; -9999 is what the field uses.
-double finite_logprob(float logprob) {
-  return std::isfinite(logprob) ? static_cast<double>(logprob) : -9999.0;
-}
-
 void write_token(JsonWriter& json, const Tokenizer& tokenizer, int32_t token_id, float logprob) {
   const std::string_view bytes = tokenizer.token_bytes(token_id);
   json.key("token").string(bytes);
@@ -45,20 +39,6 @@ void write_token(JsonWriter& json, const Tokenizer& tokenizer, int32_t token_id,
   json.key("bytes").begin_array();
   for (const char byte : bytes) json.integer(static_cast<unsigned char>(byte));
   json.end_array();
-}
-
-// prompt_logprobs may have made the engine tell more.
-std::span<const TokenLogprob> best(const TokenEvent& token, int32_t num_wanted) {
-  return std::span(token.top_logprobs)
-      .first(std::min(token.top_logprobs.size(), static_cast<size_t>(num_wanted)));
-}
-
-// "123":{"logprob":-0.25,"rank":1,"decoded_token":" the"}, as vLLM writes it.
-void write_ranked(
-    JsonWriter& json, const Tokenizer& tokenizer, int32_t token_id, float logprob, int64_t rank) {
-  json.key(std::to_string(token_id)).begin_object();
-  json.key("logprob").number(finite_logprob(logprob)).key("rank").integer(rank);
-  json.key("decoded_token").string(tokenizer.token_bytes(token_id)).end_object();
 }
 
 // The role that the answer is of, as vLLM has it: without a generation prompt, whose turn it is.
@@ -249,7 +229,7 @@ void ChatCompletion::append_logprobs(std::string& out, std::span<const TokenEven
     json.begin_object();
     write_token(json, *model().tokenizer, token.token_id, token.logprob);
     json.key("top_logprobs").begin_array();
-    for (const TokenLogprob& alternative : best(token, request().top_logprobs)) {
+    for (const TokenLogprob& alternative : best_logprobs(token, request().top_logprobs)) {
       json.begin_object();
       write_token(json, *model().tokenizer, alternative.token_id, alternative.logprob);
       json.end_object();
@@ -283,32 +263,15 @@ std::string ChatCompletion::body() const {
   out += "],\"usage\":";
   JsonWriter json(out);
   write_usage(json, usage());
-  append_prompt_logprobs(out);
+  if (request().prompt_logprobs >= 0) {
+    out += ",\"prompt_logprobs\":";
+    JsonWriter tokens(out);
+    write_prompt_logprobs(tokens, *model().tokenizer, prompt_logprobs(), request().prompt_logprobs);
+  }
   if (request().return_token_ids) append_ids(out, "prompt_token_ids", prompt_ids());
   if (!trajectories_json_.empty()) out += ",\"trajectories\":" + trajectories_json_;
   out += "}";
   return out;
-}
-
-// Null for the first token, which follows nothing; of the others the token itself and the best.
-void ChatCompletion::append_prompt_logprobs(std::string& out) const {
-  const int32_t num_best = request().prompt_logprobs;
-  if (num_best < 0) return;
-  out += ",\"prompt_logprobs\":";
-  JsonWriter json(out);
-  json.begin_array().null();
-  for (const TokenEvent& token : prompt_logprobs()) {
-    json.begin_object();
-    write_ranked(json, *model().tokenizer, token.token_id, token.logprob, token.rank);
-    int64_t rank = 0;
-    for (const TokenLogprob& alternative : best(token, num_best)) {
-      ++rank;
-      if (alternative.token_id == token.token_id) continue;
-      write_ranked(json, *model().tokenizer, alternative.token_id, alternative.logprob, rank);
-    }
-    json.end_object();
-  }
-  json.end_array();
 }
 
 void ChatCompletion::add_rollouts(const ChatCompletion& rollouts, bool shown) {

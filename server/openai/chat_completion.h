@@ -51,7 +51,6 @@ class ChatCompletion : public ChatExchange {
   void end_chunk(int32_t choice_idx, std::string& frames, bool with_prompt = false) const;
   void append_token_ids(std::string& out, std::span<const int32_t> ids) const;
   void append_logprobs(std::string& out, std::span<const TokenEvent> tokens) const;
-  void append_prompt_logprobs(std::string& out) const;
   void append_choice(std::string& out, size_t choice_idx) const;
   void append_choices(std::string& out) const;
 

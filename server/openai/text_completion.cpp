@@ -53,14 +53,17 @@ void write_logprob(JsonWriter& json, float logprob) {
 }
 
 // {" the": -0.25, ...}: the best and the token itself, when it is not among them.
-void write_top(JsonWriter& json, const Tokenizer& tokenizer, const TokenEvent& token) {
+void write_top(JsonWriter& json,
+               const Tokenizer& tokenizer,
+               const TokenEvent& token,
+               int32_t num_best) {
   if (std::isnan(token.logprob)) {
     json.null();
     return;
   }
   json.begin_object();
   bool has_token = false;
-  for (const TokenLogprob& best : token.top_logprobs) {
+  for (const TokenLogprob& best : best_logprobs(token, num_best)) {
     json.key(token_text(tokenizer, best.token_id));
     write_logprob(json, best.logprob);
     has_token |= best.token_id == token.token_id;
@@ -77,9 +80,12 @@ std::optional<ApiError> check_logprobs(const TextRequest& request,
   int64_t num_tokens = 0;
   for (size_t prompt_idx = 0; prompt_idx < max_new_tokens.size(); ++prompt_idx) {
     num_tokens += max_new_tokens[prompt_idx];
-    if (request.echo) num_tokens += std::ssize(request.prompts[prompt_idx]);
+    const bool of_prompt = request.echo || request.prompt_logprobs >= 0;
+    if (of_prompt) num_tokens += std::ssize(request.prompts[prompt_idx]);
   }
-  return check_num_logprobs("logprobs", request.logprobs, num_tokens * request.n);
+  return check_num_logprobs(
+      request.prompt_logprobs > request.logprobs ? "prompt_logprobs" : "logprobs",
+      std::max(request.logprobs, request.prompt_logprobs), num_tokens * request.n);
 }
 
 }  // namespace
@@ -120,6 +126,7 @@ TextCompletion::TextCompletion(TextRequest request,
   for (size_t choice_idx = 0; choice_idx < num_choices; ++choice_idx) {
     choices_.push_back({.state = ChatChoice(*model.tokenizer, choice_options(request_))});
   }
+  prompt_tokens_.resize(request_.prompts.size());
   request_.stream_interval = std::max(request_.stream_interval, model.stream_interval);
 }
 
@@ -155,9 +162,13 @@ std::vector<GenerationRequest> TextCompletion::take_requests() {
                                      request_.stop_token_ids.begin(),
                                      request_.stop_token_ids.end());
     generation.ignore_eos = request_.ignore_eos;
-    generation.num_logprobs = request_.logprobs;
+    // Those of a prompt are told once, by its first choice, unless its text is echoed with them.
+    const bool tells_prompt =
+        request_.prompt_logprobs >= 0 && choice_idx % static_cast<size_t>(request_.n) == 0;
+    generation.num_logprobs =
+        tells_prompt ? std::max(request_.logprobs, request_.prompt_logprobs) : request_.logprobs;
     if (grammar_) generation.constraint = grammar_->start();
-    generation.prompt_logprobs = request_.echo && request_.logprobs >= 0;
+    generation.prompt_logprobs = tells_prompt || (request_.echo && request_.logprobs >= 0);
     generation.repetition = request_.repetition;
     generation.priority = request_.priority;
     generation.cache_salt = request_.cache_salt;
@@ -168,7 +179,11 @@ std::vector<GenerationRequest> TextCompletion::take_requests() {
 bool TextCompletion::push(int32_t choice_idx, const TokenEvent& event, std::string& frames) {
   Choice& choice = choices_[static_cast<size_t>(choice_idx)];
   if (event.kind == TokenEvent::Kind::kPromptToken) {
-    choice.tokens.push_back(event);
+    const auto num_choices = static_cast<size_t>(request_.n);
+    const auto prompt_idx = static_cast<size_t>(choice_idx) / num_choices;
+    if (request_.prompt_logprobs >= 0 && static_cast<size_t>(choice_idx) % num_choices == 0)
+      prompt_tokens_[prompt_idx].push_back(event);
+    if (request_.echo && request_.logprobs >= 0) choice.tokens.push_back(event);
     return false;
   }
   if (!std::exchange(choice.told_prompt, true)) begin_with_prompt(static_cast<size_t>(choice_idx));
@@ -302,6 +317,12 @@ void TextCompletion::append_choice(std::string& out,
     json.string(finish_reason(choice.state.end()));
     append_stop_reason(out, choice.state);
   }
+  if (request_.prompt_logprobs >= 0) {
+    json.key("prompt_logprobs");
+    write_prompt_logprobs(json, *model_.tokenizer,
+                          prompt_tokens_[choice_idx / static_cast<size_t>(request_.n)],
+                          request_.prompt_logprobs);
+  }
   if (request_.return_token_ids) {
     if (!choice.has_chunk) append_ids(out, "prompt_token_ids", prompt_of(choice_idx));
     append_ids(out, "token_ids", choice.token_ids);
@@ -321,7 +342,8 @@ void TextCompletion::append_logprobs(std::string& out, const Choice& choice) con
   json.end_array().key("token_logprobs").begin_array();
   for (const TokenEvent& token : choice.tokens) write_logprob(json, token.logprob);
   json.end_array().key("top_logprobs").begin_array();
-  for (const TokenEvent& token : choice.tokens) write_top(json, tokenizer, token);
+  for (const TokenEvent& token : choice.tokens)
+    write_top(json, tokenizer, token, request_.logprobs);
   json.end_array().key("text_offset").begin_array();
   int64_t offset = choice.text_size_chars;
   for (const TokenEvent& token : choice.tokens) {

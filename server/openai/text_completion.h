@@ -70,6 +70,8 @@ class TextCompletion : public Exchange {
   int64_t created_unix_s_ = 0;
   bool taken_ = false;
   std::vector<Choice> choices_;
+  // With prompt_logprobs: of each prompt from its second token on.
+  std::vector<std::vector<TokenEvent>> prompt_tokens_;
   std::vector<AssistantDelta> deltas_;  // scratch
   std::optional<ApiError> error_;
 };

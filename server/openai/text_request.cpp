@@ -84,9 +84,10 @@ Result<TextRequest, ApiError> parse_text_request(std::string_view body, const Se
   if (best_of && *best_of != request.n) {
     fields.fail(unsupported("best_of", std::to_string(*best_of), "expected n"));
   }
-  if (const json::value* prompt_logprobs = fields.find("prompt_logprobs")) {
-    fields.fail(unsupported("prompt_logprobs", json_excerpt(*prompt_logprobs),
-                            "send echo: true with logprobs"));
+  read_num_logprobs(fields, "prompt_logprobs", limits, request.prompt_logprobs);
+  if (fields.ok() && request.prompt_logprobs >= 0 && request.stream) {
+    fields.fail_value("prompt_logprobs", "no stream: true beside it",
+                      *fields.find("prompt_logprobs"));
   }
   const auto suffix = fields.string("suffix");
   if (suffix && !suffix->empty()) {

@@ -16,6 +16,7 @@ struct TextRequest : GenerationOptions {
   std::vector<std::vector<int32_t>> prompts;  // not empty, none of them is
   bool echo = false;                          // the answer begins with the prompt
   int32_t logprobs = -1;                      // -1: none; k: of every token and the k best
+  int32_t prompt_logprobs = -1;               // the same of the prompt, in a field of its own
 };
 
 // `prompt` is a text, token ids, or a list of either; markers in a text become special tokens, as

@@ -114,5 +114,47 @@ TEST_CASE("more than the usual logprobs of more tokens than fit is a 400 that sa
   CHECK(client.post(kChat, chat_body("hi", R"("logprobs":true,"top_logprobs":20)")).status == 200);
 }
 
+TEST_CASE("completions tell the logprobs of their prompts, choice by choice",
+          "[server][logprobs]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  const std::string asked = R"({"prompt":["abc","x"],"n":2,"max_tokens":2,"prompt_logprobs":1)";
+  const Response response = client.post(kText, asked + "}");
+  REQUIRE(response.status == 200);
+  const json::value answer = response.json();
+  const json::array& choices = answer.at("choices").as_array();
+  REQUIRE(choices.size() == 4);
+  for (size_t idx = 0; idx < choices.size(); ++idx) {
+    const std::string_view prompt = idx < 2 ? "abc" : "x";
+    const json::array& tokens = choices[idx].at("prompt_logprobs").as_array();
+    REQUIRE(tokens.size() == prompt.size());
+    CHECK(tokens[0].is_null());
+    for (size_t token_idx = 1; token_idx < tokens.size(); ++token_idx) {
+      const json::object& entry = tokens[token_idx].as_object();
+      const json::value& own = entry.at(std::to_string(prompt[token_idx]));
+      CHECK(own.at("decoded_token").as_string() == prompt.substr(token_idx, 1));
+      CHECK(own.at("logprob").to_number<double>() <= 0);
+      CHECK(entry.size() == (own.at("rank").as_int64() == 1 ? 1 : 2));
+    }
+    CHECK(choices[idx].at("logprobs").is_null());
+  }
+  CHECK(choices[0].at("prompt_logprobs") == choices[1].at("prompt_logprobs"));
+  // Beside an echo with logprobs of its own, which the other wish makes no larger.
+  const json::value both =
+      client.post(kText, asked + R"(,"echo":true,"logprobs":0})").json().at("choices").at(0);
+  CHECK(both.at("prompt_logprobs") == choices[0].at("prompt_logprobs"));
+  CHECK(both.at("logprobs").at("tokens").as_array().size() == 5);
+  for (const json::value& top : both.at("logprobs").at("top_logprobs").as_array())
+    CHECK((top.is_null() || top.as_object().size() == 1));
+  CHECK_FALSE(client.post(kText, R"({"prompt":"a"})")
+                  .json()
+                  .at("choices")
+                  .at(0)
+                  .as_object()
+                  .contains("prompt_logprobs"));
+  refused(client, kText, asked + R"(,"stream":true})", "prompt_logprobs");
+  refused(client, kText, R"({"prompt":"a","prompt_logprobs":"x"})", "prompt_logprobs");
+}
+
 }  // namespace
 }  // namespace tandem::tests
