@@ -1,9 +1,11 @@
 #include "runtime/engine/engine.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <iterator>
@@ -86,6 +88,7 @@ struct Engine::Impl {
 
   // The engine thread's own.
   StepLoop steps;
+  bool sleeps_by_itself = false;  // since nobody has asked
   std::vector<std::unique_ptr<ActiveRequest>> incoming;
   std::vector<uint64_t> incoming_aborts;
   std::optional<SleepControl::Order> sleep_now, wake_now;  // one of them at most
@@ -119,6 +122,7 @@ Result<Engine::RequestId, SubmitError> Engine::Impl::submit(GenerationRequest re
   const uint64_t seed = request.sampling.seed.value_or(seed_base + request_id);
   auto active = std::make_unique<ActiveRequest>(request_id, seed, std::move(request));
   std::vector<SleepControl::Call> called_off;
+  bool wakes = false;
   {
     const std::lock_guard lock(mutex);
     if (failed) return SubmitError{Kind::kFailed, "the engine failed: " + failure};
@@ -131,6 +135,7 @@ Result<Engine::RequestId, SubmitError> Engine::Impl::submit(GenerationRequest re
     }
     if (std::optional<SubmitError> asleep_error = refusal_asleep(has_begun)) {
       if (!options.wake_on_request) return *std::move(asleep_error);
+      wakes = sleep.state() == SleepState::kAsleep;
       if (sleep.state() != SleepState::kWaking)
         called_off = sleep.order_waking(kAllModelMemory, nullptr);
     }
@@ -141,6 +146,7 @@ Result<Engine::RequestId, SubmitError> Engine::Impl::submit(GenerationRequest re
   }
   for (const SleepControl::Call& call : called_off) call.done(call.outcome);
   has_mail.notify_one();
+  if (wakes) spdlog::info("a request wakes the model");
   return request_id;
 }
 
@@ -291,7 +297,9 @@ void Engine::Impl::wait_until_there_is_work(std::unique_lock<std::mutex>& lock) 
   if (asleep || options.sleep_after.count() <= 0) return has_mail.wait(lock, has_work);
   while (!has_mail.wait_for(lock, options.sleep_after, has_work)) {
     // Nobody has asked for so long; somebody may be about to, for an answer of several requests.
-    if (is_idle()) sleep.order_sleep(kDeviceModelMemory, SleepMode::kWait, nullptr);
+    if (!is_idle()) continue;
+    sleep.order_sleep(kDeviceModelMemory, SleepMode::kWait, nullptr);
+    sleeps_by_itself = true;
   }
 }
 
@@ -349,6 +357,11 @@ void Engine::Impl::fall_asleep() {
     const std::lock_guard lock(mutex);
     sleep.end_sleep(memory);
   }
+  if (std::exchange(sleeps_by_itself, false)) {
+    const std::chrono::duration<double> idle = options.sleep_after;
+    spdlog::info("no request for {:g} s: the model sleeps, the memory of its devices is given back",
+                 idle.count());
+  }
   const SleepControl::Order order = *std::exchange(sleep_now, std::nullopt);
   for (const SleepDone& done : order.done) done({});
 }
@@ -357,6 +370,7 @@ void Engine::Impl::wake() {
   SleepControl::Order order = *std::exchange(wake_now, std::nullopt);
   SleepOutcome outcome;
   waking_progress = 0.0;
+  const auto begin = std::chrono::steady_clock::now();
   try {
     model.restore_memory(order.memory, [this](const Progress& progress) {
       if (progress.total_bytes > 0) {
@@ -374,6 +388,10 @@ void Engine::Impl::wake() {
     const std::lock_guard lock(mutex);
     sleep.end_waking(order.memory);
     asleep = sleep.released().any();
+  }
+  if (!asleep) {
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    spdlog::info("the model is awake, after {:.1f} s", taken.count());
   }
   if (outcome.kind != SleepOutcome::Kind::kDone && options.wake_on_request) {
     fail_unbegun("the model could not be woken: " + outcome.message);

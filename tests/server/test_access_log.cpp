@@ -1,67 +1,31 @@
 // The access log: a line a request, but for the paths that are left out.
-#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 
 #include <catch2/catch_test_macros.hpp>
-#include <memory>
-#include <mutex>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "tests/server/server_fixture.h"
+#include "tests/support/captured_log.h"
 
 namespace tandem::tests {
 namespace {
 
-// What is logged while it lives. Made before the server, so that no thread logs meanwhile.
-class CapturedLog {
+class AccessLog : public CapturedLog {
  public:
-  CapturedLog() : before_(spdlog::default_logger()) {
-    auto logger = std::make_shared<spdlog::logger>("captured", sink_);
-    logger->set_pattern("%v");
-    spdlog::set_default_logger(std::move(logger));
-  }
-  ~CapturedLog() { spdlog::set_default_logger(before_); }
-  CapturedLog(const CapturedLog&) = delete;
-  CapturedLog& operator=(const CapturedLog&) = delete;
-
   // The line that holds `text`, once it is there.
-  std::string line_with(const std::string& text) {
+  std::string line_with(const std::string& wanted) {
     std::string found;
     CHECK(eventually([&] {
-      std::istringstream lines(sink_->text());
+      std::istringstream lines(text());
       for (std::string line; std::getline(lines, line);) {
-        if (line.find(text) != std::string::npos) found = line;
+        if (line.find(wanted) != std::string::npos) found = line;
       }
       return !found.empty();
     }));
     return found;
   }
-  bool has(const std::string& text) { return sink_->text().find(text) != std::string::npos; }
-
- private:
-  class Sink : public spdlog::sinks::base_sink<std::mutex> {
-   public:
-    std::string text() {
-      const std::lock_guard lock(mutex_);
-      return text_;
-    }
-
-   protected:
-    void sink_it_(const spdlog::details::log_msg& message) override {
-      spdlog::memory_buf_t line;
-      formatter_->format(message, line);
-      text_.append(line.data(), line.size());
-    }
-    void flush_() override {}
-
-   private:
-    std::string text_;
-  };
-
-  const std::shared_ptr<spdlog::logger> before_;
-  const std::shared_ptr<Sink> sink_ = std::make_shared<Sink>();
 };
 
 bool has_all(const std::string& line, const std::vector<std::string>& parts) {
@@ -75,7 +39,7 @@ bool has_all(const std::string& line, const std::vector<std::string>& parts) {
 }
 
 TEST_CASE("every request has a line that says who, what and how it ended", "[server][log]") {
-  CapturedLog log;
+  AccessLog log;
   ServerSetup setup{.scripts = {{"endless", "0123456789", true}, {"", "Hello!"}}};
   ServerFixture fixture(setup);
   spdlog::set_level(spdlog::level::info);
@@ -103,7 +67,7 @@ TEST_CASE("every request has a line that says who, what and how it ended", "[ser
 }
 
 TEST_CASE("the paths that are named have no line", "[server][log]") {
-  CapturedLog log;
+  AccessLog log;
   ServerSetup setup;
   setup.options.unlogged_paths = {"/health", "/metrics"};
   ServerFixture fixture(setup);

@@ -13,6 +13,7 @@
 
 #include "runtime/engine/engine.h"
 #include "tests/runtime/engine/engine_fixture.h"
+#include "tests/support/captured_log.h"
 
 namespace tandem::tests {
 namespace {
@@ -425,6 +426,7 @@ TEST_CASE("where requests wake the engine, those that come are answered behind o
 }
 
 TEST_CASE("idle for long enough an engine sleeps by itself, and a request wakes it", "[engine]") {
+  CapturedLog log;
   HashModel model;
   Engine engine(model, {.wake_on_request = true, .sleep_after = 5ms});
   for (uint32_t round = 0; round < 3; ++round) {
@@ -441,6 +443,9 @@ TEST_CASE("idle for long enough an engine sleeps by itself, and a request wakes 
     CHECK(sink->wait().finish_reason == FinishReason::kLength);
     CHECK(sink->token_ids() == model.expected_greedy(make_prompt(round, 30, 512), 20));
   }
+  CHECK(log.has("no request for 0.005 s: the model sleeps"));
+  CHECK(log.has("a request wakes the model"));
+  CHECK(log.has("the model is awake, after "));
   // Not under an answer that may ask for more.
   Engine::Answer answer(engine);
   const auto sink = std::make_shared<CollectingSink>();
