@@ -15,13 +15,21 @@
 namespace tandem {
 namespace {
 
+const StopRules& stop_rules() {
+  static const StopRules rules = {
+      .strings = {"ab", "b", "\n\n"},
+      .patterns = {*StopPattern::compile("c[^d]*d"), *StopPattern::compile("(?<=e)(f|ff)+[gh]")}};
+  return rules;
+}
+
 AssistantParserOptions options_of(uint8_t flags, std::string_view schema) {
   AssistantParserOptions options;
   options.starts_in_reasoning = (flags & 1) != 0;
   options.parse_tool_calls = (flags & 2) == 0;
   options.parse_reasoning = (flags & 4) == 0;
+  if ((flags & 16) != 0) options.stop = stop_rules();
   options.stop.include_match = (flags & 8) != 0;
-  if ((flags & 16) != 0) options.stop.strings = {"ab", "b", "\n\n"};
+  options.reasoning_in_content = (flags & 24) == 24;
   if ((flags & 32) != 0) options.tools = {{"f", std::string(schema)}, {"g", "{}"}};
   options.num_history_tool_calls = flags >> 6;
   return options;

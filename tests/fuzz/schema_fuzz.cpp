@@ -62,25 +62,27 @@ void follow(const AnswerGrammar& grammar,
 }  // namespace
 }  // namespace tandem
 
-// The first byte says what the rest is: 'r' a pattern, else a schema.
+// The first byte says what the rest is: 'r' a pattern, 't' a structural tag, else a schema.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tandem;  // NOLINT(google-build-using-namespace)
   if (size < 2 || size > 4096) return 0;
   static GrammarCompiler compiler(tests::byte_tokenizer(), tests::kByteVocabSize,
                                   {.num_threads = 1, .cache_size_bytes = 16 << 20});
   const std::string text(reinterpret_cast<const char*>(data) + 1, size - 1);
-  const bool is_pattern = data[0] == 'r';
+  const bool is_schema = data[0] != 'r' && data[0] != 't';
   AnswerRules rules;
-  rules.format = {.kind = is_pattern ? AnswerFormat::Kind::kRegex : AnswerFormat::Kind::kJsonSchema,
+  rules.format = {.kind = data[0] == 'r'   ? AnswerFormat::Kind::kRegex
+                          : data[0] == 't' ? AnswerFormat::Kind::kStructuralTag
+                                           : AnswerFormat::Kind::kJsonSchema,
                   .text = text,
                   .field = "field"};
   const auto grammar = compiler.compile(rules);
   if (grammar) {
-    follow(**grammar, text, is_pattern ? std::nullopt : parse(text));
+    follow(**grammar, text, is_schema ? parse(text) : std::nullopt);
   } else {
     TANDEM_CHECK(grammar.error().message.starts_with("field"), "an error that names the field");
   }
-  if (!is_pattern) {
+  if (is_schema) {
     const auto tool = compiler.compile({.tools = {{"f", text}}});
     TANDEM_CHECK(tool.ok(), "a tool is never refused for its schema");
     for (const char* arguments : {"{}", R"({"a":[1,"b",{"a":1}],"b":null})"})
