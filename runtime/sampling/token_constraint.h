@@ -1,5 +1,5 @@
 // What a sequence may say next, beyond what its sampler decides: asked before every choice, told of
-// every choice. Implemented by runtime/grammar.
+// every choice. Implemented by runtime/grammar and by token_lists.h.
 #pragma once
 
 #include <cstdint>

@@ -39,7 +39,9 @@ struct GenerationOptions {
   std::vector<std::shared_ptr<const StopPattern>> stop_patterns;
   std::vector<int32_t> stop_token_ids;
   bool include_stop_in_output = false;
-  std::optional<AnswerFormat> format;  // of the answer; of a chat, the text behind its thinking
+  std::vector<int32_t> allowed_token_ids;  // empty: all
+  std::vector<std::string> bad_words;      // by their tokens, alone and behind a space
+  std::optional<AnswerFormat> format;      // of the answer; of a chat, the text behind its thinking
 
   bool stream = false;
   bool include_usage = false;

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "runtime/sampling/token_lists.h"
+
 namespace tandem::server {
 namespace {
 
@@ -140,6 +142,22 @@ std::optional<ApiError> compile_grammar(PreparedChat& chat, const ServedModel& m
   return std::nullopt;
 }
 
+std::shared_ptr<TokenConstraint> constraint_of(const GenerationOptions& options,
+                                               const ServedModel& model,
+                                               std::span<const int32_t> stop_token_ids,
+                                               const AnswerGrammar* grammar) {
+  std::shared_ptr<TokenConstraint> constraint;
+  if (grammar != nullptr) constraint = grammar->start();
+  TokenLists lists{.allowed_ids = options.allowed_token_ids};
+  for (const std::string& word : options.bad_words) {
+    const size_t begin = std::min(word.find_first_not_of(' '), word.size());
+    for (const std::string& form : {word, ' ' + word.substr(begin)})
+      lists.forbidden.push_back(model.tokenizer->encode(form, Tokenizer::Specials::kAsText));
+  }
+  if (lists.empty()) return constraint;
+  return std::make_shared<ListedTokens>(std::move(lists), stop_token_ids, std::move(constraint));
+}
+
 GenerationRequest generation_request(const PreparedChat& chat,
                                      const ServedModel& model,
                                      int32_t choice_idx) {
@@ -168,7 +186,8 @@ GenerationRequest generation_request(const PreparedChat& chat,
   generation.repetition = request.repetition;
   generation.priority = request.priority;
   generation.cache_salt = request.cache_salt;
-  if (chat.grammar) generation.constraint = chat.grammar->start();
+  generation.constraint =
+      constraint_of(request, model, generation.stop_token_ids, chat.grammar.get());
   return generation;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -52,6 +53,12 @@ bool needs_grammar(const PreparedChat& chat, const ServedModel& model);
 // A format that no grammar can enforce is an error that names the field; of tools, only one that is
 // declared strict.
 std::optional<ApiError> compile_grammar(PreparedChat& chat, const ServedModel& model);
+
+// What holds a choice: `grammar` (or null) and the request's lists of tokens.
+std::shared_ptr<TokenConstraint> constraint_of(const GenerationOptions& options,
+                                               const ServedModel& model,
+                                               std::span<const int32_t> stop_token_ids,
+                                               const AnswerGrammar* grammar);
 
 // The engine request of one choice, without its sink. Choices differ in their seeds.
 GenerationRequest generation_request(const PreparedChat& chat,

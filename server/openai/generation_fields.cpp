@@ -17,6 +17,8 @@ namespace json = boost::json;
 constexpr size_t kMaxStopStrings = 16;
 constexpr size_t kMaxStopBytes = 1024;
 constexpr size_t kMaxStopPatterns = 4;
+constexpr size_t kMaxBadWords = 128;
+constexpr size_t kMaxBadWordBytes = 256;
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 
 // A token id of `text`, -1 when it is none.
@@ -143,20 +145,43 @@ void read_stop_patterns(FieldReader& fields, GenerationOptions& options) {
   for (const json::value& item : value->get_array()) add(item);
 }
 
+void read_token_ids(FieldReader& fields,
+                    std::string_view key,
+                    const RequestLimits& limits,
+                    std::vector<int32_t>& out) {
+  const json::array* ids = fields.array(key);
+  if (ids == nullptr) return;
+  for (const json::value& item : *ids) {
+    const auto token_id = as_integer(item, 0, limits.vocab_size - 1);
+    if (!token_id) {
+      return fields.fail_value(key, fmt::format("token ids from 0 to {}", limits.vocab_size - 1),
+                               item);
+    }
+    out.push_back(static_cast<int32_t>(*token_id));
+  }
+}
+
 void read_stops(FieldReader& fields, const RequestLimits& limits, GenerationOptions& options) {
   read_stop_strings(fields, options.stop);
   read_stop_patterns(fields, options);
   fields.read("include_stop_str_in_output", options.include_stop_in_output);
   if (fields.boolean("no_stop_trim").value_or(false)) options.include_stop_in_output = true;
-  const json::array* ids = fields.array("stop_token_ids");
-  if (ids == nullptr) return;
-  for (const json::value& item : *ids) {
-    const auto token_id = as_integer(item, 0, limits.vocab_size - 1);
-    if (!token_id) {
-      return fields.fail_value("stop_token_ids",
-                               fmt::format("token ids from 0 to {}", limits.vocab_size - 1), item);
-    }
-    options.stop_token_ids.push_back(static_cast<int32_t>(*token_id));
+  read_token_ids(fields, "stop_token_ids", limits, options.stop_token_ids);
+}
+
+void read_lists(FieldReader& fields, const RequestLimits& limits, GenerationOptions& options) {
+  read_token_ids(fields, "allowed_token_ids", limits, options.allowed_token_ids);
+  const json::array* words = fields.array("bad_words");
+  if (words == nullptr) return;
+  const std::string expected =
+      fmt::format("up to {} strings of 1 to {} bytes", kMaxBadWords, kMaxBadWordBytes);
+  if (words->size() > kMaxBadWords)
+    return fields.fail_value("bad_words", expected, *fields.find("bad_words"));
+  for (const json::value& word : *words) {
+    const bool fits = word.is_string() && !word.get_string().empty() &&
+                      word.get_string().size() <= kMaxBadWordBytes;
+    if (!fits) return fields.fail_value("bad_words", expected, word);
+    options.bad_words.emplace_back(as_view(word.get_string()));
   }
 }
 
@@ -183,9 +208,8 @@ void refuse_unsupported(FieldReader& fields) {
   for (const std::string_view key : {"use_beam_search", "return_hidden_states"}) {
     if (fields.boolean(key).value_or(false)) fields.fail(unsupported(key, "true", ""));
   }
-  for (const std::string_view key :
-       {"bad_words", "allowed_token_ids", "truncate_prompt_tokens", "input_ids", "prompt_embeds",
-        "custom_logit_processor", "lora_path"}) {
+  for (const std::string_view key : {"truncate_prompt_tokens", "input_ids", "prompt_embeds",
+                                     "custom_logit_processor", "lora_path"}) {
     const json::value* value = fields.find(key);
     const bool is_empty = value == nullptr || (value->is_array() && value->get_array().empty());
     if (!is_empty) fields.fail(unsupported(key, json_excerpt(*value), ""));
@@ -217,6 +241,7 @@ void read_generation_options(FieldReader& fields,
   read_sampling(fields, limits, options.sampling);
   read_lengths(fields, limits, options);
   read_stops(fields, limits, options);
+  read_lists(fields, limits, options);
   read_repetition(fields, options.repetition);
   read_stream(fields, limits, options);
   fields.read("return_token_ids", options.return_token_ids);

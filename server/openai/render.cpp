@@ -39,6 +39,13 @@ void write_generation(JsonWriter& json,
   }
   json.key("stop_token_ids");
   json.integers(generation.stop_token_ids);
+  if (!options.allowed_token_ids.empty())
+    json.key("allowed_token_ids").integers(options.allowed_token_ids);
+  if (!options.bad_words.empty()) {
+    json.key("bad_words").begin_array();
+    for (const std::string& word : options.bad_words) json.string(word);
+    json.end_array();
+  }
   json.key("include_stop_str_in_output").boolean(options.include_stop_in_output);
   json.key("logprobs");
   write_count(json, generation.num_logprobs, -1);

@@ -167,7 +167,8 @@ std::vector<GenerationRequest> TextCompletion::take_requests() {
         request_.prompt_logprobs >= 0 && choice_idx % static_cast<size_t>(request_.n) == 0;
     generation.num_logprobs =
         tells_prompt ? std::max(request_.logprobs, request_.prompt_logprobs) : request_.logprobs;
-    if (grammar_) generation.constraint = grammar_->start();
+    generation.constraint =
+        constraint_of(request_, model_, generation.stop_token_ids, grammar_.get());
     generation.prompt_logprobs = tells_prompt || (request_.echo && request_.logprobs >= 0);
     generation.repetition = request_.repetition;
     generation.priority = request_.priority;

@@ -190,6 +190,37 @@ TEST_CASE("a structural tag holds behind the thinking, by each of its names and 
   CHECK(no_json.json().at("error").at("param").as_string() == "structured_outputs.structural_tag");
 }
 
+TEST_CASE("allowed_token_ids and bad_words hold the answer, beside a format as well",
+          "[server][constraint]") {
+  ServerFixture fixture({.scripts = scripts()});
+  Client client(fixture);
+  // Bytes are tokens: 'H' and '!'; without a stop token the answer goes on to its limit.
+  const json::value allowed =
+      ask(client, "hello", R"("temperature":0,"max_tokens":5,"allowed_token_ids":[72,33])");
+  CHECK(content(allowed).find_first_not_of("H!") == std::string::npos);
+  CHECK(content(allowed).size() == 5);
+  CHECK(allowed.at("finish_reason").as_string() == "length");
+  const std::string without = content(
+      ask(client, "hello", R"("temperature":0,"max_tokens":12,"bad_words":["lo","there"])"));
+  CHECK(without.starts_with("Hel"));
+  CHECK(without.find("lo") == std::string::npos);
+  CHECK(without.find("there") == std::string::npos);
+  CHECK(content(ask(client, "hello", R"("temperature":0,"guided_choice":["no","yes"],
+      "bad_words":["n"])")) == "yes");
+  const Response stuck = client.post(kChat, chat_body("hello", R"("temperature":0,
+      "guided_choice":["no"],"bad_words":["no"])"));
+  CHECK(stuck.status == 500);
+  CHECK(stuck.body.find("nothing can follow in bad_words beside guided_choice") !=
+        std::string::npos);
+  const Response text = client.post("/v1/completions", R"({"prompt":"hello","max_tokens":3,
+      "temperature":0,"allowed_token_ids":[72]})");
+  CHECK(text.json().at("choices").at(0).at("text").as_string() == "HHH");
+  const Response rendered =
+      client.post("/v1/chat/completions/render", chat_body("hello", R"("bad_words":["a"],
+      "allowed_token_ids":[72])"));
+  CHECK(rendered.body.find(R"("allowed_token_ids":[72],"bad_words":["a"])") != std::string::npos);
+}
+
 TEST_CASE("what no grammar can enforce is a 400 that names field, keyword and path",
           "[server][constraint]") {
   ServerFixture fixture({.scripts = scripts()});

@@ -202,7 +202,6 @@ TEST_CASE("a wrong field of a text completion is named", "[server][text]") {
       {R"({"prompt":"a","guided_json":7})", "guided_json"},
       {R"({"prompt":"a","guided_regex":"a","ebnf":"x"})", "ebnf"},
       {R"({"prompt":"a","suffix":"b"})", "suffix"},
-      {R"({"prompt":"a","bad_words":["b"]})", "bad_words"},
       {R"({"prompt":"a","use_beam_search":true})", "use_beam_search"},
       {R"({"prompt":"a","temperature":"b"})", "temperature"},
       {R"({"prompt":"a","stop":7})", "stop"},
