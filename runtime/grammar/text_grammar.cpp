@@ -24,7 +24,8 @@ xgrammar::TokenizerInfo tokenizer_info(const Tokenizer& tokenizer, int32_t vocab
                                  std::vector<int32_t>{});
 }
 
-// What XGrammar says, without "[12:00:00] /path/to/source.cc:12: Check failed: (...) is false: ".
+// What XGrammar says, in one line and without "[12:00:00] /path/to/source.cc:12: Check failed:
+// (...) is false: ".
 std::string reason(std::string_view what) {
   constexpr std::string_view kFailed = "Check failed: ";
   constexpr std::string_view kFalse = " is false: ";
@@ -36,6 +37,7 @@ std::string reason(std::string_view what) {
     const size_t end = what.find(kFalse);
     if (end != std::string_view::npos) what.remove_prefix(end + kFalse.size());
   }
+  while (what.ends_with('\n')) what.remove_suffix(1);
   return std::string(what);
 }
 

@@ -197,6 +197,7 @@ TEST_CASE("what would make a structural tag huge is refused, what XGrammar says 
   CHECK(stray.starts_with("tag: "));
   CHECK(stray.find(".cc") == std::string::npos);  // nor any other place in a source
   CHECK(stray.find("trigger") != std::string::npos);
+  CHECK(stray.find('\n') == std::string::npos);
   CHECK(stuck(with_format(R"({"type":"grammar","grammar":"nonsense"})"), "x").starts_with("tag: "));
 }
 
