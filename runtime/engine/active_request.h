@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "runtime/engine/constraint_budget.h"
 #include "runtime/engine/engine.h"
 #include "runtime/sampling/sampler.h"
 #include "runtime/sampling/token_constraint.h"
@@ -32,6 +33,7 @@ struct ActiveRequest {
   int32_t num_logprobs = -1;
   RepetitionLimit repetition;
   std::shared_ptr<TokenConstraint> constraint;  // or null
+  ConstraintBudget constraint_budget;
   int32_t next_prompt_logprob_idx = 0;  // the prompt token that is told next; 0: none is wanted
   std::shared_ptr<TokenSink> sink;
 

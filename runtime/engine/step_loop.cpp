@@ -182,7 +182,13 @@ void StepLoop::take_token(ActiveRequest& request, std::span<const float> logits)
 
 void StepLoop::take_constrained_token(ActiveRequest& request, std::span<const float> logits) {
   using Tokens = TokenConstraint::Allowance::Tokens;
-  const auto [tokens, may_end] = request.constraint->allow(allowed_mask_);
+  request.constraint_budget.earn();
+  const auto [tokens, may_end] =
+      request.constraint_budget.pay([&] { return request.constraint->allow(allowed_mask_); });
+  if (request.constraint_budget.is_spent()) {
+    return finish(request, FinishReason::kError,
+                  "finding out what may follow takes too long in " + request.constraint->feature());
+  }
   // Complete: only a stop token could follow, so none need be chosen.
   if (tokens == Tokens::kNone && may_end) return finish(request, FinishReason::kStop);
   if (tokens == Tokens::kNone) {
@@ -217,7 +223,8 @@ void StepLoop::accept_token(ActiveRequest& request, const SampledToken& token) {
     request.last_event.stop_token_id = token.token_id;
     return finish(request, FinishReason::kStop);
   }
-  if (request.constraint && !request.constraint->accept(token.token_id)) {
+  if (request.constraint &&
+      !request.constraint_budget.pay([&] { return request.constraint->accept(token.token_id); })) {
     return finish(request, FinishReason::kError,
                   "a token that does not fit in " + request.constraint->feature());
   }

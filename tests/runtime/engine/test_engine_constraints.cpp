@@ -1,6 +1,7 @@
 // Constraints on what a sequence may say: asked before and told of every token, by their sequence
 // alone.
 #include <catch2/catch_test_macros.hpp>
+#include <ctime>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +34,25 @@ class CountingConstraint : public TokenConstraint {
   int32_t next_;
   int32_t end_token_;
   Allowance end_;
+};
+
+// Allows everything, and takes 0.3 s of its thread's time to say so.
+class SlowConstraint : public CountingConstraint {
+ public:
+  SlowConstraint() : CountingConstraint(0, 0, {Tokens::kAll, true}) {}
+  Allowance allow(std::span<uint32_t> mask) override {
+    const std::clock_t begin = thread_time();
+    while (thread_time() - begin < CLOCKS_PER_SEC * 3 / 10) {
+    }
+    return CountingConstraint::allow(mask);
+  }
+
+ private:
+  static std::clock_t thread_time() {
+    timespec now{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return now.tv_sec * CLOCKS_PER_SEC + now.tv_nsec / (1'000'000'000 / CLOCKS_PER_SEC);
+  }
 };
 
 constexpr TokenConstraint::Allowance kComplete{Tokens::kNone, true};
@@ -94,6 +114,27 @@ TEST_CASE("a dead end fails its request by name and no other", "[engine]") {
   CHECK(free->token_ids() == model.expected_greedy(prompt, 80));
   CHECK_FALSE(engine.stats().failed);
   CHECK(engine.stats().kv_pages_used == 0);
+}
+
+TEST_CASE("a constraint that takes too much of everybody's time fails its request alone",
+          "[engine]") {
+  HashModel model;
+  Engine engine(model, {});
+  const std::vector<int32_t> prompt = make_prompt(6, 30, 512);
+  const auto free = std::make_shared<CollectingSink>();
+  const auto slow = std::make_shared<CollectingSink>();
+  model.pause();
+  REQUIRE(engine.submit(greedy_request(prompt, 40, free)).ok());
+  GenerationRequest request = greedy_request(prompt, 40, slow);
+  request.constraint = std::make_shared<SlowConstraint>();
+  REQUIRE(engine.submit(request).ok());
+  model.resume();
+  const TokenEvent failed = slow->wait();
+  CHECK(failed.finish_reason == FinishReason::kError);
+  CHECK(failed.error == "finding out what may follow takes too long in the counting");
+  CHECK(slow->num_tokens() <= 6);  // 2 s, and 5 ms a token
+  CHECK(free->wait().finish_reason == FinishReason::kLength);
+  CHECK(free->token_ids() == model.expected_greedy(prompt, 40));
 }
 
 TEST_CASE("where a constraint leaves the model free, it says what it would have said", "[engine]") {
