@@ -11,7 +11,7 @@ void merge(std::optional<SleepControl::Order>& order,
            const ModelMemory& memory,
            SleepMode mode,
            SleepDone done) {
-  if (!order) order.emplace();
+  if (!order) order = SleepControl::Order{};
   order->memory = order->memory | memory;
   order->mode = std::max(order->mode, mode);
   if (done) order->done.push_back(std::move(done));
