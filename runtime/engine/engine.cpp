@@ -88,7 +88,6 @@ struct Engine::Impl {
 
   // The engine thread's own.
   StepLoop steps;
-  bool sleeps_by_itself = false;  // since nobody has asked
   std::vector<std::unique_ptr<ActiveRequest>> incoming;
   std::vector<uint64_t> incoming_aborts;
   std::optional<SleepControl::Order> sleep_now, wake_now;  // one of them at most
@@ -298,8 +297,13 @@ void Engine::Impl::wait_until_there_is_work(std::unique_lock<std::mutex>& lock) 
   while (!has_mail.wait_for(lock, options.sleep_after, has_work)) {
     // Nobody has asked for so long; somebody may be about to, for an answer of several requests.
     if (!is_idle()) continue;
-    sleep.order_sleep(kDeviceModelMemory, SleepMode::kWait, nullptr);
-    sleeps_by_itself = true;
+    sleep.order_sleep(kDeviceModelMemory, SleepMode::kWait, [this](const SleepOutcome& outcome) {
+      if (outcome.kind != SleepOutcome::Kind::kDone) return;
+      const std::chrono::duration<double> idle = options.sleep_after;
+      spdlog::info(
+          "no request for {:g} s: the model sleeps, the memory of its devices is given back",
+          idle.count());
+    });
   }
 }
 
@@ -356,11 +360,6 @@ void Engine::Impl::fall_asleep() {
   {
     const std::lock_guard lock(mutex);
     sleep.end_sleep(memory);
-  }
-  if (std::exchange(sleeps_by_itself, false)) {
-    const std::chrono::duration<double> idle = options.sleep_after;
-    spdlog::info("no request for {:g} s: the model sleeps, the memory of its devices is given back",
-                 idle.count());
   }
   const SleepControl::Order order = *std::exchange(sleep_now, std::nullopt);
   for (const SleepDone& done : order.done) done({});
