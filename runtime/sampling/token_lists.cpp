@@ -16,15 +16,22 @@ ListedTokens::ListedTokens(TokenLists lists,
                            std::span<const int32_t> stop_token_ids,
                            std::shared_ptr<TokenConstraint> inner)
     : lists_(std::move(lists)), inner_(std::move(inner)) {
-  auto& allowed = lists_.allowed_ids;
-  std::sort(allowed.begin(), allowed.end());
-  may_stop_ = allowed.empty() ||
+  for (const int32_t id : lists_.allowed_ids) {
+    const auto word_idx = static_cast<size_t>(id) / 32;
+    if (allowed_words_.size() <= word_idx) allowed_words_.resize(word_idx + 1);
+    allowed_words_[word_idx] |= bit_of(id);
+  }
+  may_stop_ = allowed_words_.empty() ||
               std::any_of(stop_token_ids.begin(), stop_token_ids.end(), [&](int32_t stop_id) {
-                return std::binary_search(allowed.begin(), allowed.end(), stop_id);
+                return (allowed_word(static_cast<size_t>(stop_id) / 32) & bit_of(stop_id)) != 0;
               });
   std::erase_if(lists_.forbidden, [](const auto& run) { return run.empty(); });
   for (const auto& run : lists_.forbidden)
     num_remembered_ = std::max(num_remembered_, run.size() - 1);
+}
+
+uint32_t ListedTokens::allowed_word(size_t word_idx) const {
+  return word_idx < allowed_words_.size() ? allowed_words_[word_idx] : 0;
 }
 
 bool ListedTokens::completes(const std::vector<int32_t>& run) const {
@@ -41,18 +48,10 @@ TokenConstraint::Allowance ListedTokens::allow(std::span<uint32_t> mask) {
     if (allowance.tokens == Tokens::kAll) std::fill(mask.begin(), mask.end(), ~0u);
     allowance.tokens = Tokens::kMasked;
   };
-  if (!lists_.allowed_ids.empty()) {
+  if (!allowed_words_.empty()) {
     begin_mask();
-    size_t next = 0;  // the ids ascend
-    for (size_t word_idx = 0; word_idx < mask.size(); ++word_idx) {
-      uint32_t allowed = 0;
-      for (; next < lists_.allowed_ids.size() &&
-             static_cast<size_t>(lists_.allowed_ids[next]) / 32 == word_idx;
-           ++next) {
-        allowed |= bit_of(lists_.allowed_ids[next]);
-      }
-      mask[word_idx] &= allowed;
-    }
+    for (size_t word_idx = 0; word_idx < mask.size(); ++word_idx)
+      mask[word_idx] &= allowed_word(word_idx);
     allowance.may_end = allowance.may_end && may_stop_;
   }
   for (const auto& run : lists_.forbidden) {

@@ -31,9 +31,11 @@ class ListedTokens : public TokenConstraint {
   [[nodiscard]] std::string feature() const override;
 
  private:
+  [[nodiscard]] uint32_t allowed_word(size_t word_idx) const;
   [[nodiscard]] bool completes(const std::vector<int32_t>& run) const;
 
   TokenLists lists_;
+  std::vector<uint32_t> allowed_words_;  // a mask of allowed_ids, as far as it has bits
   std::shared_ptr<TokenConstraint> inner_;
   bool may_stop_ = true;
   bool inner_has_none_ = false;    // as allow() last heard

@@ -63,11 +63,7 @@ void StopScanner::find_patterns(size_t num_seen, Match& match) {
     for (StopSearch& search : searches_) {
       StopSearch::Span span;
       const auto outcome = search.find(std::string_view(text_).substr(0, end), held_begin_, span);
-      if (outcome == StopSearch::Outcome::kTooCostly) {
-        failure_ = fmt::format("stop_regex: searching this answer for '{}' takes too many steps",
-                               search.pattern());
-        return;
-      }
+      if (outcome == StopSearch::Outcome::kTooCostly) return fail(search);
       const bool is_longer = first.stop == nullptr || span.begin < first.span.begin;
       if (outcome == StopSearch::Outcome::kFound && is_longer) first = {span, &search.pattern()};
     }
@@ -92,8 +88,7 @@ size_t StopScanner::shown_end() {
   for (StopSearch& search : searches_) {
     size_t begin = 0;
     if (search.find_beginning(text_, held_begin_, begin) == StopSearch::Outcome::kTooCostly) {
-      failure_ = fmt::format("stop_regex: searching this answer for '{}' takes too many steps",
-                             search.pattern());
+      fail(search);
       return end;
     }
     if (text_.size() - begin > kMaxHeldBytes) {
@@ -103,6 +98,11 @@ size_t StopScanner::shown_end() {
     end = std::min(end, begin);
   }
   return end;
+}
+
+void StopScanner::fail(const StopSearch& search) {
+  failure_ = fmt::format("stop_regex: searching this answer for '{}' takes too many steps",
+                         search.pattern());
 }
 
 std::string StopScanner::show_until(size_t end) {

@@ -46,6 +46,7 @@ class StopScanner {
   [[nodiscard]] Match find_string() const;
   void find_patterns(size_t num_seen, Match& match);
   [[nodiscard]] size_t shown_end();
+  void fail(const StopSearch& search);
   std::string show_until(size_t end);
 
   StopRules rules_;
