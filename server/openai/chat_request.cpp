@@ -25,11 +25,7 @@ void read_logprobs(FieldReader& fields, const RequestLimits& limits, ChatRequest
   if (fields.ok() && request.top_logprobs > 0 && !request.logprobs) {
     fields.fail_value("top_logprobs", "logprobs: true beside it", *fields.find("top_logprobs"));
   }
-  read_num_logprobs(fields, "prompt_logprobs", limits, request.prompt_logprobs);
-  if (fields.ok() && request.prompt_logprobs >= 0 && request.stream) {
-    fields.fail_value("prompt_logprobs", "no stream: true beside it",
-                      *fields.find("prompt_logprobs"));
-  }
+  read_prompt_logprobs(fields, limits, request, request.prompt_logprobs);
 }
 
 void read_tools(FieldReader& fields, ChatRequest& request) {

@@ -234,6 +234,17 @@ void read_num_logprobs(FieldReader& fields,
   out = static_cast<int32_t>(num);
 }
 
+void read_prompt_logprobs(FieldReader& fields,
+                          const RequestLimits& limits,
+                          const GenerationOptions& options,
+                          int32_t& out) {
+  read_num_logprobs(fields, "prompt_logprobs", limits, out);
+  if (fields.ok() && out >= 0 && options.stream) {
+    fields.fail_value("prompt_logprobs", "no stream: true beside it",
+                      *fields.find("prompt_logprobs"));
+  }
+}
+
 void read_generation_options(FieldReader& fields,
                              const RequestLimits& limits,
                              GenerationOptions& options) {

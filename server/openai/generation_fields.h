@@ -20,4 +20,10 @@ void read_num_logprobs(FieldReader& fields,
                        const RequestLimits& limits,
                        int32_t& out);
 
+// The same of prompt_logprobs, which no stream has.
+void read_prompt_logprobs(FieldReader& fields,
+                          const RequestLimits& limits,
+                          const GenerationOptions& options,
+                          int32_t& out);
+
 }  // namespace tandem::server

@@ -130,8 +130,16 @@ TextCompletion::TextCompletion(TextRequest request,
   request_.stream_interval = std::max(request_.stream_interval, model.stream_interval);
 }
 
+size_t TextCompletion::prompt_idx_of(size_t choice_idx) const {
+  return choice_idx / static_cast<size_t>(request_.n);
+}
+
+bool TextCompletion::is_first_of_prompt(size_t choice_idx) const {
+  return choice_idx % static_cast<size_t>(request_.n) == 0;
+}
+
 const std::vector<int32_t>& TextCompletion::prompt_of(size_t choice_idx) const {
-  return request_.prompts[choice_idx / static_cast<size_t>(request_.n)];
+  return request_.prompts[prompt_idx_of(choice_idx)];
 }
 
 bool TextCompletion::needs_preparation() const {
@@ -155,7 +163,7 @@ std::vector<GenerationRequest> TextCompletion::take_requests() {
     generation.prompt_ids = prompt_of(choice_idx);
     generation.sampling = request_.sampling;
     if (generation.sampling.seed) *generation.sampling.seed += choice_idx;
-    generation.max_new_tokens = max_new_tokens_[choice_idx / static_cast<size_t>(request_.n)];
+    generation.max_new_tokens = max_new_tokens_[prompt_idx_of(choice_idx)];
     generation.min_new_tokens = std::min(request_.min_tokens, generation.max_new_tokens);
     generation.stop_token_ids = model_.stop_token_ids;
     generation.stop_token_ids.insert(generation.stop_token_ids.end(),
@@ -163,8 +171,7 @@ std::vector<GenerationRequest> TextCompletion::take_requests() {
                                      request_.stop_token_ids.end());
     generation.ignore_eos = request_.ignore_eos;
     // Those of a prompt are told once, by its first choice, unless its text is echoed with them.
-    const bool tells_prompt =
-        request_.prompt_logprobs >= 0 && choice_idx % static_cast<size_t>(request_.n) == 0;
+    const bool tells_prompt = request_.prompt_logprobs >= 0 && is_first_of_prompt(choice_idx);
     generation.num_logprobs =
         tells_prompt ? std::max(request_.logprobs, request_.prompt_logprobs) : request_.logprobs;
     generation.constraint =
@@ -180,10 +187,9 @@ std::vector<GenerationRequest> TextCompletion::take_requests() {
 bool TextCompletion::push(int32_t choice_idx, const TokenEvent& event, std::string& frames) {
   Choice& choice = choices_[static_cast<size_t>(choice_idx)];
   if (event.kind == TokenEvent::Kind::kPromptToken) {
-    const auto num_choices = static_cast<size_t>(request_.n);
-    const auto prompt_idx = static_cast<size_t>(choice_idx) / num_choices;
-    if (request_.prompt_logprobs >= 0 && static_cast<size_t>(choice_idx) % num_choices == 0)
-      prompt_tokens_[prompt_idx].push_back(event);
+    const auto idx = static_cast<size_t>(choice_idx);
+    if (request_.prompt_logprobs >= 0 && is_first_of_prompt(idx))
+      prompt_tokens_[prompt_idx_of(idx)].push_back(event);
     if (request_.echo && request_.logprobs >= 0) choice.tokens.push_back(event);
     return false;
   }
@@ -245,7 +251,7 @@ TokenUsage TextCompletion::usage() const {
   for (size_t choice_idx = 0; choice_idx < choices_.size(); ++choice_idx) {
     const TokenUsage& usage = choices_[choice_idx].state.usage();
     total.completion_tokens += usage.completion_tokens;
-    if (choice_idx % static_cast<size_t>(request_.n) != 0) continue;  // a prompt counts once
+    if (!is_first_of_prompt(choice_idx)) continue;  // a prompt counts once
     total.prompt_tokens += usage.prompt_tokens;
     total.cached_tokens += usage.cached_tokens;
   }
@@ -320,8 +326,7 @@ void TextCompletion::append_choice(std::string& out,
   }
   if (request_.prompt_logprobs >= 0) {
     json.key("prompt_logprobs");
-    write_prompt_logprobs(json, *model_.tokenizer,
-                          prompt_tokens_[choice_idx / static_cast<size_t>(request_.n)],
+    write_prompt_logprobs(json, *model_.tokenizer, prompt_tokens_[prompt_idx_of(choice_idx)],
                           request_.prompt_logprobs);
   }
   if (request_.return_token_ids) {

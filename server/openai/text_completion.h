@@ -54,6 +54,8 @@ class TextCompletion : public Exchange {
     bool has_chunk = false;            // one was sent
   };
 
+  [[nodiscard]] size_t prompt_idx_of(size_t choice_idx) const;
+  [[nodiscard]] bool is_first_of_prompt(size_t choice_idx) const;
   [[nodiscard]] const std::vector<int32_t>& prompt_of(size_t choice_idx) const;
   void begin_with_prompt(size_t choice_idx);
   void append_chunk(size_t choice_idx, std::string& frames);

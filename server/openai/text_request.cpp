@@ -84,11 +84,7 @@ Result<TextRequest, ApiError> parse_text_request(std::string_view body, const Se
   if (best_of && *best_of != request.n) {
     fields.fail(unsupported("best_of", std::to_string(*best_of), "expected n"));
   }
-  read_num_logprobs(fields, "prompt_logprobs", limits, request.prompt_logprobs);
-  if (fields.ok() && request.prompt_logprobs >= 0 && request.stream) {
-    fields.fail_value("prompt_logprobs", "no stream: true beside it",
-                      *fields.find("prompt_logprobs"));
-  }
+  read_prompt_logprobs(fields, limits, request, request.prompt_logprobs);
   const auto suffix = fields.string("suffix");
   if (suffix && !suffix->empty()) {
     fields.fail(unsupported("suffix", "a text behind the answer", ""));
