@@ -34,6 +34,9 @@ struct DownCall {
 struct ExpertKernels {
   int64_t input_record_size_bytes = 0;
   int64_t activated_record_size_bytes = 0;
+  // What a product of more than few_tokens reads at once; fewer rows take longer each.
+  int64_t tile_row_blocks = 1;
+  int32_t few_tokens = 0;
   // Any num_tokens >= 1. A token's result has the same bits whatever tokens stand beside it.
   void (*gate_up)(const GateUpCall&) = nullptr;
   void (*down)(const DownCall&) = nullptr;
@@ -45,8 +48,7 @@ struct ExpertKernels {
 };
 
 // Tables of the compile units (kernels/moe_<isa>.cpp). Activations as 16-bit words
-// keep BF16's accuracy. Bytes are lossy; the input of down is words even then, since the errors of
-// both would exceed 1 % of a layer. See kernels/integers-inl.h.
+// keep BF16's accuracy; bytes are lossy, 0.8 % of a layer. See kernels/activations-inl.h.
 struct IntegerKernels {
   ExpertKernels words;
   ExpertKernels bytes;

@@ -39,7 +39,8 @@ struct ExpertJob {
 // for a while. Who computes a unit has no part in its bits.
 class UnitQueue {
  public:
-  // Units are taken in runs of at least `min_units`, which never cross a multiple of `run_units`.
+  // Units are taken in runs of `min_units` or a multiple of it, which never cross a multiple of
+  // `run_units`.
   void reset(int64_t num_units, int64_t run_units, int64_t min_units, int num_workers) {
     num_units_ = num_units;
     run_units_ = run_units;
@@ -54,8 +55,9 @@ class UnitQueue {
     int64_t end = begin;
     do {
       if (begin >= num_units_) return {};
-      const int64_t fair = std::max((num_units_ - begin) / (2 * num_workers_), min_units_);
-      end = std::min(begin + fair, (begin / run_units_ + 1) * run_units_);
+      const int64_t fair = (num_units_ - begin) / (2 * num_workers_);
+      const int64_t run = std::max<int64_t>((fair + min_units_ - 1) / min_units_, 1) * min_units_;
+      end = std::min(begin + run, (begin / run_units_ + 1) * run_units_);
     } while (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed));
     return {begin, end};
   }
@@ -283,6 +285,7 @@ void MoeExperts::Impl::sort_pairs(const RoutedTokens& tokens) {
 }
 
 void MoeExperts::Impl::fill_queues() {
+  const int64_t num_pairs = jobs.empty() ? 0 : jobs.back().pair_end;
   for (int node_idx = 0; node_idx < pool.num_nodes(); ++node_idx) {
     Node& node = nodes[node_idx];
     const int num_workers = pool.workers_in_node(node_idx);
@@ -290,9 +293,11 @@ void MoeExperts::Impl::fill_queues() {
     node.gate_up_units->reset(static_cast<int64_t>(jobs.size()) * expert_units,
                               std::max<int64_t>(expert_units, 1), 1, num_workers);
     const int64_t num_row_blocks = shape.hidden_size / kBlockRows;
+    const bool few = num_pairs <= kernels.few_tokens * static_cast<int64_t>(jobs.size());
+    const int64_t grain = few ? 1 : kernels.tile_row_blocks;
     node.down_units->reset(
         num_row_blocks, num_row_blocks,
-        std::clamp<int64_t>(num_row_blocks / (16 * num_workers), 1, kDownRunRowBlocks),
+        std::clamp(num_row_blocks / (16 * num_workers) / grain * grain, grain, kDownRunRowBlocks),
         num_workers);
   }
 }

@@ -42,26 +42,48 @@ void bf16(const uint8_t* vector, const void* const* x, __m512* sum) {
 
 static_assert(kTileRowBlocks == TANDEM_MCA_ROW_BLOCKS);
 
-template <typename Value>
+template <Operands kOperands, typename Group>
+[[gnu::always_inline]] inline void begin_region() {
+  constexpr bool kReread = kOperands == Operands::kReread;
+  if constexpr (Group::kWideQuads == 0 && !kReread) {
+    asm volatile("# LLVM-MCA-BEGIN words" ::: "memory");
+  } else if constexpr (Group::kWideQuads == 0) {
+    asm volatile("# LLVM-MCA-BEGIN words, reread" ::: "memory");
+  } else if constexpr (Group::kWideQuads == 1 && !kReread) {
+    asm volatile("# LLVM-MCA-BEGIN bytes" ::: "memory");
+  } else if constexpr (Group::kWideQuads == 1) {
+    asm volatile("# LLVM-MCA-BEGIN bytes, reread" ::: "memory");
+  } else if constexpr (!kReread) {
+    asm volatile("# LLVM-MCA-BEGIN bytes of down" ::: "memory");
+  } else {
+    asm volatile("# LLVM-MCA-BEGIN bytes of down, reread" ::: "memory");
+  }
+}
+
+// A group of the first tile that passes some rows, or of one that follows it.
+template <Operands kOperands, typename Group>
 void group(const uint8_t* block,
            int64_t row_block_size_bytes,
            const void* const* rows,
+           uint8_t* kept,
            RowBlockTotals* totals) {
-  const Group<Value>* x[kTileTokens];
+  const Group* x[kTileTokens];
   Rows total[kTileRowBlocks][kTileTokens];
   for (int token = 0; token < kTileTokens; ++token) {
-    x[token] = static_cast<const Group<Value>*>(rows[token]);
+    x[token] = static_cast<const Group*>(rows[token]);
     for (int row_block = 0; row_block < kTileRowBlocks; ++row_block) {
       total[row_block][token] = load_rows(totals[row_block][token]);
     }
   }
-  if constexpr (sizeof(Value) == 2) {
-    asm volatile("# LLVM-MCA-BEGIN words" ::: "memory");
-  } else {
-    asm volatile("# LLVM-MCA-BEGIN bytes" ::: "memory");
-  }
-  add_group<Value, kTileRowBlocks, kTileTokens>(block, block + kScalesSizeBytes,
-                                                row_block_size_bytes, x, 0, total);
+  begin_region<kOperands, Group>();
+  add_group<kOperands, Group, kTileRowBlocks, kTileTokens>(
+      {.scales = block,
+       .codes = block + kScalesSizeBytes,
+       .row_block_size_bytes = row_block_size_bytes,
+       .x = x,
+       .group_idx = 0,
+       .kept = kept},
+      total);
   asm volatile("# LLVM-MCA-END" ::: "memory");
   for (int token = 0; token < kTileTokens; ++token) {
     for (int row_block = 0; row_block < kTileRowBlocks; ++row_block) {
@@ -70,8 +92,14 @@ void group(const uint8_t* block,
   }
 }
 
-template void group<int16_t>(const uint8_t*, int64_t, const void* const*, RowBlockTotals*);
-template void group<int8_t>(const uint8_t*, int64_t, const void* const*, RowBlockTotals*);
+using GroupFunction =
+    void (*)(const uint8_t*, int64_t, const void* const*, uint8_t*, RowBlockTotals*);
+extern const GroupFunction kGroups[];
+const GroupFunction kGroups[] = {
+    group<Operands::kDecoded, WordGroup>,   group<Operands::kReread, WordGroup>,
+    group<Operands::kKept, InputBytes>,     group<Operands::kReread, InputBytes>,
+    group<Operands::kKept, ActivatedBytes>, group<Operands::kReread, ActivatedBytes>,
+};
 
 #endif
 

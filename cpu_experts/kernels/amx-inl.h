@@ -130,6 +130,7 @@ inline void multiply(const uint16_t (*tokens)[kTileRows][kGroupCols],
 struct AmxCore {
   static constexpr int64_t kRecordSizeBytes = sizeof(Bf16Record);
   static constexpr int64_t kRowBlocks = 32;
+  static constexpr TileLimits kTile = {};
 
   static void store_group(const float* values, void* row, int64_t group_idx) {
     Bf16Core::store_group(values, row, group_idx);

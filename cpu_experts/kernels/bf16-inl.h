@@ -116,6 +116,7 @@ void dot_rows_any(const uint8_t* weights,
 struct Bf16Core {
   static constexpr int64_t kRecordSizeBytes = sizeof(Bf16Record);
   static constexpr int64_t kRowBlocks = 4;
+  static constexpr TileLimits kTile = {};
 
   static void store_group(const float* values, void* row, int64_t group_idx) {
     Bf16Record& record = static_cast<Bf16Record*>(row)[group_idx / 2];

@@ -2,7 +2,7 @@
 // set before the core's own header.
 //
 // A core has kRecordSizeBytes, store_group(values, row, group_idx), kRowBlocks, a multiple of four,
-// and dot(weights, num_row_blocks, num_col_blocks, x, num_tokens, totals):
+// kTile, and dot(weights, num_row_blocks, num_col_blocks, x, num_tokens, totals):
 //   totals[row_block][token][row] = W x, for up to kRowBlocks row blocks that follow each other and
 //   up to kMaxTokens tokens.
 #pragma once
@@ -55,6 +55,12 @@ inline void activate(const float* gate_rows, const float* up_rows, float* out) {
   const F32x16 activated = gate / (1.0f + exp_of(-gate)) * up;
   std::memcpy(out, &activated, sizeof(activated));
 }
+
+// As in ExpertKernels.
+struct TileLimits {
+  int64_t row_blocks = 1;
+  int32_t few_tokens = 0;
+};
 
 template <typename Int>
 constexpr Int at_most(Int limit, Int value) {
@@ -147,6 +153,8 @@ template <typename Core, typename ActivatedCore>
 constexpr ExpertKernels kernels_of_cores() {
   return {.input_record_size_bytes = Core::kRecordSizeBytes,
           .activated_record_size_bytes = ActivatedCore::kRecordSizeBytes,
+          .tile_row_blocks = ActivatedCore::kTile.row_blocks,
+          .few_tokens = ActivatedCore::kTile.few_tokens,
           .gate_up = gate_up<Core, ActivatedCore>,
           .down = down<ActivatedCore>,
           .prepare = prepare<Core>,

@@ -5,7 +5,8 @@
 //   Sum     exact sums of code times integer over a part of one group of 32 columns, of each row
 //   Rows    16 floats, one a row
 // A Sum of bytes' products has two 16-bit lanes a row where there is no VNNI. A lane begins at
-// -8 times its 16 values' sum and ends within 8 * 127 * 16 = 16,256.
+// -8 times its 16 values' sum and ends within 8 * 127 * (16 + 4) = 20,320: those of two wide quads
+// are twice as large. (The sum wraps on the way; only where it ends counts.)
 #pragma once
 
 #include <cstdint>
@@ -76,6 +77,7 @@ inline Codes load_codes(const uint8_t* from) {
   asm("" : "+v"(codes));
   return codes;
 }
+inline void store_codes(uint8_t* to, Codes codes) { _mm512_storeu_si512(to, codes); }
 // Four neighbouring columns: the low nibbles of a vector, or the high ones.
 template <int kPart>
 Codes part_of(Codes vector, int8_t /*bytes*/) {
@@ -151,7 +153,11 @@ inline Rows scaled_from_origin(Sum sum, float s, float /*origin*/) {
 
 #elif defined(__AVX2__)
 
+#if defined(__AVXVNNI__)
+constexpr int kTileTokens = 6;
+#else
 constexpr int kTileTokens = 4;
+#endif
 constexpr int kTileRowBlocks = 1;
 constexpr int kFewTokens = 0;
 struct Codes {
@@ -184,6 +190,10 @@ inline Rows multiply_add(const Rows& value, const Rows& scales, const Rows& tota
 inline Codes load_codes(const uint8_t* from) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 32))};
+}
+inline void store_codes(uint8_t* to, const Codes& codes) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), codes.low);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 32), codes.high);
 }
 // Four neighbouring columns: the low nibbles of a vector, or the high ones.
 template <int kPart>
@@ -307,6 +317,9 @@ inline Codes load_codes(const uint8_t* from) {
   Codes codes;
   std::memcpy(codes.row, from, sizeof(codes.row));
   return codes;
+}
+inline void store_codes(uint8_t* to, const Codes& codes) {
+  std::memcpy(to, codes.row, sizeof(codes.row));
 }
 // Four neighbouring columns: the low nibbles of a vector, or the high ones.
 template <int kPart>

@@ -221,15 +221,16 @@ const MoeShape kShape{.hidden_size = 160,
 TEST_CASE("a token has the same bits alone, in any batch and on any number of threads",
           "[cpu_experts]") {
   const ForcedIsa forced(any_isa());
-  const Layer layer(kShape, 5);
+  MoeShape shape = kShape;
+  shape.activations = GENERATE(ActivationMode::kBf16, ActivationMode::kInt8);
+  const Layer layer(shape, 5);
   std::mt19937 random(6);
-  const Routing routing =
-      random_routing(40, kShape.hidden_size, kShape.n_routed_experts, 4, random);
+  const Routing routing = random_routing(40, shape.hidden_size, shape.n_routed_experts, 4, random);
   std::vector<float> expected;
   for (const int num_threads : {1, 2, 3, 7}) {
-    Machine machine(kShape, num_threads);
+    Machine machine(shape, num_threads);
     layer.load(machine.moe);
-    const std::vector<float> out = run(machine.moe, kShape, routing, 40);
+    const std::vector<float> out = run(machine.moe, shape, routing, 40);
     if (expected.empty()) expected = out;
     CHECK(out == expected);
     for (const int64_t token_idx : {0, 13, 39}) {
@@ -239,9 +240,64 @@ TEST_CASE("a token has the same bits alone, in any batch and on any number of th
                                          routing.expert_ids.begin() + token_idx * 4 + 4},
                           .expert_weights = {routing.expert_weights.begin() + token_idx * 4,
                                              routing.expert_weights.begin() + token_idx * 4 + 4}};
-      const std::vector<float> row = run(machine.moe, kShape, alone, 1);
+      const std::vector<float> row = run(machine.moe, shape, alone, 1);
       CHECK(std::equal(row.begin(), row.end(), expected.begin() + token_idx * 160));
     }
+  }
+}
+
+// 32 x 32 weights from codes -8 .. 7, of one scale.
+template <typename CodeOf>
+OwnedInt4 square_of(float scale, const CodeOf& code_of) {
+  OwnedInt4 matrix{.packed = std::vector<uint8_t>(32 * 32 / 2),
+                   .scale = std::vector<bf16>(32, bf16(scale)),
+                   .out_features = 32,
+                   .in_features = 32};
+  for (int row = 0; row < 32; ++row) {
+    for (int col = 0; col < 32; ++col) {
+      const int code = code_of(row, col) + 8;
+      matrix.packed[static_cast<size_t>(row * 32 + col) / 2] |=
+          static_cast<uint8_t>(code << 4 * (col % 2));
+    }
+  }
+  return matrix;
+}
+
+TEST_CASE("the input of down may be as large as its bytes hold, under the extreme codes",
+          "[cpu_experts]") {
+  const ForcedIsa forced(any_isa());
+  const MoeShape shape{.hidden_size = 32,
+                       .moe_intermediate_size = 32,
+                       .n_routed_experts = 1,
+                       .num_experts_per_tok = 1,
+                       .num_moe_layers = 1,
+                       .max_tokens = 15,
+                       .activations = ActivationMode::kInt8};
+  Layer layer(shape, 17);
+  // Of the first column alone: silu(56) is 56, so the input of down is 1 or 2 times the same
+  // number, 2 in two quads, and every byte is at its limit.
+  const auto of_first = [](int code, int col) { return col == 0 ? code : 0; };
+  layer.experts[0].gate_proj = square_of(8.0f, [&](int, int col) { return of_first(7, col); });
+  layer.experts[0].up_proj = square_of(1.0f / 64.0f, [&](int row, int col) {
+    return of_first(row / 4 == 1 || row / 4 == 6 ? 6 : 3, col);
+  });
+  layer.experts[0].down_proj = square_of(1.0f, [](int row, int col) {
+    const bool low = row % 3 == 0 || (row % 3 == 1 && col < row) || (row % 3 == 2 && col % 2 == 0);
+    return low ? -8 : 7;
+  });
+  Machine machine(shape, 2);
+  layer.load(machine.moe);
+  for (const int64_t num_tokens : {1, 6, 15}) {
+    Routing routing;
+    routing.hidden.assign(static_cast<size_t>(num_tokens * 32), bf16(0.0f));
+    for (int64_t token = 0; token < num_tokens; ++token) {
+      routing.hidden[static_cast<size_t>(token * 32)] = bf16(1.0f);
+    }
+    routing.expert_ids.assign(static_cast<size_t>(num_tokens), 0);
+    routing.expert_weights.assign(static_cast<size_t>(num_tokens), 1.0f);
+    const double relative_error = check_against_naive(
+        layer, routing, num_tokens, run(machine.moe, shape, routing, num_tokens), active_isa());
+    CHECK(relative_error <= 1e-5);
   }
 }
 
