@@ -4,6 +4,8 @@
 #include <bit>
 #include <utility>
 
+#include "runtime/tokenizer/utf8.h"
+
 namespace tandem {
 namespace {
 
@@ -117,8 +119,7 @@ bool JsonCursor::push_string(char byte) {
     return true;
   }
   after_backslash_ = byte == '\\';
-  const bool is_continued =
-      std::exchange(expects_low_half_, false) || (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
+  const bool is_continued = std::exchange(expects_low_half_, false) || continues_character(byte);
   if (!is_continued) ++num_characters_;
   const auto& most = plan_->strings(string_place_).most;
   return !most || num_characters_ <= *most;

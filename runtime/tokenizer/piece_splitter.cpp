@@ -1,14 +1,10 @@
 #include "runtime/tokenizer/piece_splitter.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
-#include <array>
-#include <new>
 #include <stdexcept>
 #include <string>
 
 #include "runtime/base/errors.h"
+#include "runtime/tokenizer/pcre2_owners.h"
 
 namespace tandem {
 namespace {
@@ -43,65 +39,51 @@ constexpr size_t kJitStackMaxBytes = 16 << 20;
 
 // What a match writes to: one per thread, since pcre2_code alone is shared.
 struct MatchScratch {
-  pcre2_match_data* data = pcre2_match_data_create(1, nullptr);
-  pcre2_match_context* context = pcre2_match_context_create(nullptr);
-  pcre2_jit_stack* stack = pcre2_jit_stack_create(kJitStackStartBytes, kJitStackMaxBytes, nullptr);
+  pcre2::MatchData data = pcre2::make_match_data();
+  pcre2::JitStack stack{pcre2_jit_stack_create(kJitStackStartBytes, kJitStackMaxBytes, nullptr)};
+  pcre2::MatchContext context = pcre2::make_match_context();
 
   MatchScratch() {
-    if (data == nullptr || context == nullptr) throw std::bad_alloc();
-    pcre2_set_match_limit(context, UINT32_MAX);
+    pcre2_set_match_limit(context.get(), UINT32_MAX);
     // A null stack is legal: PCRE2 then uses 32 KiB of the machine's.
-    pcre2_jit_stack_assign(context, nullptr, stack);
+    pcre2_jit_stack_assign(context.get(), nullptr, stack.get());
   }
-  ~MatchScratch() {
-    pcre2_match_data_free(data);
-    pcre2_match_context_free(context);
-    pcre2_jit_stack_free(stack);
-  }
-  MatchScratch(const MatchScratch&) = delete;
-  MatchScratch& operator=(const MatchScratch&) = delete;
 };
-
-std::string error_message(int error_code) {
-  std::array<PCRE2_UCHAR, 256> buffer{};
-  pcre2_get_error_message(error_code, buffer.data(), buffer.size());
-  return {buffer.begin(), buffer.begin() + std::char_traits<unsigned char>::length(buffer.data())};
-}
 
 }  // namespace
 
 struct PieceSplitter::Impl {
-  pcre2_code* code = nullptr;
+  pcre2::Code code;
 };
 
 PieceSplitter::PieceSplitter() : impl_(std::make_unique<Impl>()) {
   int error_code = 0;
   PCRE2_SIZE error_offset = 0;
   const std::string_view pattern(kPattern);
-  impl_->code =
-      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                    PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &error_code, &error_offset, nullptr);
+  impl_->code.reset(pcre2_compile(pcre2::units(pattern), pattern.size(),
+                                  PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &error_code,
+                                  &error_offset, nullptr));
   if (impl_->code == nullptr) {
     throw LoadError("tokenizer: PCRE2 does not take the split pattern at offset " +
-                    std::to_string(error_offset) + ": " + error_message(error_code) +
+                    std::to_string(error_offset) + ": " + pcre2::error_message(error_code) +
                     " (expected PCRE2 10.40 or later with Unicode)");
   }
   // Without a JIT (forbidden executable memory) the interpreter gives the same pieces, slower.
-  pcre2_jit_compile(impl_->code, PCRE2_JIT_COMPLETE);
+  pcre2_jit_compile(impl_->code.get(), PCRE2_JIT_COMPLETE);
 }
 
-PieceSplitter::~PieceSplitter() { pcre2_code_free(impl_->code); }
+PieceSplitter::~PieceSplitter() = default;
 
 size_t PieceSplitter::next_piece_size(std::string_view text, size_t offset) const {
   thread_local MatchScratch scratch;
   const auto match = [&](uint32_t options) {
-    return pcre2_match(impl_->code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), offset,
-                       PCRE2_NO_UTF_CHECK | options, scratch.data, scratch.context);
+    return pcre2_match(impl_->code.get(), pcre2::units(text), text.size(), offset,
+                       PCRE2_NO_UTF_CHECK | options, scratch.data.get(), scratch.context.get());
   };
   int result = match(0);
   if (result == PCRE2_ERROR_JIT_STACKLIMIT) result = match(PCRE2_NO_JIT);
-  if (result < 0) throw std::runtime_error("tokenizer: PCRE2: " + error_message(result));
-  const PCRE2_SIZE* ends = pcre2_get_ovector_pointer(scratch.data);
+  if (result < 0) throw std::runtime_error("tokenizer: PCRE2: " + pcre2::error_message(result));
+  const PCRE2_SIZE* ends = pcre2_get_ovector_pointer(scratch.data.get());
   return ends[1] - offset;
 }
 

@@ -1,13 +1,12 @@
 #include "runtime/tokenizer/stop_pattern.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include <fmt/format.h>
-#include <pcre2.h>
 
 #include <algorithm>
 #include <array>
-#include <new>
 #include <utility>
+
+#include "runtime/tokenizer/pcre2_owners.h"
 
 namespace tandem {
 namespace {
@@ -21,25 +20,10 @@ constexpr std::array<uint32_t, 3> kStepLimits = {1'000, 10'000, 100'000};  // th
 constexpr int64_t kEarnedSteps = 20'000;
 constexpr int64_t kMaxAllowanceSteps = 1'000'000;
 
-const PCRE2_UCHAR* units(std::string_view text) {
-  return reinterpret_cast<const PCRE2_UCHAR*>(text.data());
-}
-
-std::string error_message(int error_code) {
-  std::array<PCRE2_UCHAR, 256> buffer{};
-  pcre2_get_error_message(error_code, buffer.data(), buffer.size());
-  return {buffer.begin(), std::find(buffer.begin(), buffer.end(), 0)};
-}
-
 }  // namespace
 
 struct StopPattern::Impl {
-  pcre2_code* code = nullptr;
-
-  Impl() = default;
-  ~Impl() { pcre2_code_free(code); }
-  Impl(const Impl&) = delete;
-  Impl& operator=(const Impl&) = delete;
+  pcre2::Code code;
 };
 
 StopPattern::StopPattern(std::string text, std::unique_ptr<Impl> impl)
@@ -48,37 +32,25 @@ StopPattern::~StopPattern() = default;
 
 Result<std::shared_ptr<const StopPattern>, StopPattern::Problem> StopPattern::compile(
     std::string_view pattern) {
-  auto impl = std::make_unique<Impl>();
-  pcre2_compile_context* context = pcre2_compile_context_create(nullptr);
-  if (context == nullptr) throw std::bad_alloc();
-  pcre2_set_parens_nest_limit(context, kMaxNestedParentheses);
+  const auto context = pcre2::checked(pcre2::CompileContext(pcre2_compile_context_create(nullptr)));
+  pcre2_set_parens_nest_limit(context.get(), kMaxNestedParentheses);
   int error_code = 0;
   PCRE2_SIZE error_offset = 0;
-  impl->code =
-      pcre2_compile(units(pattern), pattern.size(), kSyntax, &error_code, &error_offset, context);
-  pcre2_compile_context_free(context);
+  auto impl = std::make_unique<Impl>(Impl{pcre2::Code(pcre2_compile(
+      pcre2::units(pattern), pattern.size(), kSyntax, &error_code, &error_offset, context.get()))});
   if (impl->code == nullptr)
-    return Problem{fmt::format("{} at offset {}", error_message(error_code), error_offset)};
+    return Problem{fmt::format("{} at offset {}", pcre2::error_message(error_code), error_offset)};
   uint32_t matches_empty = 0;
-  pcre2_pattern_info(impl->code, PCRE2_INFO_MATCHEMPTY, &matches_empty);
+  pcre2_pattern_info(impl->code.get(), PCRE2_INFO_MATCHEMPTY, &matches_empty);
   if (matches_empty != 0) return Problem{"the pattern matches an empty text"};
   return std::shared_ptr<const StopPattern>(new StopPattern(std::string(pattern), std::move(impl)));
 }
 
 struct StopSearch::Impl {
-  pcre2_match_data* data = pcre2_match_data_create(1, nullptr);
-  pcre2_match_context* context = pcre2_match_context_create(nullptr);
+  pcre2::MatchData data = pcre2::make_match_data();
+  pcre2::MatchContext context = pcre2::make_match_context();
 
-  Impl() {
-    if (data == nullptr || context == nullptr) throw std::bad_alloc();
-    pcre2_set_heap_limit(context, kMaxHeapKiB);
-  }
-  ~Impl() {
-    pcre2_match_data_free(data);
-    pcre2_match_context_free(context);
-  }
-  Impl(const Impl&) = delete;
-  Impl& operator=(const Impl&) = delete;
+  Impl() { pcre2_set_heap_limit(context.get(), kMaxHeapKiB); }
 };
 
 StopSearch::StopSearch(std::shared_ptr<const StopPattern> pattern)
@@ -100,9 +72,9 @@ int StopSearch::match(std::string_view text, size_t begin, uint32_t options) {
       if (allowance_steps_ < limit) break;
       allowance_steps_ -= limit;
     }
-    pcre2_set_match_limit(impl_->context, limit);
-    result = pcre2_match(pattern_->impl_->code, units(text), text.size(), begin,
-                         options | PCRE2_NO_UTF_CHECK, impl_->data, impl_->context);
+    pcre2_set_match_limit(impl_->context.get(), limit);
+    result = pcre2_match(pattern_->impl_->code.get(), pcre2::units(text), text.size(), begin,
+                         options | PCRE2_NO_UTF_CHECK, impl_->data.get(), impl_->context.get());
     if (result != PCRE2_ERROR_MATCHLIMIT) break;
   }
   return result;
@@ -112,7 +84,7 @@ StopSearch::Outcome StopSearch::find(std::string_view text, size_t begin, Span& 
   const int result = match(text, begin, 0);
   if (result == PCRE2_ERROR_NOMATCH) return Outcome::kNone;
   if (result < 0) return Outcome::kTooCostly;
-  const PCRE2_SIZE* offsets = pcre2_get_ovector_pointer(impl_->data);
+  const PCRE2_SIZE* offsets = pcre2_get_ovector_pointer(impl_->data.get());
   found.end = offsets[1];
   found.begin = std::clamp(offsets[0], begin, std::max(begin, found.end));
   return Outcome::kFound;
@@ -123,7 +95,7 @@ StopSearch::Outcome StopSearch::find_beginning(std::string_view text, size_t beg
   found = text.size();
   if (result == PCRE2_ERROR_NOMATCH) return Outcome::kNone;
   if (result != PCRE2_ERROR_PARTIAL && result < 0) return Outcome::kTooCostly;
-  found = std::clamp(pcre2_get_ovector_pointer(impl_->data)[0], begin, text.size());
+  found = std::clamp(pcre2_get_ovector_pointer(impl_->data.get())[0], begin, text.size());
   return Outcome::kFound;
 }
 

@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "runtime/tokenizer/utf8.h"
+
 namespace tandem {
 namespace {
 
 constexpr size_t kMaxHeldBytes = 1024;     // for patterns
 constexpr size_t kMaxContextBytes = 1024;  // ahead of them, for look-behinds
-
-bool continues_character(char byte) { return (static_cast<unsigned char>(byte) & 0xc0) == 0x80; }
 
 }  // namespace
 

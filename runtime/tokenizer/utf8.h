@@ -23,6 +23,11 @@ Utf8Step next_utf8(std::string_view bytes);
 
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+FFFD
 
+// Not the first byte of a character, in valid UTF-8.
+[[nodiscard]] constexpr bool continues_character(char byte) {
+  return (static_cast<unsigned char>(byte) & 0xc0) == 0x80;
+}
+
 [[nodiscard]] bool is_valid_utf8(std::string_view bytes);
 // bytes.decode("utf-8", "replace"): every maximal ill-formed subpart becomes one U+FFFD.
 std::string replace_invalid_utf8(std::string_view bytes);

@@ -105,44 +105,55 @@ void read_repetition(FieldReader& fields, RepetitionLimit& limit) {
   if (!entries.ok()) fields.fail(*entries.error());
 }
 
-void read_stop_strings(FieldReader& fields, std::vector<std::string>& stop) {
-  const json::value* value = fields.find("stop");
+struct TextLimits {
+  size_t max_texts = 0;
+  size_t min_bytes = 1;
+  size_t max_bytes = 0;
+};
+
+// One text or a list of them, each to `add` as it stands in the request.
+template <typename Add>
+void read_texts(FieldReader& fields,
+                std::string_view key,
+                const TextLimits& limits,
+                std::string_view expected,
+                const Add& add) {
+  const json::value* value = fields.find(key);
   if (value == nullptr) return;
-  const std::string expected = fmt::format(
-      "a string or a list of up to {} strings of 1 to {} bytes", kMaxStopStrings, kMaxStopBytes);
-  const auto add = [&](const json::value& item) {
-    const bool fits = item.is_string() && item.get_string().size() <= kMaxStopBytes;
-    if (!fits) return fields.fail_value("stop", expected, item);
-    if (!item.get_string().empty()) stop.emplace_back(as_view(item.get_string()));
+  const auto read_one = [&](const json::value& item) {
+    const bool fits = item.is_string() && item.get_string().size() >= limits.min_bytes &&
+                      item.get_string().size() <= limits.max_bytes;
+    if (!fits) return fields.fail_value(key, expected, item);
+    add(item);
   };
-  if (!value->is_array()) return add(*value);
-  if (value->get_array().size() > kMaxStopStrings) {
-    return fields.fail_value("stop", expected, *value);
-  }
-  for (const json::value& item : value->get_array()) add(item);
+  if (!value->is_array()) return read_one(*value);
+  if (value->get_array().size() > limits.max_texts) return fields.fail_value(key, expected, *value);
+  for (const json::value& item : value->get_array()) read_one(item);
+}
+
+void read_stop_strings(FieldReader& fields, std::vector<std::string>& stop) {
+  read_texts(fields, "stop",
+             {.max_texts = kMaxStopStrings, .min_bytes = 0, .max_bytes = kMaxStopBytes},
+             fmt::format("a string or a list of up to {} strings of 1 to {} bytes", kMaxStopStrings,
+                         kMaxStopBytes),
+             [&](const json::value& item) {
+               if (!item.get_string().empty()) stop.emplace_back(as_view(item.get_string()));
+             });
 }
 
 void read_stop_patterns(FieldReader& fields, GenerationOptions& options) {
-  const json::value* value = fields.find("stop_regex");
-  if (value == nullptr) return;
-  const std::string expected =
+  read_texts(
+      fields, "stop_regex", {.max_texts = kMaxStopPatterns, .max_bytes = kMaxStopBytes},
       fmt::format("a regular expression or a list of up to {}, of 1 to {} bytes", kMaxStopPatterns,
-                  kMaxStopBytes);
-  const auto add = [&](const json::value& item) {
-    const bool fits =
-        item.is_string() && !item.get_string().empty() && item.get_string().size() <= kMaxStopBytes;
-    if (!fits) return fields.fail_value("stop_regex", expected, item);
-    auto pattern = StopPattern::compile(as_view(item.get_string()));
-    if (!pattern) {
-      return fields.fail(invalid_value("stop_regex", "a regular expression",
-                                       json_excerpt(item) + ": " + pattern.error().message));
-    }
-    options.stop_patterns.push_back(std::move(*pattern));
-  };
-  if (!value->is_array()) return add(*value);
-  if (value->get_array().size() > kMaxStopPatterns)
-    return fields.fail_value("stop_regex", expected, *value);
-  for (const json::value& item : value->get_array()) add(item);
+                  kMaxStopBytes),
+      [&](const json::value& item) {
+        auto pattern = StopPattern::compile(as_view(item.get_string()));
+        if (!pattern) {
+          return fields.fail(invalid_value("stop_regex", "a regular expression",
+                                           json_excerpt(item) + ": " + pattern.error().message));
+        }
+        options.stop_patterns.push_back(std::move(*pattern));
+      });
 }
 
 void read_token_ids(FieldReader& fields,
@@ -171,18 +182,11 @@ void read_stops(FieldReader& fields, const RequestLimits& limits, GenerationOpti
 
 void read_lists(FieldReader& fields, const RequestLimits& limits, GenerationOptions& options) {
   read_token_ids(fields, "allowed_token_ids", limits, options.allowed_token_ids);
-  const json::array* words = fields.array("bad_words");
-  if (words == nullptr) return;
-  const std::string expected =
-      fmt::format("up to {} strings of 1 to {} bytes", kMaxBadWords, kMaxBadWordBytes);
-  if (words->size() > kMaxBadWords)
-    return fields.fail_value("bad_words", expected, *fields.find("bad_words"));
-  for (const json::value& word : *words) {
-    const bool fits = word.is_string() && !word.get_string().empty() &&
-                      word.get_string().size() <= kMaxBadWordBytes;
-    if (!fits) return fields.fail_value("bad_words", expected, word);
-    options.bad_words.emplace_back(as_view(word.get_string()));
-  }
+  if (fields.array("bad_words") == nullptr) return;
+  read_texts(
+      fields, "bad_words", {.max_texts = kMaxBadWords, .max_bytes = kMaxBadWordBytes},
+      fmt::format("up to {} strings of 1 to {} bytes", kMaxBadWords, kMaxBadWordBytes),
+      [&](const json::value& item) { options.bad_words.emplace_back(as_view(item.get_string())); });
 }
 
 void read_stream(FieldReader& fields, const RequestLimits& limits, GenerationOptions& out) {

@@ -35,7 +35,7 @@ ChatChoice::Options choice_options(const TextRequest& request) {
 
 int64_t num_chars(std::string_view text) {
   return std::count_if(text.begin(), text.end(),
-                       [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
+                       [](char byte) { return !continues_character(byte); });
 }
 
 // Part of a character is no text: OpenAI writes such a token as "bytes:\xe4\xb8", which also keeps
