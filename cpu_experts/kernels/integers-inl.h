@@ -299,7 +299,9 @@ struct RowsByTiles {
 
   void run() const {
     for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
-      std::memset(totals[row_block], 0, sizeof(totals[0][0]) * static_cast<size_t>(num_tokens));
+      for (int32_t token = 0; token < num_tokens; ++token) {
+        std::memset(totals[row_block][token], 0, sizeof(totals[0][0]));
+      }
     }
     if (num_tokens <= kTokens) {
       run_tile();
