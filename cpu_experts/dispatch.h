@@ -9,8 +9,8 @@
 
 namespace tandem::cpu_experts {
 
-// kBf16 keeps the accuracy of BF16 activations. kInt8 rounds the input of gate and up to eight bits
-// a group of 32: lossy, faster where arithmetic is the limit.
+// kBf16 keeps the accuracy of BF16 activations. kInt8 rounds them to eight bits a group of 32, its
+// largest to nine: lossy, faster where arithmetic is the limit.
 enum class ActivationMode { kBf16, kInt8 };
 std::string_view mode_name(ActivationMode mode);  // "bf16", "int8"
 
