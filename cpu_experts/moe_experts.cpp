@@ -56,7 +56,7 @@ class UnitQueue {
     do {
       if (begin >= num_units_) return {};
       const int64_t fair = (num_units_ - begin) / (2 * num_workers_);
-      const int64_t run = std::max<int64_t>((fair + min_units_ - 1) / min_units_, 1) * min_units_;
+      const int64_t run = std::max<int64_t>(fair / min_units_, 1) * min_units_;
       end = std::min(begin + run, (begin / run_units_ + 1) * run_units_);
     } while (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed));
     return {begin, end};

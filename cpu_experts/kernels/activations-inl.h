@@ -12,6 +12,9 @@
 // already.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
+
 #include "cpu_experts/expert_layout.h"
 #include "cpu_experts/simd/rows.h"
 
@@ -149,13 +152,14 @@ template <int kWideQuads, bool kBestScale>
 void store_group(const float* values, ByteGroup<kWideQuads, kBestScale>& group) {
   QuadKeys keys(values);
   const int32_t largest = keys.largest();
+  int32_t next = largest;
   for (int32_t& quad : group.wide_quad) {
-    const int32_t key = keys.largest();
-    quad = key & 7;
-    keys.remove(key);
+    quad = next & 7;
+    keys.remove(next);
+    next = keys.largest();
   }
   const float of_wide = float_of(largest & ~7) / 254.0f;
-  const float of_others = float_of(keys.largest() & ~7) / 127.0f;
+  const float of_others = float_of(next & ~7) / 127.0f;
   float smallest = of_wide > of_others ? of_wide : of_others;
   smallest = smallest < 0x1p103f ? smallest : 0x1p103f;  // kOrigin * s stays finite
   int32_t v[kGroupCols] = {};

@@ -36,8 +36,9 @@ Result<std::shared_ptr<const StopPattern>, StopPattern::Problem> StopPattern::co
   pcre2_set_parens_nest_limit(context.get(), kMaxNestedParentheses);
   int error_code = 0;
   PCRE2_SIZE error_offset = 0;
-  auto impl = std::make_unique<Impl>(Impl{pcre2::Code(pcre2_compile(
-      pcre2::units(pattern), pattern.size(), kSyntax, &error_code, &error_offset, context.get()))});
+  auto impl = std::make_unique<Impl>();
+  impl->code.reset(pcre2_compile(pcre2::units(pattern), pattern.size(), kSyntax, &error_code,
+                                 &error_offset, context.get()));
   if (impl->code == nullptr)
     return Problem{fmt::format("{} at offset {}", pcre2::error_message(error_code), error_offset)};
   uint32_t matches_empty = 0;

@@ -42,6 +42,19 @@ CpuIsa any_isa() {
                   CpuIsa::kAvx512Vnni, CpuIsa::kAvx512Bf16, CpuIsa::kAmxBf16);
 }
 
+MoeShape shape_of_one_expert(int32_t hidden_size,
+                             int32_t moe_intermediate_size,
+                             int32_t max_tokens,
+                             ActivationMode activations) {
+  return {.hidden_size = hidden_size,
+          .moe_intermediate_size = moe_intermediate_size,
+          .n_routed_experts = 1,
+          .num_experts_per_tok = 1,
+          .num_moe_layers = 1,
+          .max_tokens = max_tokens,
+          .activations = activations};
+}
+
 struct Layer {
   MoeShape shape;
   std::vector<OwnedExpert> experts;
@@ -190,13 +203,7 @@ TEST_CASE("a layer at K2's dimensions is within 2e-3, in bytes within 8e-3",
           "[cpu_experts][k2_size]") {
   const ActivationMode mode = GENERATE(ActivationMode::kBf16, ActivationMode::kInt8);
   const ForcedIsa forced(any_isa());
-  const MoeShape shape{.hidden_size = 7168,
-                       .moe_intermediate_size = 2048,
-                       .n_routed_experts = 1,
-                       .num_experts_per_tok = 1,
-                       .num_moe_layers = 1,
-                       .max_tokens = 1,
-                       .activations = mode};
+  const MoeShape shape = shape_of_one_expert(7168, 2048, 1, mode);
   static const Layer kLayer(shape, 15, Scales::kAlike);
   Layer layer = kLayer;
   layer.shape = shape;
@@ -266,13 +273,7 @@ OwnedInt4 square_of(float scale, const CodeOf& code_of) {
 TEST_CASE("the input of down may be as large as its bytes hold, under the extreme codes",
           "[cpu_experts]") {
   const ForcedIsa forced(any_isa());
-  const MoeShape shape{.hidden_size = 32,
-                       .moe_intermediate_size = 32,
-                       .n_routed_experts = 1,
-                       .num_experts_per_tok = 1,
-                       .num_moe_layers = 1,
-                       .max_tokens = 15,
-                       .activations = ActivationMode::kInt8};
+  const MoeShape shape = shape_of_one_expert(32, 32, 15, ActivationMode::kInt8);
   Layer layer(shape, 17);
   // Of the first column alone: silu(56) is 56, so the input of down is 1 or 2 times the same
   // number, 2 in two quads, and every byte is at its limit.
