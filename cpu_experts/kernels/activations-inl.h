@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "cpu_experts/expert_layout.h"
+#include "cpu_experts/kernels/moe-inl.h"
 #include "cpu_experts/simd/rows.h"
 
 namespace tandem::cpu_experts {
@@ -48,14 +49,31 @@ struct ByteGroup {
 using InputBytes = ByteGroup<1, true>;
 using ActivatedBytes = ByteGroup<2, false>;
 
-// v of 32 values: times `inverse`, rounded, within +-limit.
-inline void integers_of(const float* values, int32_t* v, float inverse, float limit) {
-  for (int col = 0; col < 32; ++col) {
-    float scaled = values[col] * inverse;
-    scaled = scaled > limit ? limit : scaled;
-    scaled = scaled < -limit ? -limit : scaled;
-    v[col] = static_cast<int32_t>((scaled + kOrigin) - kOrigin);
+// v of 32 values.
+struct GroupIntegers {
+  I32x16 half[2];
+};
+
+// Values times `inverse`, rounded, within +-limit.
+inline GroupIntegers integers_of(const float* values, float inverse, float limit) {
+  GroupIntegers v;
+  for (int half = 0; half < 2; ++half) {
+    F32x16 scaled;
+    std::memcpy(&scaled, values + 16 * half, sizeof(scaled));
+    scaled *= inverse;
+    scaled = scaled < limit ? scaled : F32x16{} + limit;
+    scaled = scaled > -limit ? scaled : F32x16{} - limit;
+    v.half[half] = reinterpret_cast<I32x16>(scaled + kOrigin) - word_at(&kOrigin);
   }
+  return v;
+}
+
+// What a Sum over v begins with.
+template <typename Value>
+int32_t start_of(const GroupIntegers& v, float origin, Value value) {
+  int32_t columns[kGroupCols];
+  std::memcpy(columns, &v, sizeof(columns));
+  return start_of_sum(columns, word_at(&origin), value);
 }
 
 inline float float_of(int32_t bits) {
@@ -73,55 +91,60 @@ inline void store_group(const float* values, WordGroup& group) {
     const int32_t bits = word_at(&values[col]) & 0x7fffffff;
     largest = bits > largest ? bits : largest;
   }
-  int32_t v[kGroupCols] = {};
-  if (largest >= kInfinityBits) {
-    group.origin = __builtin_nanf("");
-  } else {
+  GroupIntegers v{};
+  if (largest < kInfinityBits) [[likely]] {
     // The least normal scale serves the tiny and zero. A value of 2^118 or more counts as just
     // less: its origin is the largest.
     int32_t exponent = (largest >> 23) - 13;
     exponent = exponent > 1 ? exponent : 1;
     exponent = exponent < 254 - 23 ? exponent : 254 - 23;
-    integers_of(values, v, float_of((254 - exponent) << 23), 16383.0f);
+    v = integers_of(values, float_of((254 - exponent) << 23), 16383.0f);
     group.origin = kOrigin * float_of(exponent << 23);
+  } else {
+    group.origin = __builtin_nanf("");
   }
-  group.start = start_of_sum(v, word_at(&group.origin), int16_t{});
-  for (int first = 0; first < 32; first += 8) {
-    for (int idx = 0; idx < 4; ++idx) {
-      group.values[first + idx] = static_cast<int16_t>(v[first + 2 * idx]);
-      group.values[first + 4 + idx] = static_cast<int16_t>(v[first + 2 * idx + 1]);
-    }
+  group.start = start_of(v, group.origin, int16_t{});
+  using Words = int16_t __attribute__((vector_size(32)));
+  for (int half = 0; half < 2; ++half) {
+    Words words = __builtin_convertvector(v.half[half], Words);
+    words = __builtin_shufflevector(words, words, 0, 2, 4, 6, 1, 3, 5, 7,  //
+                                    8, 10, 12, 14, 9, 11, 13, 15);
+    std::memcpy(group.values + 16 * half, &words, sizeof(words));
   }
 }
 
-// The quads of a group by their largest magnitude: its bits, of which the last three are the quad's
-// number. Each stands in four neighbouring lanes.
+// The quads of a group by their largest magnitude: a lane each, the magnitude's bits, of which the
+// last three are the quad's number.
 struct QuadKeys {
   using Lanes = int32_t __attribute__((vector_size(32)));
-  Lanes lanes[4];
+  Lanes lanes;
 
   explicit QuadKeys(const float* values) {
-    for (int32_t pair = 0; pair < 4; ++pair) {
-      Lanes bits;
-      std::memcpy(&bits, values + 8 * pair, sizeof(bits));
-      bits &= 0x7fffffff;
-      bits = larger(bits, __builtin_shufflevector(bits, bits, 1, 0, 3, 2, 5, 4, 7, 6));
-      bits = larger(bits, __builtin_shufflevector(bits, bits, 2, 3, 0, 1, 6, 7, 4, 5));
-      lanes[pair] = (bits & ~7) | (Lanes{0, 0, 0, 0, 1, 1, 1, 1} + 2 * pair);
-    }
+    Lanes bits[4];
+    std::memcpy(bits, values, sizeof(bits));
+    for (Lanes& pair : bits) pair &= 0x7fffffff;
+    const Lanes low = folded(bits[0], bits[1]);
+    const Lanes high = folded(bits[2], bits[3]);
+    // Quads 0 2 4 6 and 1 3 5 7.
+    lanes = (folded(low, high) & ~7) | Lanes{0, 2, 4, 6, 1, 3, 5, 7};
   }
 
-  [[nodiscard]] int32_t largest() const {
-    const Lanes all = larger(larger(lanes[0], lanes[1]), larger(lanes[2], lanes[3]));
-    return all[0] > all[4] ? all[0] : all[4];
+  // In every lane.
+  [[nodiscard]] Lanes largest() const {
+    Lanes all = larger(lanes, __builtin_shufflevector(lanes, lanes, 4, 5, 6, 7, 0, 1, 2, 3));
+    all = larger(all, __builtin_shufflevector(all, all, 2, 3, 0, 1, 6, 7, 4, 5));
+    return larger(all, __builtin_shufflevector(all, all, 1, 0, 3, 2, 5, 4, 7, 6));
   }
 
-  void remove(int32_t key) {
-    for (Lanes& pair : lanes) pair = pair == key ? Lanes{} : pair;
-  }
+  void remove(Lanes key) { lanes = lanes == key ? Lanes{} : lanes; }
 
  private:
   static Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
+  // The larger of each two neighbours, of a and b in turns of two lanes.
+  static Lanes folded(Lanes a, Lanes b) {
+    return larger(__builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14),
+                  __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15));
+  }
 };
 
 // Of eight scales, 1/128 of the smallest apart, the one with the least squared error of 32 values.
@@ -151,39 +174,42 @@ inline float best_scale(const float* values, float smallest) {
 template <int kWideQuads, bool kBestScale>
 void store_group(const float* values, ByteGroup<kWideQuads, kBestScale>& group) {
   QuadKeys keys(values);
-  const int32_t largest = keys.largest();
-  int32_t next = largest;
+  const int32_t largest = keys.largest()[0];
   for (int32_t& quad : group.wide_quad) {
-    quad = next & 7;
+    const QuadKeys::Lanes next = keys.largest();
+    quad = next[0] & 7;
     keys.remove(next);
-    next = keys.largest();
   }
-  const float of_wide = float_of(largest & ~7) / 254.0f;
-  const float of_others = float_of(next & ~7) / 127.0f;
+  const float of_wide = float_of(largest & ~7) * (1.0f / 254.0f);
+  const float of_others = float_of(keys.largest()[0] & ~7) * (1.0f / 127.0f);
   float smallest = of_wide > of_others ? of_wide : of_others;
   smallest = smallest < 0x1p103f ? smallest : 0x1p103f;  // kOrigin * s stays finite
-  int32_t v[kGroupCols] = {};
-  if (largest >= kInfinityBits) {
+  GroupIntegers v{};
+  if (largest >= kInfinityBits) [[unlikely]] {
     group.scale = __builtin_nanf("");
-  } else if (smallest > 1e-38f) {
+  } else if (smallest > 1e-38f) [[likely]] {
     const float scale = kBestScale ? best_scale(values, smallest) : smallest;
     group.scale = float_of(word_at(&scale) & ~3);  // so that kOrigin * s is exact
-    integers_of(values, v, 1.0f / group.scale, 254.0f);
+    v = integers_of(values, 1.0f / group.scale, 254.0f);
   } else {
     group.scale = 0.0f;
   }
   group.origin = kOrigin * group.scale;
+  using Bytes = int8_t __attribute__((vector_size(16)));
   int8_t rest[kGroupCols];
-  for (int col = 0; col < 32; ++col) {
-    int32_t value = v[col] < 127 ? v[col] : 127;
-    value = value > -127 ? value : -127;
-    group.values[col] = static_cast<int8_t>(value);
-    rest[col] = static_cast<int8_t>(v[col] - value);
+  for (int half = 0; half < 2; ++half) {
+    I32x16 value = v.half[half];
+    value = value < 127 ? value : I32x16{} + 127;
+    value = value > -127 ? value : I32x16{} - 127;
+    const Bytes value_bytes = __builtin_convertvector(value, Bytes);
+    const Bytes rest_bytes = __builtin_convertvector(v.half[half] - value, Bytes);
+    std::memcpy(group.values + 16 * half, &value_bytes, sizeof(value_bytes));
+    std::memcpy(rest + 16 * half, &rest_bytes, sizeof(rest_bytes));
   }
   for (int idx = 0; idx < kWideQuads; ++idx) {
     std::memcpy(group.rest[idx], rest + 4 * group.wide_quad[idx], sizeof(group.rest[idx]));
   }
-  group.start = start_of_sum(v, word_at(&kOrigin), int8_t{});
+  group.start = start_of(v, kOrigin, int8_t{});
 }
 
 }  // namespace

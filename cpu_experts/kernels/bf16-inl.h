@@ -9,6 +9,7 @@
 
 #include "cpu_experts/expert_kernels.h"
 #include "cpu_experts/expert_layout.h"
+#include "cpu_experts/kernels/moe-inl.h"
 
 namespace tandem::cpu_experts {
 namespace {
@@ -54,10 +55,6 @@ inline __m512bh broadcast_pair(const uint16_t* pair) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
 }
 
-// How far ahead of its use memory is asked for: into L2, since in L1 it would take the place of the
-// activations (two tokens read memory half as fast).
-constexpr int64_t kPrefetchSizeBytes = 10 * kBlockSizeBytes;
-
 // total[token] = W[16 rows, :] x[token]
 template <int kTokens>
 void dot_rows(const uint8_t* weights, int64_t num_blocks, const void* const* x, __m512* total) {
@@ -68,17 +65,16 @@ void dot_rows(const uint8_t* weights, int64_t num_blocks, const void* const* x, 
     total[token] = _mm512_setzero_ps();
   }
   for (int64_t block = 0; block < num_blocks; ++block, weights += kBlockSizeBytes) {
-    for (int64_t line = 0; line < kBlockSizeBytes; line += 64) {
-      __builtin_prefetch(weights + kPrefetchSizeBytes + line, 0, 2);
-    }
+    prefetch_ahead(weights);
     for (int group = 0; group < 2; ++group) {
       __m512 sum[kTokens];
       for (__m512& token_sum : sum) token_sum = _mm512_setzero_ps();
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) {
         const int vector_idx = 4 * group + v;
-        __m512i codes =
-            _mm512_loadu_si512(weights + kScalesSizeBytes + vector_idx * kVectorSizeBytes);
+        const uint8_t* vector = weights + kScalesSizeBytes + vector_idx * kVectorSizeBytes;
+        prefetch_ahead(vector);
+        __m512i codes = _mm512_loadu_si512(vector);
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; ++pair, codes = _mm512_srli_epi16(codes, 4)) {
           const auto values = reinterpret_cast<__m512bh>(_mm512_permutexvar_epi16(codes, table));

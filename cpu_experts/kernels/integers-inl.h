@@ -15,24 +15,24 @@
 #include "cpu_experts/expert_kernels.h"
 #include "cpu_experts/expert_layout.h"
 #include "cpu_experts/kernels/activations-inl.h"
+#include "cpu_experts/kernels/moe-inl.h"
 #include "cpu_experts/simd/rows.h"
 
 namespace tandem::cpu_experts {
 namespace {
 
-// How far ahead of its use memory is asked for: into L2, since in L1 it would take the place of the
-// activations (two tokens read memory half as fast).
-constexpr int64_t kPrefetchBlocks = 10;
-
-// Of row blocks that are read side by side: behind the end of a row, of those that come next.
+// For a block of row blocks that are read side by side: its line of scales, and near the rows' end,
+// behind which only the last row block meets what comes next, what the others go on with.
 template <int kRowBlocks>
-inline void prefetch(const uint8_t* block, int64_t row_block_size_bytes, int64_t num_blocks_ahead) {
-  const uint8_t* ahead = block + kPrefetchBlocks * kBlockSizeBytes;
-  if (num_blocks_ahead <= kPrefetchBlocks) ahead += (kRowBlocks - 1) * row_block_size_bytes;
-  for (int row_block = 0; row_block < kRowBlocks; ++row_block, ahead += row_block_size_bytes) {
-    for (int64_t line = 0; line < kBlockSizeBytes; line += 64) {
-      __builtin_prefetch(ahead + line, 0, 2);
-    }
+inline void prefetch_scales(const uint8_t* block,
+                            int64_t row_block_size_bytes,
+                            int64_t num_blocks_ahead) {
+  prefetch_ahead(block);
+  for (int row_block = 1; row_block < kRowBlocks; ++row_block) {
+    prefetch_ahead(block + row_block * row_block_size_bytes);
+    if (num_blocks_ahead > kPrefetchBlocks) continue;
+    const uint8_t* next = block + (kRowBlocks - 1 + row_block) * row_block_size_bytes;
+    for (int64_t line = 0; line < kBlockSizeBytes; line += 64) prefetch_ahead(next + line);
   }
 }
 
@@ -67,7 +67,7 @@ template <typename Value, int kRowBlocks, int kTokens>
                                               int token,
                                               Sum (*sum)[kTokens]) {
   if constexpr (kRowBlocks == 1) {
-    sum[0][token] = add_products<kTokens>(sum[0][token], operands[0], values, Value{});
+    sum[0][token] = add_products(sum[0][token], operands[0], values, Value{});
   } else {
     const Codes all = broadcast(values);
     for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
@@ -116,8 +116,10 @@ template <Operands kOperands, typename Group, int kRowBlocks, int kTokens, typen
   Codes vectors[kRowBlocks];
   if constexpr (kOperands != Operands::kReread) {
     for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
-      vectors[row_block] =
-          load_codes(group.codes + row_block * group.row_block_size_bytes + v * kVectorSizeBytes);
+      const uint8_t* codes =
+          group.codes + row_block * group.row_block_size_bytes + v * kVectorSizeBytes;
+      prefetch_ahead(codes);
+      vectors[row_block] = load_codes(codes);
     }
   }
   add_part<kOperands, 0, Group, kRowBlocks, kTokens>(group, vectors, v, sum, go_on);
@@ -154,12 +156,13 @@ inline Sum sum_of_one(const uint8_t* codes, const WordGroup& x) {
   Sum sum256 = zero_sum();
 #pragma GCC unroll 4
   for (int v = 0; v < 4; ++v) {
+    prefetch_ahead(codes + v * kVectorSizeBytes);
     const Codes vector = load_codes(codes + v * kVectorSizeBytes);
     const int16_t* values = x.values + v * kVectorCols;
-    sum = add_products<1>(sum, part_in_place<0>(vector), values, int16_t{});
-    sum16 = add_products<1>(sum16, part_in_place<1>(vector), values + 2, int16_t{});
-    sum256 = add_products<1>(sum256, part_in_place<2>(vector), values + 4, int16_t{});
-    sum = add_products<1>(sum, part_in_place<3>(vector), values + 6, int16_t{});
+    sum = add_products(sum, part_in_place<0>(vector), values, int16_t{});
+    sum16 = add_products(sum16, part_in_place<1>(vector), values + 2, int16_t{});
+    sum256 = add_products(sum256, part_in_place<2>(vector), values + 4, int16_t{});
+    sum = add_products(sum, part_in_place<3>(vector), values + 6, int16_t{});
   }
   return join(sum, sum16, sum256);
 }
@@ -173,6 +176,7 @@ Rows value_of(const Sum& sum, const ByteGroup<kWideQuads, kBestScale>& x) {
 
 // Tokens whose products come between a token's last and the scaling of its sums. Scaled all at once
 // at the end, their loads and stores of totals hold up the products: 82 against 88 % of the peak.
+// Wide quads' products stand between them as they are; without a lag fewer registers are in use.
 constexpr int kFinishLag = 2;
 
 // total[row_block][token] += W[16 rows, a group] x[token]
@@ -207,17 +211,24 @@ template <Operands kOperands, typename Group, int kRowBlocks, int kTokens>
     for (int v = 0; v < 3; ++v) {
       add_vector<kOperands, Group, kRowBlocks, kTokens>(group, v, sum, [](int) {});
     }
-    add_vector<kOperands, Group, kRowBlocks, kTokens>(
-        group, 3, sum, [&](int token) __attribute__((always_inline)) {
-          if constexpr (Group::kWideQuads != 0) {
-            add_wide_quads<Group, kRowBlocks, kTokens>(group, token, sum);
-          }
-          if (token == 0) load_row_scales();
-          if (token >= kFinishLag) finish(token - kFinishLag);
-        });
+    if constexpr (Group::kWideQuads == 0) {
+      add_vector<kOperands, Group, kRowBlocks, kTokens>(
+          group, 3, sum, [&](int token) __attribute__((always_inline)) {
+            if (token == 0) load_row_scales();
+            if (token >= kFinishLag) finish(token - kFinishLag);
+          });
 #pragma GCC unroll 16
-    for (int token = kTokens > kFinishLag ? kTokens - kFinishLag : 0; token < kTokens; ++token) {
-      finish(token);
+      for (int token = kTokens > kFinishLag ? kTokens - kFinishLag : 0; token < kTokens; ++token) {
+        finish(token);
+      }
+    } else {
+      add_vector<kOperands, Group, kRowBlocks, kTokens>(group, 3, sum, [](int) {});
+      load_row_scales();
+#pragma GCC unroll 16
+      for (int token = 0; token < kTokens; ++token) {
+        add_wide_quads<Group, kRowBlocks, kTokens>(group, token, sum);
+        finish(token);
+      }
     }
   }
 }
@@ -252,7 +263,8 @@ void add_tile(const Tile<Group>& tile) {
   for (int64_t block = 0; block < tile.num_blocks; ++block, weights += kBlockSizeBytes) {
     // By the first of the tiles that pass these weights.
     if constexpr (kOperands != Operands::kReread) {
-      prefetch<kRowBlocks>(weights, tile.row_block_size_bytes, tile.num_blocks_ahead - block);
+      prefetch_scales<kRowBlocks>(weights, tile.row_block_size_bytes,
+                                  tile.num_blocks_ahead - block);
     }
     for (int group = 0; group < 2; ++group, kept += tile.kept_step_bytes) {
       add_group<kOperands, Group, kRowBlocks, kTokens>(
@@ -290,6 +302,8 @@ struct RowsByTiles {
   // row blocks in words, stays in the second cache while the tiles pass. Half of it is 1 % slower,
   // an eighth 4 %.
   static constexpr int64_t kDepthBlocks = 32;
+  // Of the first tile, at least: with fewer tokens it would wait for the memory that it reads.
+  static constexpr int32_t kFirstTokens = 2 * kTokens / 3;
 
   const uint8_t* weights;
   int64_t num_col_blocks;
@@ -339,20 +353,22 @@ struct RowsByTiles {
     constexpr int64_t kStepBytes = kRowBlocks * kKeptSizeBytes<Group>;
     alignas(64) uint8_t kept[2 * kDepthBlocks * kStepBytes];
     const int32_t num_tiles = (num_tokens + kTokens - 1) / kTokens;
+    const int32_t num_per_tile = (num_tokens + num_tiles - 1) / num_tiles;
+    const int32_t num_first = num_per_tile > kFirstTokens ? num_per_tile : kFirstTokens;
+    const int32_t num_rest = num_tokens - num_first;
     const int64_t num_slices = (num_col_blocks + kDepthBlocks - 1) / kDepthBlocks;
-    for (int64_t slice = 0; slice < num_slices; ++slice) {  // alike in size, as the tiles are
+    for (int64_t slice = 0; slice < num_slices; ++slice) {  // alike in size, as the other tiles are
       const int64_t first_block = num_col_blocks * slice / num_slices;
       const int64_t num_blocks = num_col_blocks * (slice + 1) / num_slices - first_block;
-      for (int32_t tile = 0; tile < num_tiles; ++tile) {
-        const int32_t first_token = num_tokens * tile / num_tiles;
-        const int32_t num_tile = num_tokens * (tile + 1) / num_tiles - first_token;
-        const Tile<Group> arguments =
-            tile_of(first_block, num_blocks, first_token, kept, kStepBytes);
-        if (tile == 0) {
-          add_tile_of<Operands::kKept, Group, kRowBlocks, kTokens>(arguments, num_tile);
-        } else {
-          add_tile_of<Operands::kReread, Group, kRowBlocks, kTokens>(arguments, num_tile);
-        }
+      const auto tile_from = [&](int32_t first_token) {
+        return tile_of(first_block, num_blocks, first_token, kept, kStepBytes);
+      };
+      add_tile_of<Operands::kKept, Group, kRowBlocks, kTokens>(tile_from(0), num_first);
+      for (int32_t tile = 1; tile < num_tiles; ++tile) {
+        const int32_t begin = num_rest * (tile - 1) / (num_tiles - 1);
+        const int32_t end = num_rest * tile / (num_tiles - 1);
+        add_tile_of<Operands::kReread, Group, kRowBlocks, kTokens>(tile_from(num_first + begin),
+                                                                   end - begin);
       }
     }
   }
@@ -364,8 +380,6 @@ struct IntegerCore {
   static constexpr int64_t kRecordSizeBytes = 2 * sizeof(Group);
   static constexpr int64_t kRowBlocks = 4;
   static constexpr TileLimits kTile = {.row_blocks = kTileRowBlocks, .few_tokens = kFewTokens};
-  // Of row blocks that are read one after the other.
-  static constexpr int kRowTokens = kTileRowBlocks == 1 ? kTileTokens : kFewTokens;
 
   // 32 values as group `group_idx` of a row of records.
   static void store_group(const float* values, void* row, int64_t group_idx) {
@@ -381,7 +395,6 @@ struct IntegerCore {
     const auto* rows = reinterpret_cast<const Group* const*>(x);
     const int64_t row_block_size_bytes = num_col_blocks * kBlockSizeBytes;
     int64_t row_block = 0;
-    // Few tokens wait for memory: they read one row block after the other.
     if (num_tokens > kFewTokens) {
       for (; row_block + kTileRowBlocks <= num_row_blocks; row_block += kTileRowBlocks) {
         RowsByTiles<Group, kTileRowBlocks, kTileTokens>{weights + row_block * row_block_size_bytes,

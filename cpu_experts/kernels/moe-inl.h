@@ -21,6 +21,17 @@ namespace {
 constexpr int32_t kMaxTokens = 64;
 using RowBlockTotals = float[kMaxTokens][kBlockRows];
 
+// Asks for a line of weights: into L2, since in L1 it would take the place of the activations (two
+// tokens read memory half as fast). Line by line, as codes are read: a block's lines all at once
+// hold up the loads between them (5 to 10 % from memory).
+inline void prefetch(const uint8_t* line) { __builtin_prefetch(line, 0, 2); }
+
+// Where weights are read in the order in which they lie.
+constexpr int64_t kPrefetchBlocks = 10;
+inline void prefetch_ahead(const uint8_t* line) {
+  prefetch(line + kPrefetchBlocks * kBlockSizeBytes);
+}
+
 // e^x for 16 values within 2 units in the last place: x = n ln 2 + r, the Taylor series of e^r to
 // r^7. Saturates at +-87.
 using F32x16 = float __attribute__((vector_size(64)));
@@ -74,6 +85,7 @@ void gate_up(const GateUpCall& call) {
   constexpr int64_t kUnits = Core::kRowBlocks / kUnitRowBlocks;
   const int64_t unit_size_bytes = kUnitRowBlocks * call.num_col_blocks * kBlockSizeBytes;
   alignas(64) RowBlockTotals totals[Core::kRowBlocks];
+  alignas(64) float activated[kMaxTokens][kGroupCols];
   for (int64_t unit = 0; unit < call.num_row_blocks / 2; unit += kUnits) {
     const int64_t num_units = at_most(kUnits, call.num_row_blocks / 2 - unit);
     for (int32_t first = 0; first < call.num_tokens; first += kMaxTokens) {
@@ -83,10 +95,11 @@ void gate_up(const GateUpCall& call) {
       for (int64_t idx = 0; idx < num_units; ++idx) {
         const RowBlockTotals* rows = totals + idx * kUnitRowBlocks;
         for (int32_t token = 0; token < num_pass; ++token) {
-          float activated[kGroupCols];
-          activate(rows[0][token], rows[1][token], activated);
-          activate(rows[2][token], rows[3][token], activated + kBlockRows);
-          ActivatedCore::store_group(activated, call.activated[first + token],
+          activate(rows[0][token], rows[1][token], activated[token]);
+          activate(rows[2][token], rows[3][token], activated[token] + kBlockRows);
+        }
+        for (int32_t token = 0; token < num_pass; ++token) {
+          ActivatedCore::store_group(activated[token], call.activated[first + token],
                                      call.first_row / kGroupCols + unit + idx);
         }
       }

@@ -56,7 +56,9 @@ inline int32_t start_of_sum(const int32_t* v, int32_t origin, int8_t /*bytes*/) 
 // the product (13 % slower on Emerald Rapids).
 constexpr int kTileTokens = 12;
 constexpr int kTileRowBlocks = 2;
-constexpr int kFewTokens = 4;
+// One token reads one row block after the other; two gain from two streams of memory (3 to 30 %).
+constexpr int kFewTokens = 1;
+constexpr int kRowTokens = 4;  // of a tile of one row block
 using Codes = __m512i;
 using Sum = __m512i;
 using Rows = __m512;
@@ -118,16 +120,12 @@ inline Sum add_products(Sum sum, Codes codes, Codes x, int16_t) {
   return _mm512_dpwssd_epi32(sum, codes, x);
 }
 // GCC broadcasts with an instruction of its own what the product could. For few tokens the number
-// of instructions counts: a third faster for one, alike from five on.
-template <int kTokens>
-Sum add_products(Sum sum, Codes codes, const void* x, int8_t value) {
-  if constexpr (kTokens > kFewTokens) return add_products(sum, codes, broadcast(x), value);
+// of instructions counts: a third faster for one.
+inline Sum add_products(Sum sum, Codes codes, const void* x, int8_t) {
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(word_of(x)));
   return sum;
 }
-template <int kTokens>
-Sum add_products(Sum sum, Codes codes, const void* x, int16_t value) {
-  if constexpr (kTokens > kFewTokens) return add_products(sum, codes, broadcast(x), value);
+inline Sum add_products(Sum sum, Codes codes, const void* x, int16_t) {
   asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(word_of(x)));
   return sum;
 }
@@ -141,7 +139,7 @@ inline Sum add_products(Sum sum, Codes codes, Codes x, int8_t) {
 inline Sum add_products(Sum sum, Codes codes, Codes x, int16_t) {
   return _mm512_add_epi32(sum, _mm512_madd_epi16(codes, x));
 }
-template <int kTokens, typename Value>
+template <typename Value>
 Sum add_products(Sum sum, Codes codes, const void* x, Value value) {
   return add_products(sum, codes, broadcast(x), value);
 }
@@ -160,6 +158,7 @@ constexpr int kTileTokens = 4;
 #endif
 constexpr int kTileRowBlocks = 1;
 constexpr int kFewTokens = 0;
+constexpr int kRowTokens = kTileTokens;
 struct Codes {
   __m256i low, high;  // rows 0..7, 8..15
 };
@@ -268,7 +267,7 @@ inline Rows scaled_from_origin(const Sum& sum, float s, float /*origin*/) {
           _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(sum.high, ones)), all)};
 }
 #endif
-template <int kTokens, typename Value>
+template <typename Value>
 Sum add_products(const Sum& sum, const Codes& codes, const void* x, Value value) {
   const __m256i all = broadcast(x);
   return {add_half(sum.low, codes.low, all, value), add_half(sum.high, codes.high, all, value)};
@@ -279,6 +278,7 @@ Sum add_products(const Sum& sum, const Codes& codes, const void* x, Value value)
 constexpr int kTileTokens = 1;
 constexpr int kTileRowBlocks = 1;
 constexpr int kFewTokens = 0;
+constexpr int kRowTokens = kTileTokens;
 struct Codes {
   uint32_t row[16];
 };
@@ -357,7 +357,7 @@ inline Sum start_sum(const int32_t* start) {
   for (int32_t& row : sum.row) row = *start;
   return sum;
 }
-template <int kTokens, typename Value>
+template <typename Value>
 Sum add_products(const Sum& sum, const Codes& codes, const void* from, Value) {
   constexpr int kColumns = 4 / static_cast<int>(sizeof(Value));
   constexpr int kBits = 8 * static_cast<int>(sizeof(Value));
