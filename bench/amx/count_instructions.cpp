@@ -41,7 +41,7 @@ int count() {
   _tile_loadconfig(&config);
 
   const double decoding =
-      instructions_of([&] { decode(packed, kDepthGroups, weights); }) / kDepthGroups;
+      instructions_of([&] { decode(packed, packed, kDepthGroups, weights); }) / kDepthGroups;
   const double product =
       instructions_of([&] { multiply(tokens.tile[0], weights, kDepthGroups, totals); }) /
       kDepthGroups;

@@ -57,13 +57,19 @@ struct alignas(64) WeightTiles {
   float scales[kDepthGroups][kBlockRows];
 };
 
-inline void decode(const uint8_t* weights, int64_t num_groups, WeightTiles& out) {
+// Asks for `next`, what is decoded after it.
+inline void decode(const uint8_t* weights,
+                   const uint8_t* next,
+                   int64_t num_groups,
+                   WeightTiles& out) {
   const __m512i table = code_table();
   for (int64_t group = 0; group < num_groups; ++group) {
     const uint8_t* block = weights + group / 2 * kBlockSizeBytes;
     const uint8_t* vectors = block + kScalesSizeBytes + group % 2 * 4 * kVectorSizeBytes;
+    if (group % 2 == 0) prefetch(block + (next - weights));
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
+      prefetch(vectors + (next - weights) + v * kVectorSizeBytes);
       __m512i codes = _mm512_loadu_si512(vectors + v * kVectorSizeBytes);
 #pragma GCC unroll 4
       for (int pair = 0; pair < 4; ++pair, codes = _mm512_srli_epi16(codes, 4)) {
@@ -151,12 +157,20 @@ struct AmxCore {
     TokenTiles tokens;
     WeightTiles tiles;
     const int64_t num_groups = 2 * num_col_blocks;
+    const int64_t row_block_size_bytes = num_col_blocks * kBlockSizeBytes;
     for (int64_t first_group = 0; first_group < num_groups; first_group += kDepthGroups) {
       const int64_t num_depth = at_most(kDepthGroups, num_groups - first_group);
       gather_tokens(x, num_tokens, first_group, num_depth, tokens);
+      const uint8_t* slice = weights + first_group / 2 * kBlockSizeBytes;
       for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
-        decode(weights + (row_block * num_col_blocks + first_group / 2) * kBlockSizeBytes,
-               num_depth, tiles);
+        const uint8_t* rows = slice + row_block * row_block_size_bytes;
+        const uint8_t* next = rows + row_block_size_bytes;
+        if (row_block + 1 == num_row_blocks) {
+          const bool is_last = first_group + num_depth == num_groups;
+          next = is_last ? weights + num_row_blocks * row_block_size_bytes
+                         : slice + num_depth / 2 * kBlockSizeBytes;
+        }
+        decode(rows, next, num_depth, tiles);
         for (int32_t token = 0; token < num_tokens; token += kTileRows) {
           multiply(tokens.tile[token / kTileRows], tiles, num_depth, &totals[row_block][token]);
         }
