@@ -174,14 +174,15 @@ inline float best_scale(const float* values, float smallest) {
 template <int kWideQuads, bool kBestScale>
 void store_group(const float* values, ByteGroup<kWideQuads, kBestScale>& group) {
   QuadKeys keys(values);
-  const int32_t largest = keys.largest()[0];
+  QuadKeys::Lanes next = keys.largest();
+  const int32_t largest = next[0];
   for (int32_t& quad : group.wide_quad) {
-    const QuadKeys::Lanes next = keys.largest();
     quad = next[0] & 7;
     keys.remove(next);
+    next = keys.largest();
   }
   const float of_wide = float_of(largest & ~7) * (1.0f / 254.0f);
-  const float of_others = float_of(keys.largest()[0] & ~7) * (1.0f / 127.0f);
+  const float of_others = float_of(next[0] & ~7) * (1.0f / 127.0f);
   float smallest = of_wide > of_others ? of_wide : of_others;
   smallest = smallest < 0x1p103f ? smallest : 0x1p103f;  // kOrigin * s stays finite
   GroupIntegers v{};
