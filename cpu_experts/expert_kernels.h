@@ -1,31 +1,36 @@
 // What an instruction set has to offer: the two products of an expert over packed blocks
 // (expert_layout.h). Plain data, no ISA in it.
 //
-// Activations are rows of records, one record for each column block of 64, in forms that belong to
-// the kernels and are made by them: `prepare` makes the layer's input, `gate_up` the input of down.
-// Columns behind the last one count as zero.
+// Activations are records, one for each group of 32 columns of a token, two for each column block,
+// in forms that belong to the kernels and are made by them: `prepare` makes the layer's input, rows
+// of records, `gate_up` the input of down. Inside an expert they stand [group][token]: a tile of
+// tokens is read behind one pointer. Columns behind the last one count as zero.
 #pragma once
 
 #include <cstdint>
 
 namespace tandem::cpu_experts {
 
+// The most tokens whose input is gathered at once.
+inline constexpr int32_t kMaxPassTokens = 64;
+
 struct GateUpCall {
   const uint8_t* weights = nullptr;  // row blocks of gate and up in turn: gate 0, up 0, gate 1, ...
   int64_t num_row_blocks = 0;        // pairs of them; even, so that whole groups come out
   int64_t num_col_blocks = 0;
-  const void* const* x = nullptr;    // [num_tokens] rows of num_col_blocks records
-  void* const* activated = nullptr;  // [num_tokens] out: silu(gate x) * (up x), rows of records
-  int64_t first_row = 0;             // of the call's rows in `activated`; a multiple of 32
+  const void* const* x = nullptr;  // [num_tokens] rows of 2 * num_col_blocks input records
+  void* gathered = nullptr;        // scratch: as many records, of at most kMaxPassTokens tokens
+  void* activated = nullptr;       // out: silu(gate x) * (up x), records [group][num_tokens]
+  int64_t first_row = 0;           // of the call's rows in `activated`; a multiple of 32
   int32_t num_tokens = 0;
-  bool ends_half_record = false;  // the call's last group is the row's last: zeros go behind it
+  bool ends_half_block = false;  // the call's last group is the row's last: zeros go behind it
 };
 
 struct DownCall {
   const uint8_t* weights = nullptr;
   int64_t num_row_blocks = 0;
   int64_t num_col_blocks = 0;
-  const void* const* x = nullptr;          // [num_tokens] rows of num_col_blocks records
+  const void* x = nullptr;                 // records [2 * num_col_blocks][num_tokens]
   const float* routing_weights = nullptr;  // [num_tokens]
   float* const* out = nullptr;  // [num_tokens] out[row] += routing_weight * (down x)[row]
   int32_t num_tokens = 0;
@@ -42,8 +47,8 @@ struct ExpertKernels {
   void (*down)(const DownCall&) = nullptr;
   // [num_values] BF16, a multiple of 32, to a row of the layer's input.
   void (*prepare)(const uint16_t* values, int64_t num_values, void* row) = nullptr;
-  // As `down`, over rows of the layer's input: what gate and up do before they are joined. A step
-  // has no use for it; tests judge the one product by it.
+  // As `down`, over records of the layer's input: what gate and up do before they are joined. A
+  // step has no use for it; tests judge the one product by it.
   void (*input_product)(const DownCall&) = nullptr;
 };
 

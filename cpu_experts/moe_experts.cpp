@@ -87,7 +87,8 @@ struct MoeExperts::Impl {
     int64_t activated_row_bytes = 0;
     NumaBuffer weights;    // [layer][expert]: gate and up row blocks in turn, then down
     NumaBuffer hidden;     // [max_tokens] rows of records
-    NumaBuffer activated;  // [max_pairs] rows of records
+    NumaBuffer activated;  // of max_pairs: [group][token] records for every expert
+    NumaBuffer gathered;   // [workers] input of the tokens of a pass, [group][token] records
     NumaBuffer partial;    // [max_tokens, hidden_size] float: this node's sum; unused on one node
     std::unique_ptr<UnitQueue> gate_up_units = std::make_unique<UnitQueue>();
     std::unique_ptr<UnitQueue> down_units = std::make_unique<UnitQueue>();
@@ -102,13 +103,13 @@ struct MoeExperts::Impl {
 
   // Work buffers of a step, taken once.
   int64_t hidden_row_bytes = 0;
+  int64_t gathered_size_bytes = 0;    // of a worker
   std::vector<ExpertJob> jobs;        // experts with tokens, ascending
   std::vector<int32_t> expert_begin;  // counting sort, [n_routed_experts + 1]
   std::vector<int32_t> pair_token;    // token of every pair, sorted by expert
   std::vector<float> pair_weight;
   struct WorkerScratch {  // pointer lists of one job, as long as all pairs
     std::vector<const void*> input;
-    std::vector<void*> activated;
     std::vector<float*> out;
   };
   std::vector<WorkerScratch> scratch;
@@ -178,10 +179,10 @@ void MoeExperts::Impl::plan_nodes() {
 // The kernels of a step and the sizes of their rows.
 void MoeExperts::Impl::use_kernels(CpuIsa isa) {
   kernels = kernels_of(isa, shape.activations);
-  hidden_row_bytes = num_col_blocks(shape.hidden_size) * kernels.input_record_size_bytes;
+  hidden_row_bytes = 2 * num_col_blocks(shape.hidden_size) * kernels.input_record_size_bytes;
   for (Node& node : nodes) {
     node.activated_row_bytes =
-        num_col_blocks(node.intermediate.size()) * kernels.activated_record_size_bytes;
+        2 * num_col_blocks(node.intermediate.size()) * kernels.activated_record_size_bytes;
   }
 }
 
@@ -198,6 +199,10 @@ void MoeExperts::Impl::take_work_buffers() {
     }
     node.hidden = NumaBuffer(hidden_size_bytes, node_os_idx);
     node.activated = NumaBuffer(activated_size_bytes, node_os_idx);
+    gathered_size_bytes =
+        hidden_size_bytes / shape.max_tokens * std::min(shape.max_tokens, kMaxPassTokens);
+    node.gathered = NumaBuffer(
+        gathered_size_bytes * pool.workers_in_node(static_cast<int>(node_idx)), node_os_idx);
     if (nodes.size() == 1) continue;
     node.partial = NumaBuffer(
         int64_t{shape.max_tokens} * shape.hidden_size * int64_t{sizeof(float)}, node_os_idx);
@@ -209,7 +214,6 @@ void MoeExperts::Impl::take_work_buffers() {
   scratch.resize(pool.num_workers());
   for (WorkerScratch& worker : scratch) {
     worker.input.resize(max_pairs);
-    worker.activated.resize(max_pairs);
     worker.out.resize(max_pairs);
   }
 }
@@ -317,7 +321,7 @@ void MoeExperts::Impl::prepare_hidden(const RoutedTokens& tokens,
     kernels.prepare(&tokens.hidden(token_idx, first_col).bits,
                     std::min<int64_t>(end_block * kBlockCols, shape.hidden_size) - first_col,
                     node.hidden.data() + token_idx * hidden_row_bytes +
-                        first_block * kernels.input_record_size_bytes);
+                        2 * first_block * kernels.input_record_size_bytes);
     block += end_block - first_block;
   }
 }
@@ -341,22 +345,21 @@ void MoeExperts::Impl::gate_up_rows(int32_t moe_layer_idx,
   WorkerScratch& lists = scratch[worker.worker_idx];
   for (int32_t pair = job.pair_begin; pair < job.pair_end; ++pair) {
     lists.input[pair - job.pair_begin] = node.hidden.data() + pair_token[pair] * hidden_row_bytes;
-    lists.activated[pair - job.pair_begin] =
-        node.activated.data() + pair * node.activated_row_bytes;
   }
   const int64_t row_block_size_bytes = num_col_blocks(shape.hidden_size) * kBlockSizeBytes;
   const int64_t first_row_block = units.begin * kUnitRows / kBlockRows;
   const std::byte* weights = expert_weights(node, moe_layer_idx, job.expert_idx) +
                              2 * first_row_block * row_block_size_bytes;
-  kernels.gate_up({.weights = reinterpret_cast<const uint8_t*>(weights),
-                   .num_row_blocks = units.size() * kUnitRows / kBlockRows,
-                   .num_col_blocks = num_col_blocks(shape.hidden_size),
-                   .x = lists.input.data(),
-                   .activated = lists.activated.data(),
-                   .first_row = units.begin * kUnitRows,
-                   .num_tokens = job.num_pairs(),
-                   .ends_half_record =
-                       units.end * kUnitRows == node.intermediate.size() && units.end % 2 != 0});
+  kernels.gate_up(
+      {.weights = reinterpret_cast<const uint8_t*>(weights),
+       .num_row_blocks = units.size() * kUnitRows / kBlockRows,
+       .num_col_blocks = num_col_blocks(shape.hidden_size),
+       .x = lists.input.data(),
+       .gathered = node.gathered.data() + worker.idx_in_node * gathered_size_bytes,
+       .activated = node.activated.data() + job.pair_begin * node.activated_row_bytes,
+       .first_row = units.begin * kUnitRows,
+       .num_tokens = job.num_pairs(),
+       .ends_half_block = units.end * kUnitRows == node.intermediate.size() && units.end % 2 != 0});
 }
 
 void MoeExperts::Impl::run_down(int32_t moe_layer_idx,
@@ -388,7 +391,6 @@ void MoeExperts::Impl::down_rows(int32_t moe_layer_idx,
   WorkerScratch& lists = scratch[worker.worker_idx];
   for (const ExpertJob& job : jobs) {
     for (int32_t pair = job.pair_begin; pair < job.pair_end; ++pair) {
-      lists.input[pair - job.pair_begin] = node.activated.data() + pair * node.activated_row_bytes;
       lists.out[pair - job.pair_begin] = &out(pair_token[pair], first_row);
     }
     const std::byte* weights = expert_weights(node, moe_layer_idx, job.expert_idx) +
@@ -396,7 +398,7 @@ void MoeExperts::Impl::down_rows(int32_t moe_layer_idx,
     kernels.down({.weights = reinterpret_cast<const uint8_t*>(weights),
                   .num_row_blocks = row_blocks.size(),
                   .num_col_blocks = num_col_blocks(node.intermediate.size()),
-                  .x = lists.input.data(),
+                  .x = node.activated.data() + job.pair_begin * node.activated_row_bytes,
                   .routing_weights = pair_weight.data() + job.pair_begin,
                   .out = lists.out.data(),
                   .num_tokens = job.num_pairs()});

@@ -34,9 +34,7 @@ int count() {
   static TokenTiles tokens;
   static RowBlockTotals totals;
   static uint8_t packed[kDepthGroups / 2 * kBlockSizeBytes];
-  static Bf16Record row[kDepthGroups / 2];
-  const void* x[kMaxTokens];
-  std::fill_n(x, kMaxTokens, row);
+  static Bf16Group x[kDepthGroups * kMaxPassTokens];
   const TileConfig config;
   _tile_loadconfig(&config);
 
@@ -46,7 +44,9 @@ int count() {
       instructions_of([&] { multiply(tokens.tile[0], weights, kDepthGroups, totals); }) /
       kDepthGroups;
   const double gathering =
-      instructions_of([&] { gather_tokens(x, kMaxTokens, 0, kDepthGroups, tokens); }) /
+      instructions_of([&] {
+        gather_tokens({x, kMaxPassTokens}, kMaxPassTokens, 0, kDepthGroups, tokens);
+      }) /
       (kDepthGroups * kTokenTiles);
   std::printf("decoding a tile of weights   %5.1f\n", decoding);
   std::printf("gathering a tile of tokens   %5.1f  (for %d row blocks)\n", gathering,

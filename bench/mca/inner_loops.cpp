@@ -16,22 +16,18 @@ static_assert(kTileTokens == TANDEM_MCA_TOKENS);
 #if defined(TANDEM_MCA_BF16)
 
 // One vector of the layout: four pairs of eight columns.
-void bf16(const uint8_t* vector, const void* const* x, __m512* sum) {
+void bf16(const uint8_t* vector, const Bf16Group* x, __m512* sum) {
   const __m512i table = code_table();
-  const Bf16Record* records[kTileTokens];
   __m512 token_sum[kTileTokens];
-  for (int token = 0; token < kTileTokens; ++token) {
-    records[token] = static_cast<const Bf16Record*>(x[token]);
-    token_sum[token] = sum[token];
-  }
+  for (int token = 0; token < kTileTokens; ++token) token_sum[token] = sum[token];
   asm volatile("# LLVM-MCA-BEGIN bf16" ::: "memory");
   __m512i codes = _mm512_loadu_si512(vector);
 #pragma GCC unroll 4
   for (int pair = 0; pair < 4; ++pair, codes = _mm512_srli_epi16(codes, 4)) {
     const auto values = reinterpret_cast<__m512bh>(_mm512_permutexvar_epi16(codes, table));
     for (int token = 0; token < kTileTokens; ++token) {
-      token_sum[token] = _mm512_dpbf16_ps(token_sum[token], values,
-                                          broadcast_pair(records[token]->columns + 2 * pair));
+      token_sum[token] =
+          _mm512_dpbf16_ps(token_sum[token], values, broadcast_pair(x[token].columns + 2 * pair));
     }
   }
   asm volatile("# LLVM-MCA-END" ::: "memory");
@@ -64,13 +60,11 @@ template <Operands kOperands, typename Group>
 template <Operands kOperands, typename Group>
 void group(const uint8_t* block,
            int64_t row_block_size_bytes,
-           const void* const* rows,
+           const Group* x,
            uint8_t* kept,
            RowBlockTotals* totals) {
-  const Group* x[kTileTokens];
   Rows total[kTileRowBlocks][kTileTokens];
   for (int token = 0; token < kTileTokens; ++token) {
-    x[token] = static_cast<const Group*>(rows[token]);
     for (int row_block = 0; row_block < kTileRowBlocks; ++row_block) {
       total[row_block][token] = load_rows(totals[row_block][token]);
     }
@@ -81,7 +75,6 @@ void group(const uint8_t* block,
        .codes = block + kScalesSizeBytes,
        .row_block_size_bytes = row_block_size_bytes,
        .x = x,
-       .group_idx = 0,
        .kept = kept},
       total);
   asm volatile("# LLVM-MCA-END" ::: "memory");
@@ -92,14 +85,21 @@ void group(const uint8_t* block,
   }
 }
 
-using GroupFunction =
-    void (*)(const uint8_t*, int64_t, const void* const*, uint8_t*, RowBlockTotals*);
-extern const GroupFunction kGroups[];
-const GroupFunction kGroups[] = {
-    group<Operands::kDecoded, WordGroup>,   group<Operands::kReread, WordGroup>,
-    group<Operands::kKept, InputBytes>,     group<Operands::kReread, InputBytes>,
-    group<Operands::kKept, ActivatedBytes>, group<Operands::kReread, ActivatedBytes>,
+template <typename Group>
+using GroupFunction = void (*)(const uint8_t*, int64_t, const Group*, uint8_t*, RowBlockTotals*);
+template <typename Group>
+struct Loops {
+  GroupFunction<Group> first, later;
 };
+extern const Loops<WordGroup> kWords;
+const Loops<WordGroup> kWords = {group<Operands::kDecoded, WordGroup>,
+                                 group<Operands::kReread, WordGroup>};
+extern const Loops<InputBytes> kBytes;
+const Loops<InputBytes> kBytes = {group<Operands::kKept, InputBytes>,
+                                  group<Operands::kReread, InputBytes>};
+extern const Loops<ActivatedBytes> kBytesOfDown;
+const Loops<ActivatedBytes> kBytesOfDown = {group<Operands::kKept, ActivatedBytes>,
+                                            group<Operands::kReread, ActivatedBytes>};
 
 #endif
 

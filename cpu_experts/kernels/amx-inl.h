@@ -17,7 +17,7 @@ namespace {
 constexpr int kTileRows = 16;
 constexpr int kTileSizeBytes = 1024;
 constexpr int kTileStrideBytes = 64;
-constexpr int kTokenTiles = kMaxTokens / kTileRows;
+constexpr int kTokenTiles = kMaxPassTokens / kTileRows;
 constexpr int64_t kDepthGroups = 16;  // groups at a time: B of a row block stays in L1, A in L2
 
 struct alignas(64) TileConfig {
@@ -34,7 +34,7 @@ struct alignas(64) TokenTiles {
   uint16_t tile[kTokenTiles][kDepthGroups][kTileRows][kGroupCols];
 };
 
-inline void gather_tokens(const void* const* x,
+inline void gather_tokens(Records<Bf16Group> x,
                           int32_t num_tokens,
                           int64_t first_group,
                           int64_t num_groups,
@@ -43,8 +43,7 @@ inline void gather_tokens(const void* const* x,
     for (int64_t group = 0; group < num_groups; ++group) {
       __m512i values = _mm512_setzero_si512();
       if (token < num_tokens) {
-        const auto* columns = static_cast<const Bf16Record*>(x[token])->columns;
-        values = _mm512_loadu_si512(columns + (first_group + group) * kGroupCols);
+        values = _mm512_loadu_si512(x.first[(first_group + group) * x.num_tokens + token].columns);
       }
       _mm512_store_si512(out.tile[token / 16][group][token % 16], values);
     }
@@ -134,18 +133,18 @@ inline void multiply(const uint16_t (*tokens)[kTileRows][kGroupCols],
 
 // The core of moe-inl.h for tiles. Many row blocks a call, since the tokens are gathered for each.
 struct AmxCore {
-  static constexpr int64_t kRecordSizeBytes = sizeof(Bf16Record);
+  using Record = Bf16Group;
   static constexpr int64_t kRowBlocks = 32;
   static constexpr TileLimits kTile = {};
 
-  static void store_group(const float* values, void* row, int64_t group_idx) {
-    Bf16Core::store_group(values, row, group_idx);
+  static void store_group(const float* values, Bf16Group& group) {
+    Bf16Core::store_group(values, group);
   }
 
   static void dot(const uint8_t* weights,
                   int64_t num_row_blocks,
                   int64_t num_col_blocks,
-                  const void* const* x,
+                  Records<Bf16Group> x,
                   int32_t num_tokens,
                   RowBlockTotals* totals) {
     const TileConfig config;

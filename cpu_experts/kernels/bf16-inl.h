@@ -16,13 +16,13 @@ namespace {
 
 constexpr int kTileTokens = 8;
 
-// One column block of one token: the columns of a vector of eight in the order in which the layout
-// gives their pairs, 0 2 4 6 1 3 5 7.
-struct Bf16Record {
-  uint16_t columns[kBlockCols];
+// A group of one token: the columns of a vector of eight in the order in which the layout gives
+// their pairs, 0 2 4 6 1 3 5 7.
+struct Bf16Group {
+  uint16_t columns[kGroupCols];
 };
 
-inline int64_t record_idx(int64_t col) {
+inline int64_t column_idx(int64_t col) {
   constexpr int64_t kPlace[kVectorCols] = {0, 4, 1, 5, 2, 6, 3, 7};
   return col / kVectorCols * kVectorCols + kPlace[col % kVectorCols];
 }
@@ -57,29 +57,25 @@ inline __m512bh broadcast_pair(const uint16_t* pair) {
 
 // total[token] = W[16 rows, :] x[token]
 template <int kTokens>
-void dot_rows(const uint8_t* weights, int64_t num_blocks, const void* const* x, __m512* total) {
+void dot_rows(const uint8_t* weights, int64_t num_blocks, Records<Bf16Group> x, __m512* total) {
   const __m512i table = code_table();
-  const Bf16Record* records[kTokens];
-  for (int token = 0; token < kTokens; ++token) {
-    records[token] = static_cast<const Bf16Record*>(x[token]);
-    total[token] = _mm512_setzero_ps();
-  }
+  const Bf16Group* tokens = x.first;
+  for (int token = 0; token < kTokens; ++token) total[token] = _mm512_setzero_ps();
   for (int64_t block = 0; block < num_blocks; ++block, weights += kBlockSizeBytes) {
     prefetch_ahead(weights);
-    for (int group = 0; group < 2; ++group) {
+    for (int group = 0; group < 2; ++group, tokens += x.num_tokens) {
       __m512 sum[kTokens];
       for (__m512& token_sum : sum) token_sum = _mm512_setzero_ps();
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) {
-        const int vector_idx = 4 * group + v;
-        const uint8_t* vector = weights + kScalesSizeBytes + vector_idx * kVectorSizeBytes;
+        const uint8_t* vector = weights + kScalesSizeBytes + (4 * group + v) * kVectorSizeBytes;
         prefetch_ahead(vector);
         __m512i codes = _mm512_loadu_si512(vector);
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; ++pair, codes = _mm512_srli_epi16(codes, 4)) {
           const auto values = reinterpret_cast<__m512bh>(_mm512_permutexvar_epi16(codes, table));
           for (int token = 0; token < kTokens; ++token) {
-            const uint16_t* columns = records[token]->columns + 8 * vector_idx + 2 * pair;
+            const uint16_t* columns = tokens[token].columns + kVectorCols * v + 2 * pair;
             sum[token] = _mm512_dpbf16_ps(sum[token], values, broadcast_pair(columns));
           }
         }
@@ -89,7 +85,6 @@ void dot_rows(const uint8_t* weights, int64_t num_blocks, const void* const* x, 
         total[token] = _mm512_fmadd_ps(sum[token], scales, total[token]);
       }
     }
-    for (auto& record : records) ++record;
   }
 }
 
@@ -97,7 +92,7 @@ void dot_rows(const uint8_t* weights, int64_t num_blocks, const void* const* x, 
 template <int kTokens = kTileTokens>
 void dot_rows_any(const uint8_t* weights,
                   int64_t num_blocks,
-                  const void* const* x,
+                  Records<Bf16Group> x,
                   int num_tokens,
                   __m512* total) {
   if constexpr (kTokens > 1) {
@@ -110,21 +105,20 @@ void dot_rows_any(const uint8_t* weights,
 
 // The core of moe-inl.h for BF16 pairs.
 struct Bf16Core {
-  static constexpr int64_t kRecordSizeBytes = sizeof(Bf16Record);
+  using Record = Bf16Group;
   static constexpr int64_t kRowBlocks = 4;
   static constexpr TileLimits kTile = {};
 
-  static void store_group(const float* values, void* row, int64_t group_idx) {
-    Bf16Record& record = static_cast<Bf16Record*>(row)[group_idx / 2];
+  static void store_group(const float* values, Bf16Group& group) {
     for (int64_t col = 0; col < kGroupCols; ++col) {
-      record.columns[record_idx(group_idx % 2 * kGroupCols + col)] = to_bf16(values[col]);
+      group.columns[column_idx(col)] = to_bf16(values[col]);
     }
   }
 
   static void dot(const uint8_t* weights,
                   int64_t num_row_blocks,
                   int64_t num_col_blocks,
-                  const void* const* x,
+                  Records<Bf16Group> x,
                   int32_t num_tokens,
                   RowBlockTotals* totals) {
     for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
@@ -132,7 +126,7 @@ struct Bf16Core {
         const int num_tile = at_most(kTileTokens, num_tokens - token);
         __m512 total[kTileTokens];
         dot_rows_any(weights + row_block * num_col_blocks * kBlockSizeBytes, num_col_blocks,
-                     x + token, num_tile, total);
+                     x.from(token), num_tile, total);
         for (int idx = 0; idx < num_tile; ++idx) {
           _mm512_storeu_ps(totals[row_block][token + idx], total[idx]);
         }

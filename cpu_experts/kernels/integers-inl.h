@@ -55,9 +55,8 @@ struct TileGroup {
   const uint8_t* scales;
   const uint8_t* codes;
   int64_t row_block_size_bytes;
-  const Group* const* x;  // [tokens] rows of groups
-  int64_t group_idx;      // in x
-  uint8_t* kept;          // [part][row_block] vectors
+  const Group* x;  // [tokens]
+  uint8_t* kept;   // [part][row_block] vectors
 };
 
 // sum[..][token] += operands times the values of as many columns.
@@ -99,8 +98,7 @@ template <Operands kOperands, int kPart, typename Group, int kRowBlocks, int kTo
   }
 #pragma GCC unroll 16
   for (int token = 0; token < kTokens; ++token) {
-    const Value* values =
-        &group.x[token][group.group_idx].values[part * (kVectorCols / kParts<Group>)];
+    const Value* values = &group.x[token].values[part * (kVectorCols / kParts<Group>)];
     add_values<Value, kRowBlocks, kTokens>(operands, values, token, sum);
     then(token);
   }
@@ -136,7 +134,7 @@ template <typename Group, int kRowBlocks, int kTokens>
 [[gnu::always_inline]] inline void add_wide_quads(const TileGroup<Group>& group,
                                                   int token,
                                                   Sum (*sum)[kTokens]) {
-  const Group& x = group.x[token][group.group_idx];
+  const Group& x = group.x[token];
   for (int idx = 0; idx < Group::kWideQuads; ++idx) {
     const uint8_t* kept = group.kept + x.wide_quad[idx] * (kRowBlocks * kVectorSizeBytes);
     Codes operands[kRowBlocks];
@@ -191,20 +189,20 @@ template <Operands kOperands, typename Group, int kRowBlocks, int kTokens>
     }
   };
   const auto finish = [&](int token) __attribute__((always_inline)) {
-    const Group& x = group.x[token][group.group_idx];
+    const Group& x = group.x[token];
     for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
       total[row_block][token] = multiply_add(value_of(sum[row_block][token], x), scales[row_block],
                                              total[row_block][token]);
     }
   };
   if constexpr (kTokens == 1 && kRowBlocks == 1 && kOperands == Operands::kDecoded) {
-    sum[0][0] = sum_of_one(group.codes, group.x[0][group.group_idx]);
+    sum[0][0] = sum_of_one(group.codes, group.x[0]);
     load_row_scales();
     finish(0);
   } else {
     for (int token = 0; token < kTokens; ++token) {
       for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
-        sum[row_block][token] = start_sum(&group.x[token][group.group_idx].start);
+        sum[row_block][token] = start_sum(&group.x[token].start);
       }
     }
 #pragma GCC unroll 3
@@ -233,32 +231,30 @@ template <Operands kOperands, typename Group, int kRowBlocks, int kTokens>
   }
 }
 
-// What a tile is made of: row blocks that follow each other, the tokens of x.
+// What a tile is made of: row blocks that follow each other, the first tokens of x.
 template <typename Group>
 struct Tile {
-  const uint8_t* weights;  // of the first row block, from first_block on
+  const uint8_t* weights;  // of the first row block
   int64_t row_block_size_bytes;
-  int64_t first_block;       // of the columns
-  int64_t num_blocks;        // of the columns, from first_block on
-  int64_t num_blocks_ahead;  // of the columns, from first_block to the end of the row
-  const Group* const* x;
+  int64_t num_blocks;        // of the columns
+  int64_t num_blocks_ahead;  // of the columns, to the end of the row
+  Records<Group> x;
   RowBlockTotals* totals;   // += W x
   int32_t first_token;      // of the tile in `totals`
-  uint8_t* kept;            // of the group at first_block
+  uint8_t* kept;            // of the first group
   int64_t kept_step_bytes;  // from group to group; 0 where only wide quads need them
 };
 
 template <Operands kOperands, typename Group, int kRowBlocks, int kTokens>
 void add_tile(const Tile<Group>& tile) {
-  const Group* x[kTokens];
   Rows total[kRowBlocks][kTokens];
   for (int token = 0; token < kTokens; ++token) {
-    x[token] = tile.x[token] + 2 * tile.first_block;
     for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
       total[row_block][token] = load_rows(tile.totals[row_block][tile.first_token + token]);
     }
   }
   const uint8_t* weights = tile.weights;
+  const Group* x = tile.x.first;
   uint8_t* kept = tile.kept;
   for (int64_t block = 0; block < tile.num_blocks; ++block, weights += kBlockSizeBytes) {
     // By the first of the tiles that pass these weights.
@@ -266,15 +262,16 @@ void add_tile(const Tile<Group>& tile) {
       prefetch_scales<kRowBlocks>(weights, tile.row_block_size_bytes,
                                   tile.num_blocks_ahead - block);
     }
-    for (int group = 0; group < 2; ++group, kept += tile.kept_step_bytes) {
+    for (int group = 0; group < 2; ++group) {
       add_group<kOperands, Group, kRowBlocks, kTokens>(
           {.scales = weights + group * 32,
            .codes = weights + kScalesSizeBytes + group * 4 * kVectorSizeBytes,
            .row_block_size_bytes = tile.row_block_size_bytes,
            .x = x,
-           .group_idx = 2 * block + group,
            .kept = kept},
           total);
+      x += tile.x.num_tokens;
+      kept += tile.kept_step_bytes;
     }
   }
   for (int token = 0; token < kTokens; ++token) {
@@ -295,19 +292,20 @@ void add_tile_of(const Tile<Group>& tile, int32_t num_tokens) {
   add_tile<kOperands, Group, kRowBlocks, kTokens>(tile);
 }
 
-// kRowBlocks row blocks by any number of tokens, up to kTokens at a time.
-template <typename Group, int kRowBlocks, int kTokens>
+// kRowBlocks row blocks by any number of tokens: a tile of up to kTokens, or several of up to
+// kTokensOfSeveral.
+template <typename Group, int kRowBlocks, int kTokens, int kTokensOfSeveral>
 struct RowsByTiles {
   // Column blocks at a time for more than a tile of tokens: what is kept of them, 128 KiB of two
   // row blocks in words, stays in the second cache while the tiles pass. Half of it is 1 % slower,
   // an eighth 4 %.
   static constexpr int64_t kDepthBlocks = 32;
   // Of the first tile, at least: with fewer tokens it would wait for the memory that it reads.
-  static constexpr int32_t kFirstTokens = 2 * kTokens / 3;
+  static constexpr int32_t kFirstTokens = 2 * kTokensOfSeveral / 3;
 
   const uint8_t* weights;
   int64_t num_col_blocks;
-  const Group* const* x;
+  Records<Group> x;
   int32_t num_tokens;
   RowBlockTotals* totals;
 
@@ -332,10 +330,9 @@ struct RowsByTiles {
                                     int64_t kept_step_bytes) const {
     return {.weights = weights + first_block * kBlockSizeBytes,
             .row_block_size_bytes = num_col_blocks * kBlockSizeBytes,
-            .first_block = first_block,
             .num_blocks = num_blocks,
             .num_blocks_ahead = num_col_blocks - first_block,
-            .x = x + first_token,
+            .x = {x.first + 2 * first_block * x.num_tokens + first_token, x.num_tokens},
             .totals = totals,
             .first_token = first_token,
             .kept = kept,
@@ -352,7 +349,7 @@ struct RowsByTiles {
   void run_tiles() const {
     constexpr int64_t kStepBytes = kRowBlocks * kKeptSizeBytes<Group>;
     alignas(64) uint8_t kept[2 * kDepthBlocks * kStepBytes];
-    const int32_t num_tiles = (num_tokens + kTokens - 1) / kTokens;
+    const int32_t num_tiles = (num_tokens + kTokensOfSeveral - 1) / kTokensOfSeveral;
     const int32_t num_per_tile = (num_tokens + num_tiles - 1) / num_tiles;
     const int32_t num_first = num_per_tile > kFirstTokens ? num_per_tile : kFirstTokens;
     const int32_t num_rest = num_tokens - num_first;
@@ -363,12 +360,12 @@ struct RowsByTiles {
       const auto tile_from = [&](int32_t first_token) {
         return tile_of(first_block, num_blocks, first_token, kept, kStepBytes);
       };
-      add_tile_of<Operands::kKept, Group, kRowBlocks, kTokens>(tile_from(0), num_first);
+      add_tile_of<Operands::kKept, Group, kRowBlocks, kTokensOfSeveral>(tile_from(0), num_first);
       for (int32_t tile = 1; tile < num_tiles; ++tile) {
         const int32_t begin = num_rest * (tile - 1) / (num_tiles - 1);
         const int32_t end = num_rest * tile / (num_tiles - 1);
-        add_tile_of<Operands::kReread, Group, kRowBlocks, kTokens>(tile_from(num_first + begin),
-                                                                   end - begin);
+        add_tile_of<Operands::kReread, Group, kRowBlocks, kTokensOfSeveral>(
+            tile_from(num_first + begin), end - begin);
       }
     }
   }
@@ -377,35 +374,34 @@ struct RowsByTiles {
 // The core of moe-inl.h for integers.
 template <typename Group>
 struct IntegerCore {
-  static constexpr int64_t kRecordSizeBytes = 2 * sizeof(Group);
+  using Record = Group;
   static constexpr int64_t kRowBlocks = 4;
   static constexpr TileLimits kTile = {.row_blocks = kTileRowBlocks, .few_tokens = kFewTokens};
 
-  // 32 values as group `group_idx` of a row of records.
-  static void store_group(const float* values, void* row, int64_t group_idx) {
-    cpu_experts::store_group(values, static_cast<Group*>(row)[group_idx]);
+  static void store_group(const float* values, Group& group) {
+    cpu_experts::store_group(values, group);
   }
 
   static void dot(const uint8_t* weights,
                   int64_t num_row_blocks,
                   int64_t num_col_blocks,
-                  const void* const* x,
+                  Records<Group> x,
                   int32_t num_tokens,
                   RowBlockTotals* totals) {
-    const auto* rows = reinterpret_cast<const Group* const*>(x);
     const int64_t row_block_size_bytes = num_col_blocks * kBlockSizeBytes;
     int64_t row_block = 0;
     if (num_tokens > kFewTokens) {
       for (; row_block + kTileRowBlocks <= num_row_blocks; row_block += kTileRowBlocks) {
-        RowsByTiles<Group, kTileRowBlocks, kTileTokens>{weights + row_block * row_block_size_bytes,
-                                                        num_col_blocks, rows, num_tokens,
-                                                        totals + row_block}
+        RowsByTiles<Group, kTileRowBlocks, kTileTokens, kTileTokensOfSeveral>{
+            weights + row_block * row_block_size_bytes, num_col_blocks, x, num_tokens,
+            totals + row_block}
             .run();
       }
     }
     for (; row_block < num_row_blocks; ++row_block) {
-      RowsByTiles<Group, 1, kRowTokens>{weights + row_block * row_block_size_bytes, num_col_blocks,
-                                        rows, num_tokens, totals + row_block}
+      RowsByTiles<Group, 1, kRowTokens, kRowTokens>{weights + row_block * row_block_size_bytes,
+                                                    num_col_blocks, x, num_tokens,
+                                                    totals + row_block}
           .run();
     }
   }

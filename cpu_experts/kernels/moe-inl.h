@@ -1,10 +1,10 @@
 // The two products of a routed expert around a core of dot products, included once per instruction
 // set before the core's own header.
 //
-// A core has kRecordSizeBytes, store_group(values, row, group_idx), kRowBlocks, a multiple of four,
-// kTile, and dot(weights, num_row_blocks, num_col_blocks, x, num_tokens, totals):
+// A core has Record, the form of 32 values, which store_group(values, record) makes, kRowBlocks, a
+// multiple of four, kTile, and dot(weights, num_row_blocks, num_col_blocks, x, num_tokens, totals):
 //   totals[row_block][token][row] = W x, for up to kRowBlocks row blocks that follow each other and
-//   up to kMaxTokens tokens.
+//   up to kMaxPassTokens tokens, the first of x.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +16,36 @@
 namespace tandem::cpu_experts {
 namespace {
 
-// Tokens of one pass: with the row blocks of a core their totals and activations stay in the first
-// two caches.
-constexpr int32_t kMaxTokens = 64;
-using RowBlockTotals = float[kMaxTokens][kBlockRows];
+// Of one pass: its activations stay in the second cache.
+using RowBlockTotals = float[kMaxPassTokens][kBlockRows];
+
+// Records [group][token], from some token on.
+template <typename Record>
+struct Records {
+  const Record* first;
+  int64_t num_tokens;  // from group to group
+
+  [[nodiscard]] Records from(int64_t token) const { return {first + token, num_tokens}; }
+};
+
+// Rows of records as [group][token], in `out`; one row is that already. In place, tokens of a tile
+// lie behind a pointer each, more than there are registers: bytes 8 to 11 % slower.
+template <typename Record>
+Records<Record> gather(const void* const* rows, int64_t num_groups, int32_t num_tokens, void* out) {
+  if (num_tokens == 1) return {static_cast<const Record*>(rows[0]), 1};
+  constexpr int64_t kRunGroups = 8;  // whole lines of a row at a time
+  auto* records = static_cast<Record*>(out);
+  for (int64_t begin = 0; begin < num_groups; begin += kRunGroups) {
+    const int64_t end = begin + kRunGroups < num_groups ? begin + kRunGroups : num_groups;
+    for (int32_t token = 0; token < num_tokens; ++token) {
+      const auto* row = static_cast<const Record*>(rows[token]);
+      for (int64_t group = begin; group < end; ++group) {
+        records[group * num_tokens + token] = row[group];
+      }
+    }
+  }
+  return {records, num_tokens};
+}
 
 // Asks for a line of weights: into L2, since in L1 it would take the place of the activations (two
 // tokens read memory half as fast). Line by line, as codes are read: a block's lines all at once
@@ -78,50 +104,56 @@ constexpr Int at_most(Int limit, Int value) {
   return value < limit ? value : limit;
 }
 
-// Input rows in the form of Core, activated rows in that of ActivatedCore.
+// Input in the records of Core, activated rows in those of ActivatedCore.
 template <typename Core, typename ActivatedCore>
 void gate_up(const GateUpCall& call) {
   constexpr int64_t kUnitRowBlocks = 4;  // gate, up, gate, up: 32 rows, a group of `activated`
   constexpr int64_t kUnits = Core::kRowBlocks / kUnitRowBlocks;
   const int64_t unit_size_bytes = kUnitRowBlocks * call.num_col_blocks * kBlockSizeBytes;
+  const int64_t call_units = call.num_row_blocks / 2;
+  auto* activated_records = static_cast<typename ActivatedCore::Record*>(call.activated) +
+                            call.first_row / kGroupCols * call.num_tokens;
   alignas(64) RowBlockTotals totals[Core::kRowBlocks];
-  alignas(64) float activated[kMaxTokens][kGroupCols];
-  for (int64_t unit = 0; unit < call.num_row_blocks / 2; unit += kUnits) {
-    const int64_t num_units = at_most(kUnits, call.num_row_blocks / 2 - unit);
-    for (int32_t first = 0; first < call.num_tokens; first += kMaxTokens) {
-      const int32_t num_pass = at_most(kMaxTokens, call.num_tokens - first);
+  alignas(64) float activated[kMaxPassTokens][kGroupCols];
+  for (int32_t first = 0; first < call.num_tokens; first += kMaxPassTokens) {
+    const int32_t num_pass = at_most(kMaxPassTokens, call.num_tokens - first);
+    const auto x = gather<typename Core::Record>(call.x + first, 2 * call.num_col_blocks, num_pass,
+                                                 call.gathered);
+    for (int64_t unit = 0; unit < call_units; unit += kUnits) {
+      const int64_t num_units = at_most(kUnits, call_units - unit);
       Core::dot(call.weights + unit * unit_size_bytes, num_units * kUnitRowBlocks,
-                call.num_col_blocks, call.x + first, num_pass, totals);
+                call.num_col_blocks, x, num_pass, totals);
       for (int64_t idx = 0; idx < num_units; ++idx) {
         const RowBlockTotals* rows = totals + idx * kUnitRowBlocks;
         for (int32_t token = 0; token < num_pass; ++token) {
           activate(rows[0][token], rows[1][token], activated[token]);
           activate(rows[2][token], rows[3][token], activated[token] + kBlockRows);
         }
+        auto* records = activated_records + (unit + idx) * call.num_tokens + first;
         for (int32_t token = 0; token < num_pass; ++token) {
-          ActivatedCore::store_group(activated[token], call.activated[first + token],
-                                     call.first_row / kGroupCols + unit + idx);
+          ActivatedCore::store_group(activated[token], records[token]);
         }
       }
     }
   }
-  if (!call.ends_half_record) return;
+  if (!call.ends_half_block) return;
   const float zeros[kGroupCols] = {};
   for (int32_t token = 0; token < call.num_tokens; ++token) {
-    ActivatedCore::store_group(zeros, call.activated[token],
-                               call.first_row / kGroupCols + call.num_row_blocks / 2);
+    ActivatedCore::store_group(zeros, activated_records[call_units * call.num_tokens + token]);
   }
 }
 
 template <typename Core>
 void down(const DownCall& call) {
   const int64_t row_block_size_bytes = call.num_col_blocks * kBlockSizeBytes;
+  const Records<typename Core::Record> x = {static_cast<const typename Core::Record*>(call.x),
+                                            call.num_tokens};
   alignas(64) RowBlockTotals totals[Core::kRowBlocks];
   for (int64_t row_block = 0; row_block < call.num_row_blocks; row_block += Core::kRowBlocks) {
     const int64_t num_row_blocks = at_most(Core::kRowBlocks, call.num_row_blocks - row_block);
     const uint8_t* weights = call.weights + row_block * row_block_size_bytes;
-    for (int32_t first = 0; first < call.num_tokens; first += kMaxTokens) {
-      const int32_t num_pass = at_most(kMaxTokens, call.num_tokens - first);
+    for (int32_t first = 0; first < call.num_tokens; first += kMaxPassTokens) {
+      const int32_t num_pass = at_most(kMaxPassTokens, call.num_tokens - first);
       // Rows of `out` lie far apart.
       for (int32_t token = 0; token < num_pass; ++token) {
         const float* out = call.out[first + token] + row_block * kBlockRows;
@@ -129,7 +161,7 @@ void down(const DownCall& call) {
           __builtin_prefetch(out + block * kBlockRows, 1);
         }
       }
-      Core::dot(weights, num_row_blocks, call.num_col_blocks, call.x + first, num_pass, totals);
+      Core::dot(weights, num_row_blocks, call.num_col_blocks, x.from(first), num_pass, totals);
       for (int32_t token = 0; token < num_pass; ++token) {
         const float weight = call.routing_weights[first + token];
         float* out = call.out[first + token] + row_block * kBlockRows;
@@ -148,24 +180,25 @@ void down(const DownCall& call) {
 
 template <typename Core>
 void prepare(const uint16_t* values, int64_t num_values, void* row) {
+  auto* records = static_cast<typename Core::Record*>(row);
   for (int64_t group_idx = 0; group_idx < num_values / kGroupCols; ++group_idx) {
     float group[kGroupCols];
     for (int64_t col = 0; col < kGroupCols; ++col) {
       const uint32_t word = static_cast<uint32_t>(values[group_idx * kGroupCols + col]) << 16;
       std::memcpy(&group[col], &word, sizeof(word));
     }
-    Core::store_group(group, row, group_idx);
+    Core::store_group(group, records[group_idx]);
   }
   if (num_values % kBlockCols != 0) {
     const float zeros[kGroupCols] = {};
-    Core::store_group(zeros, row, num_values / kGroupCols);
+    Core::store_group(zeros, records[num_values / kGroupCols]);
   }
 }
 
 template <typename Core, typename ActivatedCore>
 constexpr ExpertKernels kernels_of_cores() {
-  return {.input_record_size_bytes = Core::kRecordSizeBytes,
-          .activated_record_size_bytes = ActivatedCore::kRecordSizeBytes,
+  return {.input_record_size_bytes = sizeof(typename Core::Record),
+          .activated_record_size_bytes = sizeof(typename ActivatedCore::Record),
           .tile_row_blocks = ActivatedCore::kTile.row_blocks,
           .few_tokens = ActivatedCore::kTile.few_tokens,
           .gate_up = gate_up<Core, ActivatedCore>,

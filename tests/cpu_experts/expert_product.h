@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "cpu_experts/dispatch.h"
@@ -11,7 +12,7 @@
 
 namespace tandem::tests {
 
-// W x by the kernels: rows of activations between poisoned records.
+// W x by the kernels: activations before and behind which poison stands.
 class Product {
  public:
   Product(const cpu_experts::ExpertKernels& kernels, const OwnedInt4& weights)
@@ -27,23 +28,27 @@ class Product {
   // [num_tokens, out_features]
   std::vector<float> run(const bf16* x, int64_t num_tokens) const {
     const int64_t num_blocks = cpu_experts::num_col_blocks(weights_.in_features);
-    const int64_t row_size_bytes = num_blocks * kernels_.input_record_size_bytes;
-    const int64_t stride_bytes = row_size_bytes + 64;
-    std::vector<std::byte> rows(static_cast<size_t>(num_tokens * stride_bytes), std::byte{0xFF});
+    const int64_t record_size_bytes = kernels_.input_record_size_bytes;
+    constexpr int64_t kPoisonBytes = 256;
+    std::vector<std::byte> row(static_cast<size_t>(2 * num_blocks * record_size_bytes));
+    std::vector<std::byte> x_records(
+        static_cast<size_t>(2 * num_blocks * num_tokens * record_size_bytes + 2 * kPoisonBytes),
+        std::byte{0xFF});
     std::vector<float> out(static_cast<size_t>(num_tokens * weights_.out_features), 0.0f);
-    std::vector<const void*> inputs;
     std::vector<float*> outputs;
     for (int64_t token_idx = 0; token_idx < num_tokens; ++token_idx) {
-      std::byte* row = rows.data() + token_idx * stride_bytes;
-      kernels_.prepare(&x[token_idx * weights_.in_features].bits, weights_.in_features, row);
-      inputs.push_back(row);
+      kernels_.prepare(&x[token_idx * weights_.in_features].bits, weights_.in_features, row.data());
+      for (int64_t group = 0; group < 2 * num_blocks; ++group) {
+        std::memcpy(&x_records[kPoisonBytes + (group * num_tokens + token_idx) * record_size_bytes],
+                    &row[group * record_size_bytes], static_cast<size_t>(record_size_bytes));
+      }
       outputs.push_back(out.data() + token_idx * weights_.out_features);
     }
     const std::vector<float> ones(static_cast<size_t>(num_tokens), 1.0f);
     kernels_.input_product({.weights = reinterpret_cast<const uint8_t*>(packed_.data()),
                             .num_row_blocks = weights_.out_features / cpu_experts::kBlockRows,
                             .num_col_blocks = num_blocks,
-                            .x = inputs.data(),
+                            .x = x_records.data() + kPoisonBytes,
                             .routing_weights = ones.data(),
                             .out = outputs.data(),
                             .num_tokens = static_cast<int32_t>(num_tokens)});

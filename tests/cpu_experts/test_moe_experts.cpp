@@ -253,6 +253,26 @@ TEST_CASE("a token has the same bits alone, in any batch and on any number of th
   }
 }
 
+TEST_CASE("an expert may have more tokens than are gathered at once", "[cpu_experts]") {
+  const ForcedIsa forced(any_isa());
+  const MoeShape shape =
+      shape_of_one_expert(96, 96, 150, GENERATE(ActivationMode::kBf16, ActivationMode::kInt8));
+  const Layer layer(shape, 18);
+  Machine machine(shape, 2);
+  layer.load(machine.moe);
+  std::mt19937 random(19);
+  const Routing routing = random_routing(150, shape.hidden_size, 1, 1, random);
+  const std::vector<float> all = run(machine.moe, shape, routing, 150);
+  for (const int64_t token_idx : {0, 63, 64, 127, 128, 149}) {
+    const Routing alone{.hidden = {routing.hidden.begin() + token_idx * 96,
+                                   routing.hidden.begin() + (token_idx + 1) * 96},
+                        .expert_ids = {0},
+                        .expert_weights = {routing.expert_weights[token_idx]}};
+    const std::vector<float> row = run(machine.moe, shape, alone, 1);
+    CHECK(std::equal(row.begin(), row.end(), all.begin() + token_idx * 96));
+  }
+}
+
 // 32 x 32 weights from codes -8 .. 7, of one scale.
 template <typename CodeOf>
 OwnedInt4 square_of(float scale, const CodeOf& code_of) {
