@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/base/utf8.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace tandem {

@@ -4,7 +4,7 @@
 #include <bit>
 #include <utility>
 
-#include "runtime/tokenizer/utf8.h"
+#include "runtime/base/utf8.h"
 
 namespace tandem {
 namespace {

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/base/utf8.h"
 #include "runtime/tokenizer/chat.h"
 #include "runtime/tokenizer/stop_scanner.h"
 #include "runtime/tokenizer/tokenizer.h"

@@ -9,8 +9,8 @@
 #include <unordered_map>
 #include <utility>
 
+#include "runtime/base/utf8.h"
 #include "runtime/tokenizer/chat.h"
-#include "runtime/tokenizer/utf8.h"
 
 namespace tandem {
 namespace {

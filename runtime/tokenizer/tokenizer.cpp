@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "runtime/base/errors.h"
+#include "runtime/base/utf8.h"
 #include "runtime/tokenizer/byte_pair_encoder.h"
 #include "runtime/tokenizer/piece_splitter.h"
-#include "runtime/tokenizer/utf8.h"
 #include "runtime/tokenizer/vocabulary_files.h"
 
 namespace tandem {

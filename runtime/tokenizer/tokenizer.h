@@ -62,16 +62,4 @@ class Tokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
-// Bytes in, whole UTF-8 characters out: an incomplete tail is held back until it is complete or
-// cannot become so.
-class Utf8Stream {
- public:
-  // Returns what can be shown now; invalid bytes become U+FFFD.
-  std::string push(std::string_view bytes);
-  std::string finish();  // the held-back tail, replaced
-
- private:
-  std::string pending_;
-};
-
 }  // namespace tandem

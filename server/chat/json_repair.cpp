@@ -2,7 +2,7 @@
 
 #include <charconv>
 
-#include "runtime/tokenizer/utf8.h"
+#include "runtime/base/utf8.h"
 
 namespace tandem::server {
 namespace {

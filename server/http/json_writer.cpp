@@ -4,37 +4,10 @@
 #include <charconv>
 #include <cmath>
 
+#include "runtime/base/utf8.h"
+
 namespace tandem::server {
 namespace {
-
-// Bytes of the UTF-8 character at `pos`, 0 when there is none (overlong forms and surrogates are
-// none; Unicode 15, table 3-7).
-size_t utf8_char_size(std::string_view text, size_t pos) {
-  const auto byte = [&](size_t idx) { return static_cast<unsigned char>(text[idx]); };
-  const unsigned char lead = byte(pos);
-  size_t char_size = 0;
-  unsigned char second_min = 0x80;
-  unsigned char second_max = 0xbf;
-  if (lead >= 0xc2 && lead <= 0xdf) {
-    char_size = 2;
-  } else if (lead >= 0xe0 && lead <= 0xef) {
-    char_size = 3;
-    if (lead == 0xe0) second_min = 0xa0;
-    if (lead == 0xed) second_max = 0x9f;
-  } else if (lead >= 0xf0 && lead <= 0xf4) {
-    char_size = 4;
-    if (lead == 0xf0) second_min = 0x90;
-    if (lead == 0xf4) second_max = 0x8f;
-  } else {
-    return 0;
-  }
-  if (pos + char_size > text.size()) return 0;
-  if (byte(pos + 1) < second_min || byte(pos + 1) > second_max) return 0;
-  for (size_t idx = pos + 2; idx < pos + char_size; ++idx) {
-    if ((byte(idx) & 0xc0) != 0x80) return 0;
-  }
-  return char_size;
-}
 
 void append_control(std::string& out, unsigned char c) {
   constexpr std::string_view kHex = "0123456789abcdef";
@@ -92,21 +65,19 @@ void append_json_string(std::string& out, std::string_view text, JsonEscapes esc
       plain_begin = ++pos;
       continue;
     }
-    const size_t char_size = utf8_char_size(text, pos);
+    const Utf8Step step = next_utf8(text.substr(pos));
     std::string_view replacement;
-    if (char_size == 0) {
-      replacement = "\xef\xbf\xbd";
+    if (step.kind != Utf8Step::Kind::kCharacter) {
+      replacement = kReplacementCharacter;
     } else if (escapes == JsonEscapes::kWire) {
-      replacement = line_break_escape(text.substr(pos, char_size));
+      replacement = line_break_escape(text.substr(pos, step.num_bytes));
     }
     if (!replacement.empty()) {
       flush();
       out.append(replacement);
-      pos += char_size == 0 ? 1 : char_size;
-      plain_begin = pos;
-    } else {
-      pos += char_size;
+      plain_begin = pos + step.num_bytes;
     }
+    pos += step.num_bytes;
   }
   flush();
   out.push_back('"');

@@ -7,7 +7,7 @@
 #include <limits>
 #include <utility>
 
-#include "runtime/tokenizer/utf8.h"
+#include "runtime/base/utf8.h"
 #include "server/chat/prepared_chat.h"
 #include "server/http/json_writer.h"
 #include "server/http/sse.h"

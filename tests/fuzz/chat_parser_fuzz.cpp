@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "runtime/base/check.h"
+#include "runtime/base/utf8.h"
 #include "runtime/tokenizer/assistant_parser.h"
 #include "runtime/tokenizer/chat.h"
-#include "runtime/tokenizer/utf8.h"
 #include "tests/support/byte_vocabulary.h"
 
 namespace tandem {

@@ -7,8 +7,8 @@
 
 #include "runtime/base/check.h"
 #include "runtime/base/errors.h"
+#include "runtime/base/utf8.h"
 #include "runtime/tokenizer/tokenizer.h"
-#include "runtime/tokenizer/utf8.h"
 #include "tests/support/byte_vocabulary.h"
 
 namespace tandem {

@@ -4,7 +4,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <unordered_map>
 
-#include "runtime/tokenizer/utf8.h"
+#include "runtime/base/utf8.h"
 #include "tests/runtime/tokenizer/vocabulary_fixture.h"
 
 namespace tandem::tests {

@@ -1,8 +1,6 @@
-#include "runtime/tokenizer/utf8.h"
+#include "runtime/base/utf8.h"
 
 #include <cstring>
-
-#include "runtime/tokenizer/tokenizer.h"
 
 namespace tandem {
 namespace {

@@ -1,5 +1,4 @@
-// UTF-8 as the tokenizer needs it: decoding with Python's 'replace' policy, validation, white
-// space.
+// UTF-8: decoding with Python's 'replace' policy, whole or as bytes come, validation, white space.
 #pragma once
 
 #include <cstddef>
@@ -32,6 +31,18 @@ inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+
 // bytes.decode("utf-8", "replace"): every maximal ill-formed subpart becomes one U+FFFD.
 std::string replace_invalid_utf8(std::string_view bytes);
 void append_utf8(uint32_t code_point, std::string& text);
+
+// Bytes in, whole UTF-8 characters out: an incomplete tail is held back until it is complete or
+// cannot become so.
+class Utf8Stream {
+ public:
+  // Returns what can be shown now; invalid bytes become U+FFFD.
+  std::string push(std::string_view bytes);
+  std::string finish();  // the held-back tail, replaced
+
+ private:
+  std::string pending_;
+};
 
 // Python's str.isspace for one character. It has U+001C..U+001F, which White_Space has not.
 [[nodiscard]] bool is_python_space(uint32_t code_point);

@@ -1,9 +1,7 @@
-#include "runtime/tokenizer/utf8.h"
+#include "runtime/base/utf8.h"
 
 #include <catch2/catch_test_macros.hpp>
 #include <random>
-
-#include "runtime/tokenizer/tokenizer.h"
 
 namespace tandem::tests {
 namespace {
@@ -14,7 +12,7 @@ constexpr const char* kTwice = "\uFFFD\uFFFD";
 constexpr const char* kThrice = "\uFFFD\uFFFD\uFFFD";
 constexpr const char* kFourTimes = "\uFFFD\uFFFD\uFFFD\uFFFD";
 
-TEST_CASE("ill-formed bytes are replaced as Python's 'replace' does", "[tokenizer][utf8]") {
+TEST_CASE("ill-formed bytes are replaced as Python's 'replace' does", "[base][utf8]") {
   // What bytes.decode("utf-8", "replace") of CPython 3.11 gives.
   struct Case {
     std::string bytes;
@@ -45,7 +43,7 @@ TEST_CASE("ill-formed bytes are replaced as Python's 'replace' does", "[tokenize
   }
 }
 
-TEST_CASE("every code point survives encoding and decoding", "[tokenizer][utf8]") {
+TEST_CASE("every code point survives encoding and decoding", "[base][utf8]") {
   for (uint32_t code_point = 0; code_point <= 0x10FFFF; ++code_point) {
     if (code_point >= 0xD800 && code_point <= 0xDFFF) continue;
     std::string text;
@@ -67,7 +65,7 @@ std::string random_bytes(std::mt19937& random, size_t num_bytes) {
   return bytes;
 }
 
-TEST_CASE("any chunking of a byte stream gives the text of the whole", "[tokenizer][utf8]") {
+TEST_CASE("any chunking of a byte stream gives the text of the whole", "[base][utf8]") {
   std::mt19937 random(11);
   for (int round = 0; round < 3000; ++round) {
     const std::string bytes = random_bytes(random, random() % 24);
@@ -86,8 +84,7 @@ TEST_CASE("any chunking of a byte stream gives the text of the whole", "[tokeniz
   }
 }
 
-TEST_CASE("a character is shown with its last byte, not before and not after",
-          "[tokenizer][utf8]") {
+TEST_CASE("a character is shown with its last byte, not before and not after", "[base][utf8]") {
   Utf8Stream stream;
   CHECK(stream.push("\xF0\x9F").empty());
   CHECK(stream.push("\x98").empty());
