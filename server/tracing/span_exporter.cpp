@@ -39,7 +39,7 @@ constexpr std::chrono::milliseconds kGatherTime{500};  // spans that end togethe
 constexpr size_t kMaxSpansOfPost = 512;
 
 struct Target {
-  std::string host, port, path;
+  std::string host, port, authority, path;
 };
 
 Target target_of(const std::string& text) {
@@ -49,8 +49,11 @@ Target target_of(const std::string& text) {
         "--otlp-traces-endpoint: expected http://HOST[:PORT][/PATH], got \"{}\"", text));
   }
   const std::string path = url->path();
+  const std::string port = url->port().empty() ? "4318" : std::string(url->port());
   return {.host = url->host_address(),
-          .port = url->port().empty() ? "4318" : std::string(url->port()),
+          .port = port,
+          // An IPv6 address stands in brackets here.
+          .authority = std::string(url->encoded_host()) + ":" + port,
           .path = path.empty() || path == "/" ? "/v1/traces" : path};
 }
 
@@ -64,7 +67,7 @@ asio::awaitable<void> post(Target target, std::string body, std::chrono::seconds
   stream.expires_after(time);
   co_await stream.async_connect(addresses, asio::use_awaitable);
   http::request<http::string_body> request(http::verb::post, target.path, 11);
-  request.set(http::field::host, target.host + ":" + target.port);
+  request.set(http::field::host, target.authority);
   request.set(http::field::content_type, "application/json");
   request.set(http::field::connection, "close");
   request.body() = std::move(body);

@@ -7,6 +7,7 @@
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -32,16 +33,25 @@ std::string traceparent(const std::string& flags, const std::string& version = "
 // Takes one post a connection and answers with `answer`; "" keeps silent until the end.
 class Collector {
  public:
-  explicit Collector(std::string answer) : answer_(std::move(answer)) {
-    listener_ = socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof(address);
-    REQUIRE(bind(listener_, reinterpret_cast<sockaddr*>(&address), size) == 0);
+  explicit Collector(std::string answer, int family = AF_INET)
+      : answer_(std::move(answer)), host_(family == AF_INET ? "127.0.0.1" : "[::1]") {
+    listener_ = socket(family, SOCK_STREAM, 0);
+    sockaddr_in6 address{};  // the longer one; the port stands at the same place in both
+    address.sin6_family = static_cast<sa_family_t>(family);
+    if (family == AF_INET) {
+      reinterpret_cast<sockaddr_in&>(address).sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    } else {
+      address.sin6_addr = in6addr_loopback;
+    }
+    socklen_t size = family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+    if (bind(listener_, reinterpret_cast<sockaddr*>(&address), size) != 0) {
+      close(listener_);
+      if (family == AF_INET6) SKIP("this machine has no IPv6 loopback");
+      FAIL("no port to listen on");
+    }
     REQUIRE(listen(listener_, 8) == 0);
     getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
-    port_ = ntohs(address.sin_port);
+    port_ = ntohs(address.sin6_port);
     thread_ = std::thread([this] { run(); });
   }
   ~Collector() {
@@ -53,7 +63,8 @@ class Collector {
   Collector(const Collector&) = delete;
   Collector& operator=(const Collector&) = delete;
 
-  [[nodiscard]] std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }
+  [[nodiscard]] std::string authority() const { return host_ + ":" + std::to_string(port_); }
+  [[nodiscard]] std::string url() const { return "http://" + authority(); }
   std::vector<std::string> posts() {
     const std::lock_guard lock(mutex_);
     return posts_;
@@ -101,7 +112,7 @@ class Collector {
            text.size() >= head_end + 4 + std::stoul(text.substr(length + 16));
   }
 
-  const std::string answer_;
+  const std::string answer_, host_;
   int listener_ = -1;
   int port_ = 0;
   std::mutex mutex_;
@@ -185,6 +196,15 @@ TEST_CASE("a collector gets a span of every request, children of the clients'", 
   CHECK(attribute(spans[1], "tandem.outcome").as_string() == "refused");
   CHECK(spans[1].at("status").at("code").as_int64() == 2);
   CHECK(spans[1].at("traceId").as_string() != kTrace);
+}
+
+TEST_CASE("a collector's address may be IPv6, and its Host header has the brackets", "[server]") {
+  Collector collector(kOk, GENERATE(AF_INET, AF_INET6));
+  ServerFixture fixture(traced_by(collector.url()));
+  CHECK(Client(fixture).post("/v1/chat/completions", chat_body("hi")).status == 200);
+  REQUIRE(eventually([&] { return !collector.posts().empty(); }));
+  CHECK(collector.posts()[0].find("\r\nHost: " + collector.authority() + "\r\n") !=
+        std::string::npos);
 }
 
 TEST_CASE("a collector that fails, hangs or is away costs its spans and nothing else", "[server]") {
