@@ -4,7 +4,7 @@
 // token), the codes of 16 rows are B: a vector of the layout decodes to four rows of it, two
 // columns of every row side by side. The group's sums are multiplied by the rows' scales when they
 // leave the tile, in FP32, so that decoding is one shift, one permutation and one store a B row,
-// shared by all token tiles. With four of those 48 instructions go with every product, under its 16
+// shared by all token tiles. With four of those 50 instructions go with every product, under its 16
 // cycles (bench/amx counts them). Order of every sum: the tile's within a group, groups ascending,
 // one fused multiply-add each.
 #pragma once
