@@ -191,16 +191,15 @@ void MoeExperts::Impl::take_work_buffers() {
   for (size_t node_idx = 0; node_idx < nodes.size(); ++node_idx) {
     Node& node = nodes[node_idx];
     const int node_os_idx = pool.node_os_idx(static_cast<int>(node_idx));
-    int64_t hidden_size_bytes = 0, activated_size_bytes = 0;
+    int64_t max_hidden_row_bytes = 0, activated_size_bytes = 0;
     for (const CpuIsa isa : {choice.few, choice.many}) {
       use_kernels(isa);
-      hidden_size_bytes = std::max(hidden_size_bytes, shape.max_tokens * hidden_row_bytes);
+      max_hidden_row_bytes = std::max(max_hidden_row_bytes, hidden_row_bytes);
       activated_size_bytes = std::max(activated_size_bytes, max_pairs * node.activated_row_bytes);
     }
-    node.hidden = NumaBuffer(hidden_size_bytes, node_os_idx);
+    node.hidden = NumaBuffer(shape.max_tokens * max_hidden_row_bytes, node_os_idx);
     node.activated = NumaBuffer(activated_size_bytes, node_os_idx);
-    gathered_size_bytes =
-        hidden_size_bytes / shape.max_tokens * std::min(shape.max_tokens, kMaxPassTokens);
+    gathered_size_bytes = std::min(shape.max_tokens, kMaxPassTokens) * max_hidden_row_bytes;
     node.gathered = NumaBuffer(
         gathered_size_bytes * pool.workers_in_node(static_cast<int>(node_idx)), node_os_idx);
     if (nodes.size() == 1) continue;

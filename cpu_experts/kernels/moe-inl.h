@@ -104,7 +104,8 @@ constexpr Int at_most(Int limit, Int value) {
   return value < limit ? value : limit;
 }
 
-// Input in the records of Core, activated rows in those of ActivatedCore.
+// Input in the records of Core, activated rows in those of ActivatedCore. The weights are read anew
+// for every pass, in a tenth of its time.
 template <typename Core, typename ActivatedCore>
 void gate_up(const GateUpCall& call) {
   constexpr int64_t kUnitRowBlocks = 4;  // gate, up, gate, up: 32 rows, a group of `activated`
