@@ -28,25 +28,6 @@ struct Records {
   [[nodiscard]] Records from(int64_t token) const { return {first + token, num_tokens}; }
 };
 
-// Rows of records as [group][token], in `out`; one row is that already. In place, tokens of a tile
-// lie behind a pointer each, more than there are registers: bytes 8 to 11 % slower.
-template <typename Record>
-Records<Record> gather(const void* const* rows, int64_t num_groups, int32_t num_tokens, void* out) {
-  if (num_tokens == 1) return {static_cast<const Record*>(rows[0]), 1};
-  constexpr int64_t kRunGroups = 8;  // whole lines of a row at a time
-  auto* records = static_cast<Record*>(out);
-  for (int64_t begin = 0; begin < num_groups; begin += kRunGroups) {
-    const int64_t end = begin + kRunGroups < num_groups ? begin + kRunGroups : num_groups;
-    for (int32_t token = 0; token < num_tokens; ++token) {
-      const auto* row = static_cast<const Record*>(rows[token]);
-      for (int64_t group = begin; group < end; ++group) {
-        records[group * num_tokens + token] = row[group];
-      }
-    }
-  }
-  return {records, num_tokens};
-}
-
 // Asks for a line of weights: into L2, since in L1 it would take the place of the activations (two
 // tokens read memory half as fast). Line by line, as codes are read: a block's lines all at once
 // hold up the loads between them (5 to 10 % from memory).
@@ -102,6 +83,25 @@ struct TileLimits {
 template <typename Int>
 constexpr Int at_most(Int limit, Int value) {
   return value < limit ? value : limit;
+}
+
+// Rows of records as [group][token], in `out`; one row is that already. In place, tokens of a tile
+// lie behind a pointer each, more than there are registers: bytes 8 to 11 % slower.
+template <typename Record>
+Records<Record> gather(const void* const* rows, int64_t num_groups, int32_t num_tokens, void* out) {
+  if (num_tokens == 1) return {static_cast<const Record*>(rows[0]), 1};
+  constexpr int64_t kRunGroups = 8;  // whole lines of a row at a time
+  auto* records = static_cast<Record*>(out);
+  for (int64_t begin = 0; begin < num_groups; begin += kRunGroups) {
+    const int64_t end = at_most(begin + kRunGroups, num_groups);
+    for (int32_t token = 0; token < num_tokens; ++token) {
+      const auto* row = static_cast<const Record*>(rows[token]);
+      for (int64_t group = begin; group < end; ++group) {
+        records[group * num_tokens + token] = row[group];
+      }
+    }
+  }
+  return {records, num_tokens};
 }
 
 // Input in the records of Core, activated rows in those of ActivatedCore. The weights are read anew

@@ -38,10 +38,10 @@ TEST_CASE("no written string holds what a line reader splits at", "[server][json
   CHECK(quoted("\u2028", JsonEscapes::kMinimal) == "\"\u2028\"");
 }
 
-TEST_CASE("ill-formed bytes become U+FFFD as everywhere else", "[server][json]") {
+TEST_CASE("bytes that are no UTF-8 become U+FFFD, each alone", "[server][json]") {
   CHECK(quoted("a\xff"
                "b") == "\"a\uFFFDb\"");
-  CHECK(quoted("\xe4\xb8") == "\"\uFFFD\"");                  // cut off
+  CHECK(quoted("\xe4\xb8") == "\"\uFFFD\uFFFD\"");            // cut off
   CHECK(quoted("\xc0\xaf") == "\"\uFFFD\uFFFD\"");            // overlong
   CHECK(quoted("\xed\xa0\x80") == "\"\uFFFD\uFFFD\uFFFD\"");  // a surrogate
   CHECK(quoted("\xf4\x90\x80\x80") == "\"\uFFFD\uFFFD\uFFFD\uFFFD\"");
