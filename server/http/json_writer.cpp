@@ -66,18 +66,20 @@ void append_json_string(std::string& out, std::string_view text, JsonEscapes esc
       continue;
     }
     const Utf8Step step = next_utf8(text.substr(pos));
+    const bool is_character = step.kind == Utf8Step::Kind::kCharacter;
+    const size_t num_bytes = is_character ? step.num_bytes : 1;
     std::string_view replacement;
-    if (step.kind != Utf8Step::Kind::kCharacter) {
+    if (!is_character) {
       replacement = kReplacementCharacter;
     } else if (escapes == JsonEscapes::kWire) {
-      replacement = line_break_escape(text.substr(pos, step.num_bytes));
+      replacement = line_break_escape(text.substr(pos, num_bytes));
     }
     if (!replacement.empty()) {
       flush();
       out.append(replacement);
-      plain_begin = pos + step.num_bytes;
+      plain_begin = pos + num_bytes;
     }
-    pos += step.num_bytes;
+    pos += num_bytes;
   }
   flush();
   out.push_back('"');
