@@ -14,12 +14,17 @@ namespace tandem::cpu_experts {
 // The most tokens whose input is gathered at once.
 inline constexpr int32_t kMaxPassTokens = 64;
 
+// Behind the last of a call's [group][token] records as many bytes may be read; whatever stands
+// there counts for nothing.
+inline constexpr int64_t kReadBehindBytes = 1024;
+
 struct GateUpCall {
   const uint8_t* weights = nullptr;  // row blocks of gate and up in turn: gate 0, up 0, gate 1, ...
   int64_t num_row_blocks = 0;        // pairs of them; even, so that whole groups come out
   int64_t num_col_blocks = 0;
   const void* const* x = nullptr;  // [num_tokens] rows of 2 * num_col_blocks input records
-  void* gathered = nullptr;        // scratch: as many records, of at most kMaxPassTokens tokens
+  void* gathered = nullptr;        // scratch: as many records, of at most kMaxPassTokens tokens,
+                                   // and kReadBehindBytes
   void* activated = nullptr;       // out: silu(gate x) * (up x), records [group][num_tokens]
   int64_t first_row = 0;           // of the call's rows in `activated`; a multiple of 32
   int32_t num_tokens = 0;
@@ -30,7 +35,7 @@ struct DownCall {
   const uint8_t* weights = nullptr;
   int64_t num_row_blocks = 0;
   int64_t num_col_blocks = 0;
-  const void* x = nullptr;                 // records [2 * num_col_blocks][num_tokens]
+  const void* x = nullptr;  // records [2 * num_col_blocks][num_tokens], and kReadBehindBytes
   const float* routing_weights = nullptr;  // [num_tokens]
   float* const* out = nullptr;  // [num_tokens] out[row] += routing_weight * (down x)[row]
   int32_t num_tokens = 0;

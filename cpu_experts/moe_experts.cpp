@@ -198,8 +198,9 @@ void MoeExperts::Impl::take_work_buffers() {
       activated_size_bytes = std::max(activated_size_bytes, max_pairs * node.activated_row_bytes);
     }
     node.hidden = NumaBuffer(shape.max_tokens * max_hidden_row_bytes, node_os_idx);
-    node.activated = NumaBuffer(activated_size_bytes, node_os_idx);
-    gathered_size_bytes = std::min(shape.max_tokens, kMaxPassTokens) * max_hidden_row_bytes;
+    node.activated = NumaBuffer(activated_size_bytes + kReadBehindBytes, node_os_idx);
+    gathered_size_bytes =
+        std::min(shape.max_tokens, kMaxPassTokens) * max_hidden_row_bytes + kReadBehindBytes;
     node.gathered = NumaBuffer(
         gathered_size_bytes * pool.workers_in_node(static_cast<int>(node_idx)), node_os_idx);
     if (nodes.size() == 1) continue;

@@ -1,5 +1,5 @@
-// Counts the instructions of the AMX kernel's three pieces, on an emulated CPU whose time stamp
-// counter advances by one an instruction. Built and run by `run`.
+// Counts the instructions of the AMX kernel's two pieces, on an emulated CPU whose time stamp
+// counter advances by one an instruction. Run by `run`.
 #include <x86intrin.h>
 
 #include <algorithm>
@@ -31,31 +31,23 @@ int count() {
     return 1;
   }
   static WeightTiles weights;
-  static TokenTiles tokens;
+  static TileSums sums;
   static RowBlockTotals totals;
-  static uint8_t packed[kDepthGroups / 2 * kBlockSizeBytes];
-  static Bf16Group x[kDepthGroups * kMaxPassTokens];
-  const TileConfig config;
+  static uint8_t packed[kSliceGroups / 2 * kBlockSizeBytes];
+  static Bf16Group x[kSliceGroups * kTileRows];
+  const TileConfig config(kTileRows);
   _tile_loadconfig(&config);
 
   const double decoding =
-      instructions_of([&] { decode(packed, packed, kDepthGroups, weights); }) / kDepthGroups;
+      instructions_of([&] { decode(packed, kSliceGroups, 0, weights); }) / kSliceGroups;
   const double product =
-      instructions_of([&] { multiply(tokens.tile[0], weights, kDepthGroups, totals); }) /
-      kDepthGroups;
-  const double gathering =
-      instructions_of([&] {
-        gather_tokens({x, kMaxPassTokens}, kMaxPassTokens, 0, kDepthGroups, tokens);
-      }) /
-      (kDepthGroups * kTokenTiles);
+      instructions_of([&] { multiply(x, kTileRows, weights, kSliceGroups, sums, totals); }) /
+      kSliceGroups;
   std::printf("decoding a tile of weights   %5.1f\n", decoding);
-  std::printf("gathering a tile of tokens   %5.1f  (for %d row blocks)\n", gathering,
-              static_cast<int>(AmxCore::kRowBlocks));
   std::printf("a product, scales included   %5.1f\n", product);
   std::puts("tokens  instructions for every TDPBF16PS");
-  for (int tiles = 1; tiles <= kTokenTiles; ++tiles) {
-    std::printf("%6d  %5.1f\n", tiles * kTileRows,
-                product + decoding / tiles + gathering / AmxCore::kRowBlocks);
+  for (int tiles = 1; tiles <= kMaxPassTokens / kTileRows; ++tiles) {
+    std::printf("%6d  %5.1f\n", tiles * kTileRows, product + decoding / tiles);
   }
   return 0;
 }

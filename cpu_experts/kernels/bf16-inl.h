@@ -22,18 +22,6 @@ struct Bf16Group {
   uint16_t columns[kGroupCols];
 };
 
-inline int64_t column_idx(int64_t col) {
-  constexpr int64_t kPlace[kVectorCols] = {0, 4, 1, 5, 2, 6, 3, 7};
-  return col / kVectorCols * kVectorCols + kPlace[col % kVectorCols];
-}
-
-inline uint16_t to_bf16(float value) {
-  uint32_t word;
-  std::memcpy(&word, &value, sizeof(word));
-  if ((word & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((word >> 16) | 0x40u);
-  return static_cast<uint16_t>((word + 0x7fffu + ((word >> 16) & 1u)) >> 16);
-}
-
 // -8 .. 7 in BF16, twice: the permutation looks at five bits of an index, and the fifth is the next
 // code's.
 inline __m512i code_table() {
@@ -110,9 +98,13 @@ struct Bf16Core {
   static constexpr TileLimits kTile = {};
 
   static void store_group(const float* values, Bf16Group& group) {
-    for (int64_t col = 0; col < kGroupCols; ++col) {
-      group.columns[column_idx(col)] = to_bf16(values[col]);
-    }
+    alignas(64) static constexpr uint16_t kOrder[32] = {0,  2,  4,  6,  1,  3,  5,  7,  8,  10, 12,
+                                                        14, 9,  11, 13, 15, 16, 18, 20, 22, 17, 19,
+                                                        21, 23, 24, 26, 28, 30, 25, 27, 29, 31};
+    const auto rounded = reinterpret_cast<__m512i>(
+        _mm512_cvtne2ps_pbh(_mm512_loadu_ps(values + 16), _mm512_loadu_ps(values)));
+    _mm512_storeu_si512(group.columns,
+                        _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), rounded));
   }
 
   static void dot(const uint8_t* weights,

@@ -29,7 +29,7 @@ class Product {
   std::vector<float> run(const bf16* x, int64_t num_tokens) const {
     const int64_t num_blocks = cpu_experts::num_col_blocks(weights_.in_features);
     const int64_t record_size_bytes = kernels_.input_record_size_bytes;
-    constexpr int64_t kPoisonBytes = 256;
+    constexpr int64_t kPoisonBytes = cpu_experts::kReadBehindBytes;
     std::vector<std::byte> row(static_cast<size_t>(2 * num_blocks * record_size_bytes));
     std::vector<std::byte> x_records(
         static_cast<size_t>(2 * num_blocks * num_tokens * record_size_bytes + 2 * kPoisonBytes),
