@@ -32,9 +32,9 @@ std::string_view mode_name(ActivationMode mode) {
 }
 
 const ExpertKernels& kernels_of(CpuIsa isa, ActivationMode mode) {
+  if (isa == CpuIsa::kAmxBf16) return *amx_bf16_kernels();
   if (mode == ActivationMode::kInt8) return integer_kernels_of(isa).bytes;
   if (isa == CpuIsa::kAvx512Bf16) return *avx512_bf16_kernels();
-  if (isa == CpuIsa::kAmxBf16) return *amx_bf16_kernels();
   return integer_kernels_of(isa).words;
 }
 
@@ -44,16 +44,22 @@ std::string KernelChoice::name() const {
   return text;
 }
 
-KernelChoice choose_kernels(ActivationMode mode) {
-  const std::vector<CpuIsa> supported = supported_isas();
-  const char* forced = std::getenv("TANDEM_CPU_ISA");
+KernelChoice choose_kernels(ActivationMode mode,
+                            std::span<const CpuIsa> available,
+                            const char* forced) {
   if (forced != nullptr && *forced != '\0') {
-    const CpuIsa isa = choose_isa(supported, forced);
+    const CpuIsa isa = choose_isa(available, forced);
     return {.few = isa, .many = isa};
   }
-  const CpuIsa few = std::min(supported.back(), CpuIsa::kAvx512Vnni);
-  const bool tiles = mode == ActivationMode::kBf16 && supported.back() == CpuIsa::kAmxBf16;
-  return {.few = few, .many = tiles ? CpuIsa::kAmxBf16 : few};
+  const CpuIsa best = available.back();
+  const CpuIsa few = std::min(best, CpuIsa::kAvx512Vnni);
+  if (best != CpuIsa::kAmxBf16) return {.few = few, .many = few};
+  // Where the tiles' kernel, measured without its products, is as fast (bench/amx).
+  return {.few = few, .many = best, .many_tokens = mode == ActivationMode::kBf16 ? 8 : 12};
+}
+
+KernelChoice choose_kernels(ActivationMode mode) {
+  return choose_kernels(mode, supported_isas(), std::getenv("TANDEM_CPU_ISA"));
 }
 
 }  // namespace tandem::cpu_experts
