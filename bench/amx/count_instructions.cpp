@@ -36,6 +36,7 @@ int count() {
   static uint8_t packed[kSliceGroups / 2 * kBlockSizeBytes];
   static Bf16Group x[kSliceGroups * kTileRows];
   const TileConfig config(kTileRows);
+  finish_stores(&config);
   _tile_loadconfig(&config);
 
   const double decoding =

@@ -40,6 +40,12 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
+// Before tiles are loaded: g++ 12's loads do not say that they read memory, so that what is stored
+// there could come later or, if nothing else reads it, never.
+[[gnu::always_inline]] inline void finish_stores(const void* object) {
+  asm volatile("" : : "r"(object) : "memory");
+}
+
 // Some groups of a row block as B tiles.
 struct alignas(64) WeightTiles {
   uint16_t tile[kSliceGroups][kTileRows][kGroupCols];
@@ -93,6 +99,7 @@ inline void multiply(const Bf16Group* tokens,
                      int64_t num_groups,
                      TileSums& sums,
                      float (*totals)[kBlockRows]) {
+  finish_stores(&weights);
 // Tile numbers are part of an instruction: they have to be literals.
 #define TANDEM_PRODUCT(group, a, b)                                         \
   if (group < num_groups) {                                                 \
@@ -140,6 +147,7 @@ struct AmxCore {
                   int32_t num_tokens,
                   RowBlockTotals* totals) {
     const TileConfig config(num_tokens);
+    finish_stores(&config);
     _tile_loadconfig(&config);
     const auto num_tiles = static_cast<size_t>((num_tokens + kTileRows - 1) / kTileRows);
     for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
