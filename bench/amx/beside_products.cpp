@@ -2,6 +2,7 @@
 // tiles' loads and stores become as many loads and stores of lines, a product nothing. Beside it
 // the integer kernels that take fewer tokens, on one core. Run by `run`.
 #include <chrono>
+#include <cstddef>
 #include <cstdio>
 #include <random>
 #include <utility>
@@ -37,6 +38,8 @@
 #define _tile_dpbf16ps(sum, a, b) static_cast<void>(0)
 
 #include "cpu_experts/kernels/amx-inl.h"
+#include "runtime/base/bf16.h"
+#include "runtime/memory/numa_buffer.h"
 
 namespace tandem::cpu_experts {
 namespace {
@@ -44,6 +47,7 @@ namespace {
 constexpr ExpertKernels kTiles = kernels_of_cores<AmxCore, AmxCore>();
 constexpr int64_t kNumColBlocks = 112;  // hidden_size 7168
 constexpr int64_t kRunRowBlocks = 4;
+constexpr int64_t kRunRows = kRunRowBlocks * kBlockRows;
 constexpr int64_t kRunBytes = kRunRowBlocks * kNumColBlocks * kBlockSizeBytes;
 
 double now_s() {
@@ -64,42 +68,39 @@ double clock_ghz() {
   return median(runs);
 }
 
-// Tokens' activations in the records of some kernels, and where their results go.
+// Activations in the records of some kernels, the same for every token, since speed does not depend
+// on values, and where their results go.
 class Tokens {
  public:
   Tokens(const ExpertKernels& kernels, int32_t num_tokens)
-      : kernels_(kernels), num_tokens_(num_tokens) {
-    const auto record_size = static_cast<size_t>(kernels.input_record_size_bytes);
+      : kernels_(kernels),
+        num_tokens_(num_tokens),
+        x_(2 * kNumColBlocks * kernels.input_record_size_bytes * num_tokens + kReadBehindBytes, -1),
+        out_(static_cast<size_t>(num_tokens * kRunRows)),
+        routing_weights_(static_cast<size_t>(num_tokens), 0.125f) {
     std::mt19937 random(3);
     std::normal_distribution<float> normal;
-    std::vector<uint16_t> values(kNumColBlocks * kBlockCols);
-    std::vector<uint8_t> row(2 * kNumColBlocks * record_size);
-    records_.resize(row.size() * static_cast<size_t>(num_tokens) + kReadBehindBytes + 64);
-    x_ = records_.data() + (64 - reinterpret_cast<uintptr_t>(records_.data()) % 64);
-    for (int32_t token = 0; token < num_tokens; ++token) {
-      for (uint16_t& value : values) {
-        const float drawn = normal(random);
-        uint32_t bits;
-        std::memcpy(&bits, &drawn, sizeof(bits));
-        value = static_cast<uint16_t>(bits >> 16);
+    std::vector<bf16> values(kNumColBlocks * kBlockCols);
+    for (bf16& value : values) value = bf16(normal(random));
+    const auto record_size = static_cast<size_t>(kernels.input_record_size_bytes);
+    std::vector<std::byte> row(2 * kNumColBlocks * record_size);
+    kernels.prepare(&values[0].bits, static_cast<int64_t>(values.size()), row.data());
+    std::byte* x = x_.data();
+    for (size_t group = 0; group < 2 * kNumColBlocks; ++group) {
+      for (int32_t token = 0; token < num_tokens; ++token, x += record_size) {
+        std::memcpy(x, &row[group * record_size], record_size);
       }
-      kernels.prepare(values.data(), static_cast<int64_t>(values.size()), row.data());
-      for (size_t group = 0; group < 2 * kNumColBlocks; ++group) {
-        std::memcpy(x_ + (group * static_cast<size_t>(num_tokens) + static_cast<size_t>(token)) *
-                             record_size,
-                    row.data() + group * record_size, record_size);
-      }
-      out_.emplace_back(kRunRowBlocks * kBlockRows);
     }
-    for (std::vector<float>& row_out : out_) outputs_.push_back(row_out.data());
-    routing_weights_.assign(static_cast<size_t>(num_tokens), 0.125f);
+    for (int32_t token = 0; token < num_tokens; ++token) {
+      outputs_.push_back(&out_[static_cast<size_t>(token * kRunRows)]);
+    }
   }
 
-  void multiply(const uint8_t* weights) const {
-    kernels_.input_product({.weights = weights,
+  void multiply(const std::byte* weights) const {
+    kernels_.input_product({.weights = reinterpret_cast<const uint8_t*>(weights),
                             .num_row_blocks = kRunRowBlocks,
                             .num_col_blocks = kNumColBlocks,
-                            .x = x_,
+                            .x = x_.data(),
                             .routing_weights = routing_weights_.data(),
                             .out = outputs_.data(),
                             .num_tokens = num_tokens_});
@@ -108,15 +109,14 @@ class Tokens {
  private:
   const ExpertKernels& kernels_;
   int32_t num_tokens_;
-  std::vector<uint8_t> records_;
-  uint8_t* x_ = nullptr;
-  std::vector<std::vector<float>> out_;
+  NumaBuffer x_;
+  std::vector<float> out_;
   std::vector<float*> outputs_;
   std::vector<float> routing_weights_;
 };
 
 // Seconds of a run of row blocks, by turns over the first `num_runs` of the weights.
-double seconds_of_run(const Tokens& tokens, const std::vector<uint8_t>& weights, int64_t num_runs) {
+double seconds_of_run(const Tokens& tokens, const NumaBuffer& weights, int64_t num_runs) {
   static int64_t next = 0;
   int64_t count = 0;
   const double begin_s = now_s();
@@ -134,11 +134,11 @@ int measure() {
   }
   // Sums that are not there are zeros; should others come about, they are not to cost anything.
   _mm_setcsr(_mm_getcsr() | 0x8040u);
-  constexpr int64_t kMemoryRuns = 1024;
+  constexpr int64_t kMemoryRuns = 4096;  // 1 GiB, more than caches hold
   constexpr int64_t kCacheRuns = 2;
-  std::vector<uint8_t> weights(kMemoryRuns * kRunBytes);
+  const NumaBuffer weights(kMemoryRuns * kRunBytes, -1);
   std::mt19937 random(4);
-  for (size_t idx = 0; idx < weights.size(); idx += 4) {
+  for (int64_t idx = 0; idx < weights.size_bytes(); idx += 4) {
     // Codes are any; as scales these are about 0.01.
     const uint32_t word =
         idx % kBlockSizeBytes < kScalesSizeBytes ? 0x3c203c20u : static_cast<uint32_t>(random());
@@ -166,7 +166,7 @@ int measure() {
       return 1e9 * ghz * seconds / static_cast<double>(num_products);
     };
     const auto giga_macs = [&](double seconds) {
-      return 1e-9 * kNumColBlocks * kBlockCols * kRunRowBlocks * kBlockRows * num_tokens / seconds;
+      return 1e-9 * kNumColBlocks * kBlockCols * kRunRows * num_tokens / seconds;
     };
     std::printf("%6d  %10.1f  %8.1f  %22.0f  %7.0f  %7.0f\n", num_tokens, cycles(median(cached)),
                 cycles(median(read)), giga_macs(median(read)), giga_macs(median(of_words)),
