@@ -31,10 +31,12 @@ std::vector<int> cores_of(hwloc_topology_t topology,
                           hwloc_const_cpuset_t allowed) {
   std::vector<int> processors;
   hwloc_bitmap_t usable = hwloc_bitmap_alloc();
-  const int num_cores = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
+  // A system that tells nothing of cores has logical processors at least.
+  const bool knows_cores = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE) > 0;
+  const hwloc_obj_type_t type = knows_cores ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
+  const int num_cores = hwloc_get_nbobjs_by_type(topology, type);
   for (int core_idx = 0; core_idx < num_cores; ++core_idx) {
-    const hwloc_obj_t core =
-        hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, static_cast<unsigned>(core_idx));
+    const hwloc_obj_t core = hwloc_get_obj_by_type(topology, type, static_cast<unsigned>(core_idx));
     hwloc_bitmap_and(usable, core->cpuset, node_cpuset);
     hwloc_bitmap_and(usable, usable, allowed);
     const int first = hwloc_bitmap_first(usable);
@@ -71,7 +73,10 @@ Topology Topology::detect() {
     NumaNode node;
     node.os_idx = static_cast<int>(object->os_index);
     node.memory_size_bytes = static_cast<int64_t>(object->attr->numanode.local_memory);
+    // A node of memory alone (HBM, CXL) names the cores near it, which have a node of their own:
+    // the first, since the system numbers ordinary memory first.
     node.core_os_idx = cores_of(topology, object->cpuset, allowed);
+    hwloc_bitmap_andnot(allowed, allowed, object->cpuset);
     result.memory_size_bytes += node.memory_size_bytes;
     if (!node.core_os_idx.empty()) result.nodes.push_back(std::move(node));
   }

@@ -16,8 +16,8 @@ struct NumaNode {
 };
 
 struct Topology {
-  std::string cpu_name;  // "AMD EPYC ..."
-  std::vector<NumaNode> nodes;
+  std::string cpu_name;         // "AMD EPYC ..."
+  std::vector<NumaNode> nodes;  // those with cores; a core belongs to one
   int64_t memory_size_bytes = 0;
   double cpu_limit = 0.0;  // processors' worth of time that the cgroup allows; 0: no limit
   [[nodiscard]] int num_cores() const;

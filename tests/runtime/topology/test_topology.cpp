@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <catch2/catch_test_macros.hpp>
+#include <cstdlib>
 #include <filesystem>
 #include <set>
 #include <string>
@@ -26,6 +27,29 @@ TEST_CASE("the machine has memory and cores, each core once", "[topology]") {
     for (const int processor : node.core_os_idx) CHECK(processors.insert(processor).second);
   }
   CHECK(static_cast<int>(processors.size()) == topology.num_cores());
+}
+
+// A machine as hwloc describes one that is not there.
+Topology synthetic_topology(const char* description) {
+  setenv("HWLOC_SYNTHETIC", description, 1);
+  Topology topology = Topology::detect();
+  unsetenv("HWLOC_SYNTHETIC");
+  return topology;
+}
+
+TEST_CASE("a node of memory alone takes no cores from the node they belong to", "[topology]") {
+  const Topology topology =
+      synthetic_topology("package:2 [numa(memory=64GB)] [numa(memory=16GB)] core:3 pu:2");
+  REQUIRE(topology.nodes.size() == 2);
+  CHECK(topology.nodes[0].core_os_idx == std::vector{0, 2, 4});
+  CHECK(topology.nodes[1].core_os_idx == std::vector{6, 8, 10});
+  CHECK(topology.memory_size_bytes == 160'000'000'000);
+}
+
+TEST_CASE("where nothing is known of cores every logical processor is one", "[topology]") {
+  const Topology topology = synthetic_topology("numa:1 pu:3");
+  REQUIRE(topology.nodes.size() == 1);
+  CHECK(topology.nodes[0].core_os_idx == std::vector{0, 1, 2});
 }
 
 // In a child process, whose mask can be narrowed without harm.
