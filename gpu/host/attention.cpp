@@ -65,6 +65,7 @@ struct MlaAttention::Layout {
         sum_stride(row_stride_of(std::max(shape.kv_lora_rank, shape.v_head_dim))),
         wide_stride(row_stride_of(
             std::max({shape.kv_lora_rank, shape.qk_nope_head_dim, shape.v_head_dim}))),
+        key_row_stride(row_stride_of(std::max(shape.qk_head_dim(), shape.v_head_dim))),
         key_panel_stride(panel_stride_of(std::max(shape.kv_dim(), shape.qk_head_dim()))),
         num_value_panels(num_panels_of(std::max(shape.kv_lora_rank, shape.v_head_dim))),
         uk_size(num_panels_of(shape.qk_nope_head_dim) * panel_stride_of(shape.kv_lora_rank)) {}
@@ -72,6 +73,7 @@ struct MlaAttention::Layout {
   int64_t q_stride;
   int64_t sum_stride;
   int64_t wide_stride;
+  int64_t key_row_stride;
   int64_t key_panel_stride;
   int64_t num_value_panels;
   int64_t uk_size;
@@ -90,7 +92,7 @@ struct MlaAttention::Work {
     take(keys, kKeysABlock / kPanelRows * layout.key_panel_stride);
     take(values, layout.num_value_panels * panel_stride_of(kKeysABlock));
     take(uk, layout.uk_size);
-    take(key_rows, kKeysABlock * layout.q_stride);
+    take(key_rows, kKeysABlock * layout.key_row_stride);
   }
   [[nodiscard]] size_t size_bytes() const { return used_size_bytes; }
 
@@ -105,7 +107,7 @@ struct MlaAttention::Work {
   uint16_t* keys;      // 4 panels
   uint16_t* values;    // panels of the transposed values
   uint16_t* uk;        // W_UK of one head, not transposed (expanded form)
-  uint16_t* key_rows;  // [64, q_stride] keys or values of one head (expanded form)
+  uint16_t* key_rows;  // [64, key_row_stride] keys or values of one head (expanded form)
 
  private:
   template <typename T>
@@ -301,7 +303,7 @@ void MlaAttention::expand_keys(
     const Args& args, int64_t head_idx, const bf16* page, int num_keys, const Work& work) const {
   const MlaShape& shape = args.kv_b.shape();
   const int64_t wide_stride = work.layout.wide_stride;
-  const int64_t key_stride = work.layout.q_stride;
+  const int64_t key_stride = work.layout.key_row_stride;
   for (int key = 0; key < num_keys; ++key) {
     kernels_.widen(bits_of(page) + int64_t{key} * shape.kv_dim(), shape.kv_lora_rank,
                    work.wide_in + key * wide_stride);

@@ -215,6 +215,12 @@ const std::vector<MlaShape> kShapes{
      .v_head_dim = 16,
      .kv_lora_rank = 16,
      .softmax_scale = 0.3f},
+    {.num_attention_heads = 2,  // values wider than keys and latents
+     .qk_nope_head_dim = 16,
+     .qk_rope_head_dim = 16,
+     .v_head_dim = 128,
+     .kv_lora_rank = 32,
+     .softmax_scale = 0.2f},
 };
 const MlaShape kK2Widths{.num_attention_heads = 4,
                          .qk_nope_head_dim = 128,
