@@ -9,13 +9,16 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <ctime>
+#include <deque>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "bench/support/report.h"
+#include "cpu_experts/unit_queue.h"
 #include "runtime/topology/cpu_isa.h"
 #include "runtime/topology/topology.h"
 #include "runtime/topology/worker_pool.h"
@@ -123,32 +126,44 @@ void compute_unit() {
   for (int round = 0; round < 500; ++round) value = value * 1664525 + 1013904223;
 }
 
+// The units of a node in two phases.
+struct NodeQueues {
+  std::array<cpu_experts::UnitQueue, 2> phases;
+};
+
 // A layer's form: two phases, the second half as long, with a barrier between; 10 ms on a free
-// machine.
-void run_layer(WorkerPool& pool, bool claims) {
-  constexpr int64_t kUnitsAWorker = 6600;
-  constexpr int64_t kChunkUnits = 100;
+// machine. Units are taken from a node's queue as experts' are, or each worker has its share.
+void run_layer(WorkerPool& pool, bool takes) {
+  constexpr std::array<int64_t, 2> kUnitsAWorker = {6600, 3300};
+  std::deque<NodeQueues> queues(static_cast<size_t>(pool.num_nodes()));
+  for (int node_idx = 0; node_idx < pool.num_nodes(); ++node_idx) {
+    const int num_workers = pool.workers_in_node(node_idx);
+    for (size_t phase = 0; phase < kUnitsAWorker.size(); ++phase) {
+      const int64_t num_units = kUnitsAWorker[phase] * num_workers;
+      queues[node_idx].phases[phase].reset(num_units, num_units, 100, num_workers);
+    }
+  }
   pool.run([&](const WorkerPool::Worker& worker) {
-    for (const int64_t units_a_worker : {kUnitsAWorker, kUnitsAWorker / 2}) {
-      if (claims) {
-        pool.claim_in_node(worker, units_a_worker * pool.workers_in_node(worker.node_idx),
-                           kChunkUnits, [](int64_t begin, int64_t end) {
-                             for (int64_t unit = begin; unit < end; ++unit) compute_unit();
-                           });
+    for (size_t phase = 0; phase < kUnitsAWorker.size(); ++phase) {
+      if (takes) {
+        cpu_experts::UnitQueue& queue = queues[worker.node_idx].phases[phase];
+        for (cpu_experts::Share units = queue.take(); units.size() != 0; units = queue.take()) {
+          for (int64_t unit = units.begin; unit < units.end; ++unit) compute_unit();
+        }
       } else {
-        for (int64_t unit = 0; unit < units_a_worker; ++unit) compute_unit();
+        for (int64_t unit = 0; unit < kUnitsAWorker[phase]; ++unit) compute_unit();
       }
       pool.barrier();
     }
   });
 }
 
-double mean_layer_ms(WorkerPool& pool, bool claims, double seconds) {
+double mean_layer_ms(WorkerPool& pool, bool takes, double seconds) {
   const WorkerPool::Step step(pool);
-  run_layer(pool, claims);
+  run_layer(pool, takes);
   int num_layers = 0;
   const auto begin = Clock::now();
-  for (; us_since(begin) < seconds * 1e6; ++num_layers) run_layer(pool, claims);
+  for (; us_since(begin) < seconds * 1e6; ++num_layers) run_layer(pool, takes);
   return us_since(begin) * 1e-3 / num_layers;
 }
 
@@ -156,8 +171,8 @@ double mean_layer_ms(WorkerPool& pool, bool claims, double seconds) {
 void add_competition(Report& report, const Topology& topology, int num_threads) {
   constexpr double kSeconds = 3.0;
   WorkerPool pool(topology, {.num_threads = num_threads});
-  for (const bool claims : {false, true}) {
-    const double alone_ms = mean_layer_ms(pool, claims, kSeconds / 2);
+  for (const bool takes : {false, true}) {
+    const double alone_ms = mean_layer_ms(pool, takes, kSeconds / 2);
     double beside_ms = 0.0;
     {
       std::vector<std::unique_ptr<BusyProcess>> busy;
@@ -166,14 +181,15 @@ void add_competition(Report& report, const Topology& topology, int num_threads) 
           busy.push_back(std::make_unique<BusyProcess>(processor));
         }
       }
-      beside_ms = mean_layer_ms(pool, claims, kSeconds);
+      beside_ms = mean_layer_ms(pool, takes, kSeconds);
     }
-    report.add_row("a busy process on every core",
-                   {{"work is", std::string(claims ? "claimed in chunks" : "in equal shares")},
-                    {"threads", int64_t{pool.num_workers()}},
-                    {"alone ms", Number{alone_ms, 2}},
-                    {"beside ms", Number{beside_ms, 2}},
-                    {"times (2 is fair)", Number{beside_ms / alone_ms, 2}}});
+    report.add_row(
+        "a busy process on every core",
+        {{"work is", std::string(takes ? "taken as workers come free" : "in equal shares")},
+         {"threads", int64_t{pool.num_workers()}},
+         {"alone ms", Number{alone_ms, 2}},
+         {"beside ms", Number{beside_ms, 2}},
+         {"times (2 is fair)", Number{beside_ms / alone_ms, 2}}});
   }
 }
 

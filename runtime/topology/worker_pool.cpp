@@ -1,5 +1,6 @@
 #include "runtime/topology/worker_pool.h"
 
+#include <fmt/format.h>
 #include <pthread.h>
 #include <sched.h>
 
@@ -7,11 +8,13 @@
 #include <atomic>
 #include <chrono>
 #include <deque>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "runtime/base/check.h"
+#include "runtime/base/errors.h"
 #include "runtime/topology/arrival_tree.h"
 #include "runtime/topology/wait_word.h"
 
@@ -31,18 +34,39 @@ struct Place {
   int processor = -1;  // -1: anywhere
 };
 
-// Spreads the workers over the cores in node order, so that every node gets its share.
-std::vector<Place> places_of(const Topology& topology, int num_threads) {
-  std::vector<Place> cores;
-  for (size_t node_idx = 0; node_idx < topology.nodes.size(); ++node_idx) {
-    for (const int processor : topology.nodes[node_idx].core_os_idx) {
-      cores.push_back({.topology_node_idx = static_cast<int>(node_idx), .processor = processor});
+// Threads of each node: its share by cores, but none goes without where there are enough of them.
+std::vector<size_t> threads_of_nodes(const Topology& topology, size_t num_threads) {
+  const std::vector<NumaNode>& nodes = topology.nodes;
+  std::vector<size_t> num_of(nodes.size(), 0);
+  const auto num_cores = static_cast<size_t>(topology.num_cores());
+  for (size_t worker_idx = 0; worker_idx < num_threads; ++worker_idx) {
+    size_t core_idx = worker_idx * num_cores / num_threads;
+    size_t node_idx = 0;
+    while (core_idx >= nodes[node_idx].core_os_idx.size()) {
+      core_idx -= nodes[node_idx++].core_os_idx.size();
     }
+    ++num_of[node_idx];
   }
-  std::vector<Place> places(static_cast<size_t>(num_threads));
-  if (cores.empty()) return places;
-  for (size_t worker_idx = 0; worker_idx < places.size(); ++worker_idx) {
-    places[worker_idx] = cores[worker_idx * cores.size() / places.size()];
+  for (size_t& num : num_of) {
+    if (num > 0 || num_threads < nodes.size()) continue;
+    --*std::max_element(num_of.begin(), num_of.end());
+    ++num;
+  }
+  return num_of;
+}
+
+// In the order of the nodes, spread over the cores of each.
+std::vector<Place> places_of(const Topology& topology, int num_threads) {
+  const auto num_places = static_cast<size_t>(num_threads);
+  if (topology.num_cores() == 0) return std::vector<Place>(num_places);
+  const std::vector<size_t> num_of = threads_of_nodes(topology, num_places);
+  std::vector<Place> places;
+  for (size_t node_idx = 0; node_idx < num_of.size(); ++node_idx) {
+    const std::vector<int>& cores = topology.nodes[node_idx].core_os_idx;
+    for (size_t idx = 0; idx < num_of[node_idx]; ++idx) {
+      places.push_back({.topology_node_idx = static_cast<int>(node_idx),
+                        .processor = cores[idx * cores.size() / num_of[node_idx]]});
+    }
   }
   return places;
 }
@@ -58,20 +82,6 @@ void pin(pthread_t thread, int processor) {
 // Which worker the thread is while it runs a task.
 thread_local int current_worker_idx = 0;
 
-// A team's next chunk in one word: the run (32 bits), the claim_in_node() of that run (12), the
-// chunk (20). A word of an earlier claim says that nobody has begun with this one: no reset, no
-// barrier.
-constexpr int kChunkBits = 20;
-constexpr int kPhaseBits = 12;
-constexpr int64_t kMaxChunks = (int64_t{1} << kChunkBits) - 1;
-
-constexpr uint64_t first_chunk(uint32_t num_runs, uint32_t num_claims) {
-  const uint64_t phase = num_claims & ((1U << kPhaseBits) - 1);
-  return (uint64_t{num_runs} << kPhaseBits | phase) << kChunkBits;
-}
-constexpr uint64_t phase_of(uint64_t claim) { return claim >> kChunkBits; }
-constexpr uint64_t run_of(uint64_t claim) { return claim >> (kChunkBits + kPhaseBits); }
-
 }  // namespace
 
 struct WorkerPool::Impl {
@@ -84,17 +94,12 @@ struct WorkerPool::Impl {
     const FunctionRef<void(const Worker&)>* task = nullptr;
     uint32_t num_runs = 0;
     alignas(64) WaitWord barrier;  // counts barriers
-    alignas(64) std::atomic<uint64_t> claim{0};
-  };
-  struct alignas(64) WorkerState {
-    uint32_t num_claims = 0;  // of this run
   };
 
   std::vector<Worker> workers;
   std::vector<int> node_sizes;
   std::deque<Team> teams;  // never moved
   std::unique_ptr<ArrivalTree> at_barrier, at_end;
-  std::vector<WorkerState> states;
   std::vector<std::thread> threads;  // of workers 1..; worker 0 is the caller of run()
   bool oversubscribed = false;       // more threads than cores: whoever spins is in the way
   int first_processor = -1;          // of worker 0; -1: anywhere
@@ -106,6 +111,7 @@ struct WorkerPool::Impl {
 
   void add_workers(const Topology& topology, const std::vector<Place>& places, int num_simulated);
   void start_threads(const std::vector<Place>& places, bool pinned);
+  void stop_threads();
   void work(const Worker& worker);
   void run_task(const Worker& worker);
   [[nodiscard]] bool keeps_spinning(std::chrono::nanoseconds waited) const {
@@ -127,7 +133,6 @@ void WorkerPool::Impl::work(const Worker& worker) {
 }
 
 void WorkerPool::Impl::run_task(const Worker& worker) {
-  states[worker.worker_idx].num_claims = 0;
   (*teams[worker.node_idx].task)(worker);
   if (at_end->arrive(worker.worker_idx)) finished.advance();
 }
@@ -142,7 +147,6 @@ WorkerPool::WorkerPool(const Topology& topology, const WorkerPoolOptions& option
   pool.add_workers(topology, places, std::min(options.simulated_nodes, num_threads));
   pool.at_barrier = std::make_unique<ArrivalTree>(pool.node_sizes);
   pool.at_end = std::make_unique<ArrivalTree>(pool.node_sizes);
-  pool.states.resize(pool.workers.size());
   pool.start_threads(places, options.pin && !pool.oversubscribed);
 }
 
@@ -172,18 +176,26 @@ void WorkerPool::Impl::add_workers(const Topology& topology,
 void WorkerPool::Impl::start_threads(const std::vector<Place>& places, bool pinned) {
   if (pinned) first_processor = places.front().processor;
   for (size_t worker_idx = 1; worker_idx < places.size(); ++worker_idx) {
-    threads.emplace_back([this, worker = workers[worker_idx]] { work(worker); });
+    try {
+      threads.emplace_back([this, worker = workers[worker_idx]] { work(worker); });
+    } catch (const std::system_error& error) {  // a limit of processes or of address space
+      stop_threads();
+      throw LoadError(fmt::format("only {} of {} computing threads could be started: {}",
+                                  worker_idx, places.size(), error.code().message()));
+    }
     if (pinned && places[worker_idx].processor >= 0) {
       pin(threads.back().native_handle(), places[worker_idx].processor);
     }
   }
 }
 
-WorkerPool::~WorkerPool() {
-  impl_->stopping = true;
-  for (Impl::Team& team : impl_->teams) team.round.advance();
-  for (std::thread& thread : impl_->threads) thread.join();
+void WorkerPool::Impl::stop_threads() {
+  stopping = true;
+  for (Team& team : teams) team.round.advance();
+  for (std::thread& thread : threads) thread.join();
 }
+
+WorkerPool::~WorkerPool() { impl_->stop_threads(); }
 
 int WorkerPool::num_workers() const { return static_cast<int>(impl_->workers.size()); }
 int WorkerPool::num_nodes() const { return static_cast<int>(impl_->teams.size()); }
@@ -224,24 +236,6 @@ void WorkerPool::run(FunctionRef<void(const Worker&)> task) {
   current_worker_idx = outer_worker_idx;
 }
 
-void WorkerPool::parallel_for(int64_t num_items,
-                              int64_t grain,
-                              FunctionRef<void(int64_t, int64_t)> task) {
-  if (num_items <= 0) return;
-  const int64_t num_parts =
-      std::clamp<int64_t>(num_items / std::max<int64_t>(grain, 1), 1, num_workers());
-  if (num_parts == 1) {
-    task(0, num_items);
-    return;
-  }
-  run([&](const Worker& worker) {
-    if (worker.worker_idx >= num_parts) return;
-    const int64_t begin = num_items * worker.worker_idx / num_parts;
-    const int64_t end = num_items * (worker.worker_idx + 1) / num_parts;
-    task(begin, end);
-  });
-}
-
 void WorkerPool::barrier() {
   Impl& pool = *impl_;
   const Worker& worker = pool.workers[current_worker_idx];
@@ -253,31 +247,6 @@ void WorkerPool::barrier() {
   }
   barrier.wait_while(seen,
                      [&](std::chrono::nanoseconds waited) { return pool.keeps_spinning(waited); });
-}
-
-void WorkerPool::claim_in_node(const Worker& worker,
-                               int64_t num_items,
-                               int64_t grain,
-                               FunctionRef<void(int64_t, int64_t)> task) {
-  Impl& pool = *impl_;
-  const int64_t step = std::max<int64_t>(grain, 1);
-  const int64_t num_chunks = num_items <= 0 ? 0 : (num_items - 1) / step + 1;
-  TANDEM_CHECK(num_chunks <= kMaxChunks, "too many chunks to claim");
-  Impl::Team& team = pool.teams[worker.node_idx];
-  const uint64_t first = first_chunk(team.num_runs, ++pool.states[worker.worker_idx].num_claims);
-  std::atomic<uint64_t>& next = team.claim;
-  uint64_t seen = next.load(std::memory_order_relaxed);
-  while (true) {
-    const bool begun = phase_of(seen) == phase_of(first);
-    // Somebody is at a later claim of this run: nothing of this one is left.
-    if (!begun && run_of(seen) == run_of(first) && seen > first) return;
-    const uint64_t mine = begun ? seen : first;
-    const auto chunk_idx = static_cast<int64_t>(mine - first);
-    if (chunk_idx >= num_chunks) return;
-    if (!next.compare_exchange_weak(seen, mine + 1, std::memory_order_relaxed)) continue;
-    task(chunk_idx * step, std::min(num_items, (chunk_idx + 1) * step));
-    seen = next.load(std::memory_order_relaxed);
-  }
 }
 
 }  // namespace tandem

@@ -19,6 +19,8 @@ struct WorkerPoolOptions {
 
 class WorkerPool {
  public:
+  // Every node has a worker at least, where there are as many; others are left out. Throws
+  // LoadError where the system does not give as many threads.
   WorkerPool(const Topology& topology, const WorkerPoolOptions& options);
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;
@@ -54,20 +56,8 @@ class WorkerPool {
   // worker 0. `task` must not throw. Not reentrant; one caller at a time. Allocates nothing.
   void run(FunctionRef<void(const Worker&)> task);
 
-  // Splits [0, num_items) into chunks of at least `grain` items over all workers: task(begin, end).
-  void parallel_for(int64_t num_items, int64_t grain, FunctionRef<void(int64_t, int64_t)> task);
-
   // Waits inside a task until every worker of the pool has arrived.
   void barrier();
-
-  // Inside a task: the workers of one node share [0, num_items), task(begin, end) for chunks of at
-  // most `grain` items, each once, by whoever is free: a worker that lost its core to another
-  // process holds up one chunk and not its whole share. Every worker of the node calls it, with
-  // the same numbers; it does not wait for the others. At most 2^20 - 1 chunks.
-  void claim_in_node(const Worker& worker,
-                     int64_t num_items,
-                     int64_t grain,
-                     FunctionRef<void(int64_t, int64_t)> task);
 
  private:
   struct Impl;

@@ -1,6 +1,9 @@
 #include "runtime/topology/worker_pool.h"
 
 #include <sched.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -8,8 +11,11 @@
 #include <catch2/generators/catch_generators.hpp>
 #include <chrono>
 #include <ctime>
+#include <string_view>
 #include <thread>
 #include <vector>
+
+#include "runtime/base/errors.h"
 
 namespace tandem::tests {
 namespace {
@@ -24,20 +30,6 @@ TEST_CASE("every worker runs a task exactly once, for any number of threads", "[
     pool.run([&](const WorkerPool::Worker& worker) { ++calls[worker.worker_idx]; });
   }
   CHECK(std::all_of(calls.begin(), calls.end(), [](int count) { return count == kRounds; }));
-}
-
-TEST_CASE("parallel_for covers every item once, whatever the grain", "[topology]") {
-  WorkerPool pool(Topology::detect(), {.num_threads = 3});
-  for (const int64_t num_items : {0, 1, 2, 3, 64, 1000}) {
-    for (const int64_t grain : {1, 7, 400, 5000}) {
-      std::vector<std::atomic<int>> seen(static_cast<size_t>(num_items));
-      pool.parallel_for(num_items, grain, [&](int64_t begin, int64_t end) {
-        for (int64_t idx = begin; idx < end; ++idx) seen[idx].fetch_add(1);
-      });
-      CHECK(std::all_of(seen.begin(), seen.end(),
-                        [](const auto& count) { return count.load() == 1; }));
-    }
-  }
 }
 
 TEST_CASE("no worker passes a barrier before all have reached it", "[topology]") {
@@ -164,30 +156,41 @@ TEST_CASE("a pool has no more threads than the control group's share of processo
   }
 }
 
-TEST_CASE("a node's workers claim every item once, claim after claim and run after run",
-          "[topology]") {
-  const int num_threads = GENERATE(1, 2, 5);
-  WorkerPool pool(Topology::detect(), {.num_threads = num_threads, .simulated_nodes = 2});
-  constexpr int kClaims = 7;
-  for (int round = 0; round < 100; ++round) {
-    const int64_t num_items = round * 3 % 50;
-    const int64_t grain = 1 + round % 5;
-    std::vector<std::atomic<int>> seen(static_cast<size_t>(pool.num_nodes() * kClaims * 50));
-    pool.run([&](const WorkerPool::Worker& worker) {
-      for (int claim = 0; claim < kClaims; ++claim) {
-        std::atomic<int>* items = &seen[(worker.node_idx * kClaims + claim) * 50];
-        pool.claim_in_node(worker, num_items, grain, [&](int64_t begin, int64_t end) {
-          if (end - begin > grain) items[begin].fetch_add(100);
-          for (int64_t item = begin; item < end; ++item) items[item].fetch_add(1);
-        });
-      }
-    });
-    int num_wrong = 0;
-    for (size_t idx = 0; idx < seen.size(); ++idx) {
-      num_wrong += seen[idx].load() != (static_cast<int64_t>(idx % 50) < num_items ? 1 : 0);
-    }
-    REQUIRE(num_wrong == 0);
+TEST_CASE("no node goes without a worker where there are enough", "[topology]") {
+  Topology topology;
+  topology.nodes = {{.os_idx = 0, .core_os_idx = {}}, {.os_idx = 1, .core_os_idx = {8, 9}}};
+  for (int processor = 0; processor < 8; ++processor) {
+    topology.nodes[0].core_os_idx.push_back(processor);
   }
+  for (const int num_threads : {2, 3, 5, 10, 25}) {
+    const WorkerPool pool(topology, {.num_threads = num_threads, .pin = false});
+    REQUIRE(pool.num_workers() == num_threads);
+    REQUIRE(pool.num_nodes() == 2);
+    CHECK(pool.workers_in_node(1) == std::max(num_threads / 5, 1));
+  }
+  CHECK(WorkerPool(topology, {.num_threads = 1, .pin = false}).num_nodes() == 1);
+}
+
+// In a child process, as a user who may have no more processes.
+TEST_CASE("threads that the system does not give are an error", "[topology]") {
+  const Topology topology = Topology::detect();
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const rlimit none = {.rlim_cur = 1, .rlim_max = 1};
+    if (getuid() == 0 && setuid(65534) != 0) _exit(2);
+    if (setrlimit(RLIMIT_NPROC, &none) != 0) _exit(3);
+    try {
+      const WorkerPool pool(topology, {.num_threads = 3, .pin = false});
+      _exit(4);
+    } catch (const LoadError& error) {
+      _exit(std::string_view(error.what()).starts_with("only 1 of 3 computing threads") ? 0 : 5);
+    }
+  }
+  int status = -1;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
 }
 
 TEST_CASE("who waits long for a worker that is held up gives its core away", "[topology]") {
@@ -204,24 +207,6 @@ TEST_CASE("who waits long for a worker that is held up gives its core away", "[t
     if (at_barrier) pool.barrier();
   });
   CHECK(static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC < 0.05);
-}
-
-TEST_CASE("a worker that is held up keeps one chunk, the others of its node do the rest",
-          "[topology]") {
-  WorkerPool pool(Topology::detect(), {.num_threads = 2});
-  std::atomic<int> num_of_slow{0};
-  std::atomic<int> num_done{0};
-  pool.run([&](const WorkerPool::Worker& worker) {
-    pool.claim_in_node(worker, 100, 1, [&](int64_t, int64_t) {
-      if (worker.worker_idx == 1) {
-        num_of_slow.fetch_add(1);
-        while (num_done.load() < 99) std::this_thread::yield();
-      }
-      num_done.fetch_add(1);
-    });
-  });
-  CHECK(num_of_slow.load() <= 1);
-  CHECK(num_done.load() == 100);
 }
 
 }  // namespace
