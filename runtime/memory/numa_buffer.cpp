@@ -9,13 +9,16 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <utility>
 
 #include "runtime/base/errors.h"
+#include "runtime/topology/cgroup.h"
 
 namespace tandem {
 namespace {
@@ -33,11 +36,18 @@ int64_t number_in(const std::string& file) {
   return stream >> number ? number : 0;
 }
 
-// Reserved huge pages that nobody uses; of all nodes for node_os_idx < 0.
+// In reserved huge pages of this process, touched or not.
+std::atomic<int64_t> reserved_mapped_bytes{0};
+
+// Reserved huge pages that nobody uses, as far as the control group allows; of all nodes for
+// node_os_idx < 0. The group counts pages when they are touched: what is mapped is taken off as if
+// none of it were.
 int64_t free_reserved_bytes(int node_os_idx) {
   const std::string folder = node_os_idx < 0 ? "/sys/kernel/mm/" : node_folder(node_os_idx);
-  return number_in(folder + "hugepages/hugepages-2048kB/free_hugepages") *
-         static_cast<int64_t>(kHugePageSizeBytes);
+  const int64_t free_bytes = number_in(folder + "hugepages/hugepages-2048kB/free_hugepages") *
+                             static_cast<int64_t>(kHugePageSizeBytes);
+  const std::optional<int64_t> left = Cgroup::of_this_process().huge_pages_left_bytes();
+  return left ? std::min(free_bytes, *left - reserved_mapped_bytes.load()) : free_bytes;
 }
 
 // What a node can give, file pages included: a bound allocation takes those back, a merely
@@ -97,6 +107,8 @@ NumaBuffer::NumaBuffer(int64_t size_bytes, int node_os_idx) : size_bytes_(size_b
     data_ = static_cast<std::byte*>(map(mapping_size_bytes_, MAP_HUGETLB | MAP_HUGE_2MB));
     if (data_ != nullptr) {
       set_policy(data_, mapping_size_bytes_, node_os_idx, MPOL_PREFERRED);
+      is_reserved_ = true;
+      reserved_mapped_bytes += static_cast<int64_t>(mapping_size_bytes_);
       return;
     }
   }
@@ -114,7 +126,8 @@ NumaBuffer::NumaBuffer(int64_t size_bytes, int node_os_idx) : size_bytes_(size_b
 NumaBuffer::NumaBuffer(NumaBuffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       size_bytes_(std::exchange(other.size_bytes_, 0)),
-      mapping_size_bytes_(std::exchange(other.mapping_size_bytes_, 0)) {}
+      mapping_size_bytes_(std::exchange(other.mapping_size_bytes_, 0)),
+      is_reserved_(std::exchange(other.is_reserved_, false)) {}
 
 NumaBuffer& NumaBuffer::operator=(NumaBuffer&& other) noexcept {
   if (this == &other) return *this;
@@ -122,6 +135,7 @@ NumaBuffer& NumaBuffer::operator=(NumaBuffer&& other) noexcept {
   data_ = std::exchange(other.data_, nullptr);
   size_bytes_ = std::exchange(other.size_bytes_, 0);
   mapping_size_bytes_ = std::exchange(other.mapping_size_bytes_, 0);
+  is_reserved_ = std::exchange(other.is_reserved_, false);
   return *this;
 }
 
@@ -129,8 +143,12 @@ NumaBuffer::~NumaBuffer() { release(); }
 
 void NumaBuffer::release() noexcept {
   if (data_ != nullptr) munmap(data_, mapping_size_bytes_);
+  if (is_reserved_) reserved_mapped_bytes -= static_cast<int64_t>(mapping_size_bytes_);
   data_ = nullptr;
+  is_reserved_ = false;
 }
+
+int64_t NumaBuffer::free_huge_page_bytes() { return std::max<int64_t>(free_reserved_bytes(-1), 0); }
 
 PageUse& PageUse::operator+=(const PageUse& other) {
   resident_size_bytes += other.resident_size_bytes;

@@ -22,6 +22,10 @@ class NumaBuffer {
   NumaBuffer& operator=(const NumaBuffer&) = delete;
   ~NumaBuffer();
 
+  // Reserved huge pages of all nodes that a buffer could still have. They are no part of the memory
+  // that the system calls available.
+  static int64_t free_huge_page_bytes();
+
   [[nodiscard]] std::byte* data() const { return data_; }  // aligned to 2 MiB
   [[nodiscard]] int64_t size_bytes() const { return size_bytes_; }
 
@@ -30,6 +34,7 @@ class NumaBuffer {
   std::byte* data_ = nullptr;
   int64_t size_bytes_ = 0;
   size_t mapping_size_bytes_ = 0;
+  bool is_reserved_ = false;  // in reserved huge pages
 };
 
 // What the system really gave, read back from it.

@@ -46,18 +46,39 @@ void keep_least(std::optional<Number>& least, Number number) {
   least = least ? std::min(*least, number) : number;
 }
 
-std::optional<int64_t> memory_left_in(const fs::path& folder,
-                                      const char* limit_file,
-                                      const char* used_file) {
+struct LimitAndUse {
+  int64_t limit = 0, used = 0;
+};
+std::optional<LimitAndUse> limit_in(const fs::path& folder,
+                                    const char* limit_file,
+                                    const char* used_file) {
   // Version 1 writes "no limit" as a number beyond every machine.
   constexpr int64_t kNoLimit = int64_t{1} << 60;
   const std::optional<int64_t> limit = number_in(folder / limit_file);
   const std::optional<int64_t> used = number_in(folder / used_file);
   if (!limit || !used || *limit >= kNoLimit) return std::nullopt;
+  return LimitAndUse{.limit = *limit, .used = *used};
+}
+
+void keep_least_memory(std::optional<int64_t>& least,
+                       const fs::path& folder,
+                       const char* limit_file,
+                       const char* used_file) {
+  const auto memory = limit_in(folder, limit_file, used_file);
+  if (!memory) return;
   const fs::path stat = folder / "memory.stat";
   const int64_t reclaimable =
       named_number(stat, "inactive_file") + named_number(stat, "active_file");
-  return std::clamp<int64_t>(*limit - *used + reclaimable, 0, *limit);
+  keep_least(least,
+             std::clamp<int64_t>(memory->limit - memory->used + reclaimable, 0, memory->limit));
+}
+
+void keep_least_huge_pages(std::optional<int64_t>& least,
+                           const fs::path& folder,
+                           const char* limit_file,
+                           const char* used_file) {
+  const auto pages = limit_in(folder, limit_file, used_file);
+  if (pages) keep_least(least, std::max<int64_t>(pages->limit - pages->used, 0));
 }
 
 }  // namespace
@@ -81,6 +102,9 @@ Cgroup::Cgroup(const fs::path& membership, const fs::path& mount) {
     if (controllers.find(",cpu,") != std::string::npos) cpu_v1_ = folders_of(mount / "cpu", path);
     if (controllers.find(",memory,") != std::string::npos) {
       memory_v1_ = folders_of(mount / "memory", path);
+    }
+    if (controllers.find(",hugetlb,") != std::string::npos) {
+      hugetlb_v1_ = folders_of(mount / "hugetlb", path);
     }
   }
 }
@@ -106,12 +130,22 @@ std::optional<double> Cgroup::cpu_limit() const {
 std::optional<int64_t> Cgroup::memory_left_bytes() const {
   std::optional<int64_t> least;
   for (const fs::path& folder : unified_) {
-    const auto left = memory_left_in(folder, "memory.max", "memory.current");
-    if (left) keep_least(least, *left);
+    keep_least_memory(least, folder, "memory.max", "memory.current");
   }
   for (const fs::path& folder : memory_v1_) {
-    const auto left = memory_left_in(folder, "memory.limit_in_bytes", "memory.usage_in_bytes");
-    if (left) keep_least(least, *left);
+    keep_least_memory(least, folder, "memory.limit_in_bytes", "memory.usage_in_bytes");
+  }
+  return least;
+}
+
+std::optional<int64_t> Cgroup::huge_pages_left_bytes() const {
+  std::optional<int64_t> least;
+  for (const fs::path& folder : unified_) {
+    keep_least_huge_pages(least, folder, "hugetlb.2MB.max", "hugetlb.2MB.current");
+  }
+  for (const fs::path& folder : hugetlb_v1_) {
+    keep_least_huge_pages(least, folder, "hugetlb.2MB.limit_in_bytes",
+                          "hugetlb.2MB.usage_in_bytes");
   }
   return least;
 }

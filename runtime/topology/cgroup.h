@@ -21,11 +21,14 @@ class Cgroup {
   // What is left of the memory limits (memory.max less memory.current, without what the group can
   // give back: its file pages).
   [[nodiscard]] std::optional<int64_t> memory_left_bytes() const;
+  // What is left of the limits on reserved huge pages of 2 MiB (hugetlb.2MB.max): they are charged
+  // when they are touched, and who is refused then is killed.
+  [[nodiscard]] std::optional<int64_t> huge_pages_left_bytes() const;
 
  private:
-  // The group's folders, from its own to the outermost: of version 2, of the controllers cpu and
-  // memory of version 1.
-  std::vector<std::filesystem::path> unified_, cpu_v1_, memory_v1_;
+  // The group's folders, from its own to the outermost: of version 2, of the controllers cpu,
+  // memory and hugetlb of version 1.
+  std::vector<std::filesystem::path> unified_, cpu_v1_, memory_v1_, hugetlb_v1_;
 };
 
 }  // namespace tandem

@@ -57,6 +57,22 @@ TEST_CASE("the least limit of a group and those around it counts", "[topology]")
   fake.write("outer/inner/memory.max", "900\n");
   fake.write("outer/inner/memory.current", "100\n");
   CHECK(fake.read().memory_left_bytes() == 550);
+
+  CHECK(fake.read().huge_pages_left_bytes() == std::nullopt);
+  fake.write("outer/hugetlb.2MB.max", "8388608\n");
+  fake.write("outer/hugetlb.2MB.current", "6291456\n");
+  fake.write("outer/inner/hugetlb.2MB.max", "max\n");
+  fake.write("outer/inner/hugetlb.2MB.current", "2097152\n");
+  CHECK(fake.read().huge_pages_left_bytes() == 2097152);
+}
+
+TEST_CASE("reserved huge pages have their limit in version 1, too", "[topology]") {
+  const FakeCgroup fake("4:hugetlb:/box\n0::/\n");
+  fake.write("hugetlb/hugetlb.2MB.limit_in_bytes", "9223372036852678656\n");
+  fake.write("hugetlb/hugetlb.2MB.usage_in_bytes", "0\n");
+  fake.write("hugetlb/box/hugetlb.2MB.limit_in_bytes", "4194304\n");
+  fake.write("hugetlb/box/hugetlb.2MB.usage_in_bytes", "6291456\n");
+  CHECK(fake.read().huge_pages_left_bytes() == 0);
 }
 
 TEST_CASE("a container's path that is the host's finds the group at the mount", "[topology]") {
