@@ -11,21 +11,13 @@
 #include "cpu_experts/dispatch.h"
 #include "cpu_experts/expert_layout.h"
 #include "cpu_experts/expert_weights.h"
+#include "cpu_experts/unit_queue.h"
 #include "runtime/base/check.h"
 #include "runtime/base/errors.h"
 #include "runtime/memory/numa_buffer.h"
 
 namespace tandem::cpu_experts {
 namespace {
-
-// A share [begin, end) of `num_units` for one of `num_parts`.
-struct Share {
-  int64_t begin = 0, end = 0;
-  [[nodiscard]] int64_t size() const { return end - begin; }
-};
-Share share_of(int64_t num_units, int64_t part_idx, int64_t num_parts) {
-  return {num_units * part_idx / num_parts, num_units * (part_idx + 1) / num_parts};
-}
 
 // One expert's tokens of a step: pairs [begin, end) of the pairs sorted by expert.
 struct ExpertJob {
@@ -34,65 +26,86 @@ struct ExpertJob {
   [[nodiscard]] int32_t num_pairs() const { return pair_end - pair_begin; }
 };
 
-// A node's units of one phase, taken by its workers as they come free. Large shares first, small
-// ones at the end: few claims, yet all finish together, also beside a worker that has lost its core
-// for a while. Who computes a unit has no part in its bits.
-class UnitQueue {
- public:
-  // Units are taken in runs of `min_units` or a multiple of it, which never cross a multiple of
-  // `run_units`.
-  void reset(int64_t num_units, int64_t run_units, int64_t min_units, int num_workers) {
-    num_units_ = num_units;
-    run_units_ = run_units;
-    min_units_ = min_units;
-    num_workers_ = num_workers;
-    next_.store(0, std::memory_order_relaxed);
-  }
-
-  // Empty when there are none left.
-  Share take() {
-    int64_t begin = next_.load(std::memory_order_relaxed);
-    int64_t end = begin;
-    do {
-      if (begin >= num_units_) return {};
-      const int64_t fair = (num_units_ - begin) / (2 * num_workers_);
-      const int64_t run = std::max<int64_t>(fair / min_units_, 1) * min_units_;
-      end = std::min(begin + run, (begin / run_units_ + 1) * run_units_);
-    } while (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed));
-    return {begin, end};
-  }
-
- private:
-  alignas(64) std::atomic<int64_t> next_{0};
-  int64_t num_units_ = 0;
-  int64_t run_units_ = 1;
-  int64_t min_units_ = 1;
-  int num_workers_ = 1;
-};
-
 constexpr int64_t kUnitRows = 32;  // of gate and up: a whole group of the input of down
 // Row blocks of down at a time, since every run of them reads all activated tokens anew: what the
 // kernels take at once, but where many workers share them less, to end together.
 constexpr int64_t kDownRunRowBlocks = 4;
 
+// What one NUMA node holds: a slice of moe_intermediate_size of every expert of every layer, and
+// what its team works on.
+struct NodePlan {
+  Share intermediate;  // columns of down, rows of gate and up; multiples of 32
+  int64_t gate_up_size_bytes = 0;
+  int64_t down_size_bytes = 0;
+  int64_t weights_size_bytes = 0;
+  int64_t hidden_size_bytes = 0;
+  int64_t activated_size_bytes = 0;
+  int64_t gathered_size_bytes = 0;  // of a worker
+  int64_t partial_size_bytes = 0;
+  int num_workers = 0;
+  [[nodiscard]] int64_t expert_size_bytes() const { return gate_up_size_bytes + down_size_bytes; }
+  [[nodiscard]] int64_t work_size_bytes() const {
+    return hidden_size_bytes + activated_size_bytes + num_workers * gathered_size_bytes +
+           partial_size_bytes;
+  }
+};
+
+// Whole column blocks of down where every node can have one, since what a slice leaves of a block
+// is stored all the same; else whole groups of 32: a scale never has two owners.
+Share slice_of(int64_t moe_intermediate_size, int node_idx, int num_nodes) {
+  const bool has_blocks = num_col_blocks(moe_intermediate_size) >= num_nodes;
+  const int64_t unit_cols = has_blocks ? kBlockCols : int64_t{kInt4GroupSize};
+  const int64_t num_units = (moe_intermediate_size + unit_cols - 1) / unit_cols;
+  const Share units = share_of(num_units, node_idx, num_nodes);
+  return {units.begin * unit_cols, std::min(units.end * unit_cols, moe_intermediate_size)};
+}
+
+NodePlan plan_node(const MoeShape& shape,
+                   const WorkerPool& pool,
+                   int node_idx,
+                   const KernelChoice& choice) {
+  NodePlan plan;
+  plan.num_workers = pool.workers_in_node(node_idx);
+  plan.intermediate = slice_of(shape.moe_intermediate_size, node_idx, pool.num_nodes());
+  plan.gate_up_size_bytes = 2 * packed_size_bytes(plan.intermediate.size(), shape.hidden_size);
+  plan.down_size_bytes = packed_size_bytes(shape.hidden_size, plan.intermediate.size());
+  plan.weights_size_bytes =
+      int64_t{shape.num_moe_layers} * shape.n_routed_experts * plan.expert_size_bytes();
+  int64_t input_record_size_bytes = 0, activated_record_size_bytes = 0;
+  for (const CpuIsa isa : {choice.few, choice.many}) {
+    const ExpertKernels kernels = kernels_of(isa, shape.activations);
+    input_record_size_bytes = std::max(input_record_size_bytes, kernels.input_record_size_bytes);
+    activated_record_size_bytes =
+        std::max(activated_record_size_bytes, kernels.activated_record_size_bytes);
+  }
+  const int64_t max_tokens = shape.max_tokens;
+  const int64_t row_size_bytes = 2 * num_col_blocks(shape.hidden_size) * input_record_size_bytes;
+  plan.hidden_size_bytes = max_tokens * row_size_bytes;
+  plan.activated_size_bytes = max_tokens * shape.num_experts_per_tok * 2 *
+                                  num_col_blocks(plan.intermediate.size()) *
+                                  activated_record_size_bytes +
+                              kReadBehindBytes;
+  plan.gathered_size_bytes =
+      std::min<int64_t>(max_tokens, kMaxPassTokens) * row_size_bytes + kReadBehindBytes;
+  if (pool.num_nodes() > 1) {
+    plan.partial_size_bytes = max_tokens * shape.hidden_size * int64_t{sizeof(float)};
+  }
+  return plan;
+}
+
 }  // namespace
 
 struct MoeExperts::Impl {
-  // What one NUMA node holds: a slice of moe_intermediate_size of every expert of every layer, and
-  // what its team works on.
   struct Node {
-    Share intermediate;  // columns of down, rows of gate and up; multiples of 32
-    int64_t gate_up_size_bytes = 0;
-    int64_t down_size_bytes = 0;
-    int64_t activated_row_bytes = 0;
-    NumaBuffer weights;    // [layer][expert]: gate and up row blocks in turn, then down
-    NumaBuffer hidden;     // [max_tokens] rows of records
-    NumaBuffer activated;  // of max_pairs: [group][token] records for every expert
-    NumaBuffer gathered;   // [workers] input of the tokens of a pass, [group][token] records
-    NumaBuffer partial;    // [max_tokens, hidden_size] float: this node's sum; unused on one node
+    NodePlan plan;
+    int64_t activated_row_bytes = 0;  // of the step at hand
+    NumaBuffer weights;               // [layer][expert]: gate and up row blocks in turn, then down
+    NumaBuffer hidden;                // [max_tokens] rows of records
+    NumaBuffer activated;             // of max_pairs: [group][token] records for every expert
+    NumaBuffer gathered;  // [workers] input of the tokens of a pass, [group][token] records
+    NumaBuffer partial;   // [max_tokens, hidden_size] float: this node's sum; unused on one node
     std::unique_ptr<UnitQueue> gate_up_units = std::make_unique<UnitQueue>();
     std::unique_ptr<UnitQueue> down_units = std::make_unique<UnitQueue>();
-    [[nodiscard]] int64_t expert_size_bytes() const { return gate_up_size_bytes + down_size_bytes; }
   };
 
   MoeShape shape;
@@ -103,7 +116,6 @@ struct MoeExperts::Impl {
 
   // Work buffers of a step, taken once.
   int64_t hidden_row_bytes = 0;
-  int64_t gathered_size_bytes = 0;    // of a worker
   std::vector<ExpertJob> jobs;        // experts with tokens, ascending
   std::vector<int32_t> expert_begin;  // counting sort, [n_routed_experts + 1]
   std::vector<int32_t> pair_token;    // token of every pair, sorted by expert
@@ -116,8 +128,8 @@ struct MoeExperts::Impl {
 
   Impl(const MoeShape& shape_in, WorkerPool& pool_in)
       : shape(shape_in), pool(pool_in), choice(choose_kernels(shape_in.activations)) {}
-  void plan_nodes();
-  void take_work_buffers();
+  void take_nodes();
+  void take_step_lists();
   void use_kernels(CpuIsa isa);
   void sort_pairs(const RoutedTokens& tokens);
   void fill_queues();
@@ -141,7 +153,7 @@ struct MoeExperts::Impl {
                                           int32_t moe_layer_idx,
                                           int32_t expert_idx) const {
     return node.weights.data() + (int64_t{moe_layer_idx} * shape.n_routed_experts + expert_idx) *
-                                     node.expert_size_bytes();
+                                     node.plan.expert_size_bytes();
   }
 };
 
@@ -153,25 +165,22 @@ MoeExperts::MoeExperts(const MoeShape& shape, WorkerPool& pool)
         "hidden_size is {} and moe_intermediate_size {}, expected multiples of {} for INT4 experts",
         shape.hidden_size, shape.moe_intermediate_size, kInt4GroupSize));
   }
-  impl_->plan_nodes();
-  impl_->take_work_buffers();
+  impl_->take_nodes();
+  impl_->take_step_lists();
 }
 
 MoeExperts::~MoeExperts() = default;
 
-void MoeExperts::Impl::plan_nodes() {
-  // A slice is whole groups of 32: a scale never has two owners.
-  const int64_t num_groups = shape.moe_intermediate_size / kInt4GroupSize;
-  const int num_nodes = pool.num_nodes();
-  for (int node_idx = 0; node_idx < num_nodes; ++node_idx) {
-    Node node;
-    const Share groups = share_of(num_groups, node_idx, num_nodes);
-    node.intermediate = {groups.begin * kInt4GroupSize, groups.end * kInt4GroupSize};
-    node.gate_up_size_bytes = 2 * packed_size_bytes(node.intermediate.size(), shape.hidden_size);
-    node.down_size_bytes = packed_size_bytes(shape.hidden_size, node.intermediate.size());
-    node.weights = NumaBuffer(
-        int64_t{shape.num_moe_layers} * shape.n_routed_experts * node.expert_size_bytes(),
-        pool.node_os_idx(node_idx));
+void MoeExperts::Impl::take_nodes() {
+  for (int node_idx = 0; node_idx < pool.num_nodes(); ++node_idx) {
+    const NodePlan plan = plan_node(shape, pool, node_idx, choice);
+    const int os_idx = pool.node_os_idx(node_idx);
+    Node node{.plan = plan,
+              .weights = NumaBuffer(plan.weights_size_bytes, os_idx),
+              .hidden = NumaBuffer(plan.hidden_size_bytes, os_idx),
+              .activated = NumaBuffer(plan.activated_size_bytes, os_idx),
+              .gathered = NumaBuffer(plan.num_workers * plan.gathered_size_bytes, os_idx),
+              .partial = NumaBuffer(plan.partial_size_bytes, os_idx)};
     nodes.push_back(std::move(node));
   }
 }
@@ -182,31 +191,12 @@ void MoeExperts::Impl::use_kernels(CpuIsa isa) {
   hidden_row_bytes = 2 * num_col_blocks(shape.hidden_size) * kernels.input_record_size_bytes;
   for (Node& node : nodes) {
     node.activated_row_bytes =
-        2 * num_col_blocks(node.intermediate.size()) * kernels.activated_record_size_bytes;
+        2 * num_col_blocks(node.plan.intermediate.size()) * kernels.activated_record_size_bytes;
   }
 }
 
-void MoeExperts::Impl::take_work_buffers() {
+void MoeExperts::Impl::take_step_lists() {
   const int64_t max_pairs = int64_t{shape.max_tokens} * shape.num_experts_per_tok;
-  for (size_t node_idx = 0; node_idx < nodes.size(); ++node_idx) {
-    Node& node = nodes[node_idx];
-    const int node_os_idx = pool.node_os_idx(static_cast<int>(node_idx));
-    int64_t max_hidden_row_bytes = 0, activated_size_bytes = 0;
-    for (const CpuIsa isa : {choice.few, choice.many}) {
-      use_kernels(isa);
-      max_hidden_row_bytes = std::max(max_hidden_row_bytes, hidden_row_bytes);
-      activated_size_bytes = std::max(activated_size_bytes, max_pairs * node.activated_row_bytes);
-    }
-    node.hidden = NumaBuffer(shape.max_tokens * max_hidden_row_bytes, node_os_idx);
-    node.activated = NumaBuffer(activated_size_bytes + kReadBehindBytes, node_os_idx);
-    gathered_size_bytes =
-        std::min(shape.max_tokens, kMaxPassTokens) * max_hidden_row_bytes + kReadBehindBytes;
-    node.gathered = NumaBuffer(
-        gathered_size_bytes * pool.workers_in_node(static_cast<int>(node_idx)), node_os_idx);
-    if (nodes.size() == 1) continue;
-    node.partial = NumaBuffer(
-        int64_t{shape.max_tokens} * shape.hidden_size * int64_t{sizeof(float)}, node_os_idx);
-  }
   jobs.reserve(shape.n_routed_experts);
   expert_begin.resize(shape.n_routed_experts + 1);
   pair_token.resize(max_pairs);
@@ -227,9 +217,9 @@ void MoeExperts::Impl::pack_expert(const Node& node,
                    tensors.down_proj.out_features() == shape.hidden_size &&
                    tensors.down_proj.in_features() == shape.moe_intermediate_size,
                "an expert's tensors differ from the model's shape");
-  cpu_experts::pack_expert(tensors,
-                           {.begin = node.intermediate.begin, .size = node.intermediate.size()},
-                           expert_weights(node, moe_layer_idx, expert_idx));
+  cpu_experts::pack_expert(
+      tensors, {.begin = node.plan.intermediate.begin, .size = node.plan.intermediate.size()},
+      expert_weights(node, moe_layer_idx, expert_idx));
 }
 
 void MoeExperts::load_layer(int32_t moe_layer_idx, const ExpertSource& source) {
@@ -293,7 +283,7 @@ void MoeExperts::Impl::fill_queues() {
   for (int node_idx = 0; node_idx < pool.num_nodes(); ++node_idx) {
     Node& node = nodes[node_idx];
     const int num_workers = pool.workers_in_node(node_idx);
-    const int64_t expert_units = node.intermediate.size() / kUnitRows;
+    const int64_t expert_units = node.plan.intermediate.size() / kUnitRows;
     node.gate_up_units->reset(static_cast<int64_t>(jobs.size()) * expert_units,
                               std::max<int64_t>(expert_units, 1), 1, num_workers);
     const int64_t num_row_blocks = shape.hidden_size / kBlockRows;
@@ -328,7 +318,7 @@ void MoeExperts::Impl::prepare_hidden(const RoutedTokens& tokens,
 
 void MoeExperts::Impl::run_gate_up(int32_t moe_layer_idx, const WorkerPool::Worker& worker) {
   const Node& node = nodes[worker.node_idx];
-  const int64_t expert_units = node.intermediate.size() / kUnitRows;
+  const int64_t expert_units = node.plan.intermediate.size() / kUnitRows;
   for (Share units = node.gate_up_units->take(); units.size() != 0;
        units = node.gate_up_units->take()) {
     const int64_t first_unit = units.begin / expert_units * expert_units;
@@ -355,11 +345,12 @@ void MoeExperts::Impl::gate_up_rows(int32_t moe_layer_idx,
        .num_row_blocks = units.size() * kUnitRows / kBlockRows,
        .num_col_blocks = num_col_blocks(shape.hidden_size),
        .x = lists.input.data(),
-       .gathered = node.gathered.data() + worker.idx_in_node * gathered_size_bytes,
+       .gathered = node.gathered.data() + worker.idx_in_node * node.plan.gathered_size_bytes,
        .activated = node.activated.data() + job.pair_begin * node.activated_row_bytes,
        .first_row = units.begin * kUnitRows,
        .num_tokens = job.num_pairs(),
-       .ends_half_block = units.end * kUnitRows == node.intermediate.size() && units.end % 2 != 0});
+       .ends_half_block =
+           units.end * kUnitRows == node.plan.intermediate.size() && units.end % 2 != 0});
 }
 
 void MoeExperts::Impl::run_down(int32_t moe_layer_idx,
@@ -386,18 +377,20 @@ void MoeExperts::Impl::down_rows(int32_t moe_layer_idx,
   for (int64_t token_idx = 0; token_idx < out.rows; ++token_idx) {
     std::fill_n(&out(token_idx, first_row), row_blocks.size() * kBlockRows, 0.0f);
   }
-  if (node.intermediate.size() == 0) return;
-  const int64_t row_block_size_bytes = num_col_blocks(node.intermediate.size()) * kBlockSizeBytes;
+  if (node.plan.intermediate.size() == 0) return;
+  const int64_t row_block_size_bytes =
+      num_col_blocks(node.plan.intermediate.size()) * kBlockSizeBytes;
   WorkerScratch& lists = scratch[worker.worker_idx];
   for (const ExpertJob& job : jobs) {
     for (int32_t pair = job.pair_begin; pair < job.pair_end; ++pair) {
       lists.out[pair - job.pair_begin] = &out(pair_token[pair], first_row);
     }
     const std::byte* weights = expert_weights(node, moe_layer_idx, job.expert_idx) +
-                               node.gate_up_size_bytes + row_blocks.begin * row_block_size_bytes;
+                               node.plan.gate_up_size_bytes +
+                               row_blocks.begin * row_block_size_bytes;
     kernels.down({.weights = reinterpret_cast<const uint8_t*>(weights),
                   .num_row_blocks = row_blocks.size(),
-                  .num_col_blocks = num_col_blocks(node.intermediate.size()),
+                  .num_col_blocks = num_col_blocks(node.plan.intermediate.size()),
                   .x = node.activated.data() + job.pair_begin * node.activated_row_bytes,
                   .routing_weights = pair_weight.data() + job.pair_begin,
                   .out = lists.out.data(),
@@ -454,6 +447,20 @@ int64_t MoeExperts::resident_size_bytes() const {
   int64_t size_bytes = 0;
   for (const Impl::Node& node : impl_->nodes) size_bytes += node.weights.size_bytes();
   return size_bytes;
+}
+
+MoeExperts::PlannedSize MoeExperts::planned_size(const MoeShape& shape, const WorkerPool& pool) {
+  const KernelChoice choice = choose_kernels(shape.activations);
+  PlannedSize size;
+  for (int node_idx = 0; node_idx < pool.num_nodes(); ++node_idx) {
+    const NodePlan plan = plan_node(shape, pool, node_idx, choice);
+    size.weights_bytes += plan.weights_size_bytes;
+    size.work_bytes += plan.work_size_bytes();
+  }
+  const int64_t pair_bytes = int64_t{sizeof(int32_t) + sizeof(float)} +
+                             pool.num_workers() * int64_t{sizeof(void*) + sizeof(float*)};
+  size.work_bytes += int64_t{shape.max_tokens} * shape.num_experts_per_tok * pair_bytes;
+  return size;
 }
 
 std::string MoeExperts::isa_name() const { return impl_->choice.name(); }

@@ -37,7 +37,15 @@ struct RoutedTokens {
 
 class MoeExperts {
  public:
-  // Takes the memory of every expert (4.5 bits a weight). Throws std::bad_alloc-derived LoadError
+  // What the constructor takes: the packed experts (4.5 bits a weight; more where a node's slice of
+  // moe_intermediate_size is no multiple of 64), and what a step of max_tokens works in.
+  struct PlannedSize {
+    int64_t weights_bytes = 0;
+    int64_t work_bytes = 0;
+  };
+  static PlannedSize planned_size(const MoeShape& shape, const WorkerPool& pool);
+
+  // Takes the memory of every expert. Throws std::bad_alloc-derived LoadError
   // with GiB wanted and had.
   MoeExperts(const MoeShape& shape, WorkerPool& pool);
   ~MoeExperts();
@@ -52,8 +60,9 @@ class MoeExperts {
 
   // out[t, :] = sum_j weight[t, j] * MLP_{id[t, j]}(hidden[t, :])      equation 15, without the
   // shared expert
-  //   out [num_tokens, hidden_size] fp32, overwritten. The bits of a row depend on that row alone:
-  //   not on the other tokens, nor on the number of threads.
+  //   out [num_tokens, hidden_size] fp32, overwritten. The bits of a row depend on that row and the
+  //   number of nodes alone: not on the other tokens, unless their number brings AMX in, nor on the
+  //   number of threads.
   void forward(int32_t moe_layer_idx, const RoutedTokens& tokens, MatrixView<float> out);
 
   [[nodiscard]] int64_t resident_size_bytes() const;

@@ -87,6 +87,23 @@ struct KimiK2::Impl {
   void check_batch(const Batch& batch) const;
 };
 
+namespace {
+
+cpu_experts::MoeShape moe_shape_of(const ModelConfig& config,
+                                   int32_t num_host_layers,
+                                   int32_t max_batch_tokens,
+                                   const KimiK2Options& options) {
+  return {.hidden_size = config.hidden_size,
+          .moe_intermediate_size = config.moe_intermediate_size,
+          .n_routed_experts = config.n_routed_experts,
+          .num_experts_per_tok = config.num_experts_per_tok,
+          .num_moe_layers = num_host_layers,
+          .max_tokens = max_batch_tokens,
+          .activations = options.expert_activations};
+}
+
+}  // namespace
+
 KimiK2::KimiK2(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 KimiK2::~KimiK2() = default;
 
@@ -96,13 +113,18 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                      const ProgressFn& progress) {
   auto impl = std::make_unique<Impl>(checkpoint, pool);
   impl->options = options;
+  const auto planned_experts_size = [&](int32_t num_layers, int32_t max_batch_tokens) {
+    return cpu_experts::MoeExperts::planned_size(
+        moe_shape_of(checkpoint.config(), num_layers, max_batch_tokens, options), pool);
+  };
   impl->placement = plan_placement(checkpoint,
                                    {.kv_cache_tokens = options.kv_cache_tokens,
                                     .max_context_tokens = options.max_context_tokens,
                                     .max_batch_tokens = options.max_batch_tokens,
                                     .max_logit_rows = options.max_logit_rows,
                                     .devices = options.devices,
-                                    .device_expert_layers = options.gpu_expert_layers},
+                                    .device_expert_layers = options.gpu_expert_layers,
+                                    .host_experts_size = planned_experts_size},
                                    available_memory(options.devices));
   if (options.on_plan) options.on_plan(format_memory_map(impl->placement));
   impl->prepare();
@@ -241,13 +263,8 @@ void KimiK2::Impl::prepare() {
     parts.emplace_back(options.make_ops(part.device, pool), config, placement, part,
                        options.max_batch_tokens);
   }
-  moe_shape = {.hidden_size = config.hidden_size,
-               .moe_intermediate_size = config.moe_intermediate_size,
-               .n_routed_experts = config.n_routed_experts,
-               .num_experts_per_tok = config.num_experts_per_tok,
-               .num_moe_layers = placement.num_host_expert_layers,
-               .max_tokens = options.max_batch_tokens,
-               .activations = options.expert_activations};
+  moe_shape =
+      moe_shape_of(config, placement.num_host_expert_layers, options.max_batch_tokens, options);
 }
 
 void KimiK2::release_memory(const ModelMemory& what) {

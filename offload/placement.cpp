@@ -12,6 +12,7 @@
 #include "offload/weights.h"
 #include "offload/workspace.h"
 #include "runtime/base/errors.h"
+#include "runtime/memory/numa_buffer.h"
 #include "runtime/model/checkpoint_layout.h"
 #include "runtime/model/expert_layout.h"
 #include "runtime/model/forward_model.h"
@@ -83,6 +84,12 @@ class Planner {
   }
   [[nodiscard]] int64_t layer_kv_size_bytes(int64_t num_pages) const {
     return num_pages * kPageSizeTokens * config_.kv_dim() * int64_t{sizeof(bf16)};
+  }
+  [[nodiscard]] cpu_experts::MoeExperts::PlannedSize host_experts_size(int32_t num_layers) const {
+    if (request_.host_experts_size)
+      return request_.host_experts_size(num_layers, request_.max_batch_tokens);
+    return {.weights_bytes =
+                checkpoint_.resident_expert_size_bytes() / config_.num_moe_layers() * num_layers};
   }
   [[nodiscard]] int64_t choose_pages(int32_t num_expert_layers) const;
   [[nodiscard]] std::string advice_on_experts(const Choice& choice) const;
@@ -182,9 +189,11 @@ Placement Planner::with(const Choice& choice) const {
   const int32_t num_moe_layers = config_.num_moe_layers();
   placement.num_device_expert_layers = choice.num_expert_layers;
   placement.num_host_expert_layers = num_moe_layers - choice.num_expert_layers;
-  placement.host_experts_size_bytes = checkpoint_.resident_expert_size_bytes() /
-                                      std::max(num_moe_layers, 1) *
-                                      placement.num_host_expert_layers;
+  if (placement.num_host_expert_layers > 0) {
+    const auto size = host_experts_size(placement.num_host_expert_layers);
+    placement.host_experts_size_bytes = size.weights_bytes;
+    placement.host_experts_work_size_bytes = size.work_bytes;
+  }
   placement.num_kv_pages = static_cast<int32_t>(std::min(choice.num_pages, kMaxKvPages));
   placement.max_context_tokens =
       static_cast<int32_t>(std::min(wanted_context(), choice.num_pages * kPageSizeTokens));
@@ -204,8 +213,7 @@ Placement Planner::with(const Choice& choice) const {
     const auto num_sharers =
         std::count(request_.devices.begin(), request_.devices.end(), part.device);
     const int64_t others_size_bytes =
-        part.device.is_host() ? placement.host_experts_size_bytes + placement.staging_size_bytes
-                              : 0;
+        part.device.is_host() ? placement.host_size_bytes_beside_devices() : 0;
     rooms.push_back({.fixed_size_bytes = part.total_size_bytes(),
                      .room_size_bytes = (placement.available_in(part.device) - kReserveSizeBytes -
                                          others_size_bytes) /
@@ -276,7 +284,7 @@ int64_t Planner::choose_pages(int32_t num_expert_layers) const {
     if (!on_host()) return fits(placement);
     int64_t kv_size_bytes = 0;
     for (const DevicePlacement& part : placement.devices) kv_size_bytes += part.kv_size_bytes;
-    const int64_t left_size_bytes = available_.host_size_bytes - kReserveSizeBytes -
+    const int64_t left_size_bytes = placement.available_in({}) - kReserveSizeBytes -
                                     (placement.size_bytes_in({}) - kv_size_bytes);
     return static_cast<double>(kv_size_bytes) <=
            kHostKvShare * static_cast<double>(left_size_bytes);
@@ -366,8 +374,12 @@ std::string Planner::advice_on_cards() const {
 
 }  // namespace
 
+int64_t Placement::host_size_bytes_beside_devices() const {
+  return host_experts_size_bytes + host_experts_work_size_bytes + staging_size_bytes;
+}
+
 int64_t Placement::size_bytes_in(const gpu::LogicalDevice& memory) const {
-  int64_t size_bytes = memory.is_host() ? host_experts_size_bytes + staging_size_bytes : 0;
+  int64_t size_bytes = memory.is_host() ? host_size_bytes_beside_devices() : 0;
   for (const DevicePlacement& part : devices) {
     if (part.device == memory) size_bytes += part.total_size_bytes();
   }
@@ -375,8 +387,10 @@ int64_t Placement::size_bytes_in(const gpu::LogicalDevice& memory) const {
 }
 
 int64_t Placement::available_in(const gpu::LogicalDevice& memory) const {
-  return memory.is_host() ? available.host_size_bytes
-                          : available.card_size_bytes.at(static_cast<size_t>(memory.card_idx));
+  if (!memory.is_host()) return available.card_size_bytes.at(static_cast<size_t>(memory.card_idx));
+  // Experts lie in reserved pages all together or not at all.
+  const bool in_huge_pages = available.huge_page_size_bytes >= host_experts_size_bytes;
+  return available.host_size_bytes + (in_huge_pages ? host_experts_size_bytes : 0);
 }
 
 int64_t Placement::dense_size_bytes() const {
@@ -429,8 +443,9 @@ void check_room(const Placement& placement,
                 const AvailableMemory& available) {
   const Placement now = with_available(placement, available);
   for (const gpu::LogicalDevice& memory : memories_of(now)) {
-    int64_t size_bytes =
-        memory.is_host() && what.host_weights ? now.host_experts_size_bytes : int64_t{0};
+    int64_t size_bytes = memory.is_host() && what.host_weights
+                             ? now.host_experts_size_bytes + now.host_experts_work_size_bytes
+                             : int64_t{0};
     for (const DevicePlacement& part : now.devices) {
       if (part.device != memory) continue;
       if (what.weights) size_bytes += part.weights_size_bytes + part.experts_size_bytes;
@@ -470,6 +485,7 @@ std::string format_memory_map(const Placement& placement) {
     map += line(
         "routed experts", placement.host_experts_size_bytes,
         fmt::format("INT4, 4.5 bits a weight, of {} MoE layers", placement.num_host_expert_layers));
+    map += line("workspace", placement.host_experts_work_size_bytes, "");
   }
   map += line("staging", placement.staging_size_bytes, "between experts and dense part");
   map += "total\n";
@@ -482,7 +498,7 @@ std::string format_memory_map(const Placement& placement) {
 
 AvailableMemory available_memory(std::span<const gpu::LogicalDevice> devices) {
   AvailableMemory available{.host_size_bytes = std::numeric_limits<int64_t>::max(),
-                            .card_size_bytes = {}};
+                            .huge_page_size_bytes = NumaBuffer::free_huge_page_bytes()};
   std::ifstream meminfo("/proc/meminfo");
   std::string key;
   int64_t value_kib = 0;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu_experts/moe_experts.h"
 #include "gpu/devices.h"
 #include "runtime/base/model_memory.h"
 #include "runtime/model/checkpoint.h"
@@ -29,11 +30,16 @@ struct PlacementRequest {
   // own.
   std::function<int64_t(const gpu::LogicalDevice&, const gpu::OpsLimits&, const gpu::MlaShape&)>
       ops_size_bytes = gpu::planned_ops_size_bytes;
+  // What routed experts of so many MoE layers take in host memory, and a step of so many tokens
+  // beside them. Absent: what they take on one NUMA node, and nothing.
+  std::function<cpu_experts::MoeExperts::PlannedSize(int32_t num_layers, int32_t max_batch_tokens)>
+      host_experts_size = {};
 };
 
 // What is free before loading.
 struct AvailableMemory {
   int64_t host_size_bytes = 0;
+  int64_t huge_page_size_bytes = 0;           // beside it: reserved, for the routed experts alone
   std::vector<int64_t> card_size_bytes = {};  // [cards], 0 for those that no device lies on
 };
 
@@ -59,11 +65,13 @@ struct Placement {
   // In host memory, wherever the devices are: the routed experts of the other MoE layers.
   int32_t num_host_expert_layers = 0;
   int64_t host_experts_size_bytes = 0;
-  int64_t staging_size_bytes = 0;  // what devices and experts hand to each other, uploads
+  int64_t host_experts_work_size_bytes = 0;  // what they work in
+  int64_t staging_size_bytes = 0;            // what devices and experts hand to each other, uploads
   int32_t num_kv_pages = 0;
   int32_t max_context_tokens = 0;
   AvailableMemory available;
 
+  [[nodiscard]] int64_t host_size_bytes_beside_devices() const;
   // All that one memory has to hold; `memory` names a card or the host.
   [[nodiscard]] int64_t size_bytes_in(const gpu::LogicalDevice& memory) const;
   [[nodiscard]] int64_t available_in(const gpu::LogicalDevice& memory) const;
@@ -89,7 +97,7 @@ void check_room(const Placement& placement,
                 const AvailableMemory& available);
 
 // Host memory that can be had without swapping (MemAvailable), respecting the process's cgroup
-// limit, and what is free on the cards among `devices`.
+// limit, reserved huge pages, and what is free on the cards among `devices`.
 AvailableMemory available_memory(std::span<const gpu::LogicalDevice> devices);
 
 }  // namespace tandem::offload

@@ -218,6 +218,23 @@ TEST_CASE("a layer at K2's dimensions is within 2e-3, in bytes within 8e-3",
   CHECK(relative_error <= (mode == ActivationMode::kInt8 ? 8e-3 : 2e-3));
 }
 
+TEST_CASE("experts take 4.5 bits a weight and what was planned, on any number of nodes",
+          "[cpu_experts]") {
+  const int num_nodes = GENERATE(1, 2, 3, 5, 8, 16, 24);
+  const MoeShape shape{.hidden_size = 256,
+                       .moe_intermediate_size = 2048,
+                       .n_routed_experts = 3,
+                       .num_experts_per_tok = 2,
+                       .num_moe_layers = 2,
+                       .max_tokens = 8};
+  const Machine machine(shape, 24, num_nodes);
+  REQUIRE(machine.pool.num_nodes() == num_nodes);
+  const int64_t resident = machine.moe.resident_size_bytes();
+  CHECK(MoeExperts::planned_size(shape, machine.pool).weights_bytes == resident);
+  CHECK(resident ==
+        shape.num_moe_layers * MoeExperts::layer_read_bytes(shape, shape.n_routed_experts));
+}
+
 const MoeShape kShape{.hidden_size = 160,
                       .moe_intermediate_size = 96,
                       .n_routed_experts = 12,

@@ -291,6 +291,43 @@ TEST_CASE("experts too large for the host: the memory that is needed is named", 
   CHECK_THAT(message, Catch::Matchers::ContainsSubstring("GiB of free memory is needed"));
 }
 
+TEST_CASE("what experts take on several nodes, and what they work in, is part of the plan",
+          "[offload]") {
+  const Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = small_request();
+  const int64_t without =
+      offload::plan_placement(checkpoint, request, host_with(64 * kGiB)).size_bytes_in({});
+  request.kv_cache_tokens = 64;
+  // A step takes 64 MiB a token.
+  request.host_experts_size = [](int32_t num_layers, int32_t max_batch_tokens) {
+    return cpu_experts::MoeExperts::PlannedSize{.weights_bytes = num_layers * kGiB,
+                                                .work_bytes = max_batch_tokens * (kGiB / 16)};
+  };
+  const int32_t num_layers = checkpoint.config().num_moe_layers();
+  const offload::Placement placement =
+      offload::plan_placement(checkpoint, request, host_with(64 * kGiB));
+  CHECK(placement.host_experts_size_bytes == num_layers * kGiB);
+  CHECK(placement.size_bytes_in({}) >= (num_layers + 4) * kGiB);
+  CHECK(placement.size_bytes_in({}) <= (num_layers + 4) * kGiB + without);
+  const std::string message = refusal(checkpoint, request, host_with((num_layers + 2) * kGiB));
+  CHECK_THAT(message, Catch::Matchers::ContainsSubstring("--max-batch-tokens 2"));
+}
+
+TEST_CASE("reserved huge pages count where they hold all experts, and for nothing else",
+          "[offload]") {
+  const Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = small_request();
+  request.kv_cache_tokens = 64;
+  request.host_experts_size = [](int32_t, int32_t) {
+    return cpu_experts::MoeExperts::PlannedSize{.weights_bytes = 8 * kGiB};
+  };
+  offload::AvailableMemory available = host_with(kGiB);
+  available.huge_page_size_bytes = 8 * kGiB - 1;
+  CHECK_THROWS_AS(offload::plan_placement(checkpoint, request, available), LoadError);
+  available.huge_page_size_bytes = 100 * kGiB;
+  CHECK(offload::plan_placement(checkpoint, request, available).available_in({}) == 9 * kGiB);
+}
+
 TEST_CASE("more KV tokens than can be counted are refused", "[offload]") {
   const Checkpoint checkpoint = open_golden();
   offload::PlacementRequest request = small_request();
