@@ -1,6 +1,7 @@
 // What the workers themselves cost: handing work over, barriers, waking up, idling, and a job with
 // barriers while other processes want the same cores.
 //   bench_worker_pool [--threads N] [--json]
+#include <fmt/format.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -13,6 +14,7 @@
 #include <chrono>
 #include <ctime>
 #include <deque>
+#include <exception>
 #include <string>
 #include <thread>
 #include <vector>
@@ -217,6 +219,11 @@ int main(int argc, char** argv) {
   app.add_option("--threads", num_threads, "default: one a core")->check(CLI::Range(1, 4096));
   app.add_flag("--json", json, "one JSON object instead of tables");
   CLI11_PARSE(app, argc, argv);
-  tandem::bench::run(num_threads, json);
+  try {
+    tandem::bench::run(num_threads, json);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "bench_worker_pool: {}\n", error.what());
+    return 1;
+  }
   return 0;
 }
