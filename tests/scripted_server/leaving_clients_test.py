@@ -82,8 +82,10 @@ class LeavingClients(unittest.TestCase):
 
     def generated_tokens(self, server):
         text = server.request("GET", "/metrics")[2]
-        return sum(float(line.split()[-1]) for line in text.splitlines()
-                   if line.startswith("vllm:generation_tokens_total"))
+        counts = [float(line.split()[-1]) for line in text.splitlines()
+                  if line.startswith("tandem:generation_tokens_total{")]
+        self.assertEqual(len(counts), 1, text)
+        return counts[0]
 
     def test_an_answer_ends_with_its_client(self):
         server = self.server("--step-us", 2000)
