@@ -94,7 +94,6 @@ TEST_CASE("a library's headers stay in the folders that own it", "[tidy]") {
       {"immintrin.h", {"cpu_experts/simd", "cpu_experts/kernels", "gpu/host", "runtime/topology"}},
       {"omp.h", {"cpu_experts", "gpu/host"}},
       {"catch2/", {"tests"}},
-      {"benchmark/", {"bench"}},
       {"prometheus/", {"server/metrics"}},
       {"openssl/", {"server", "tests/server"}},
   };
