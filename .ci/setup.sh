@@ -3,7 +3,12 @@
 # the cache and leaving the machine's package sources alone), and from the Python index XGrammar's sources and, when asked
 # for, CUDA.
 
-TANDEM_CACHE=${TANDEM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tandem}
+# A service may have no HOME: ~ is known all the same.
+TANDEM_CACHE=${TANDEM_CACHE:-${XDG_CACHE_HOME:-${HOME-~}/.cache}/tandem}
+# Absolute, as the caller stands in another folder than cmake.
+for name in TANDEM_CACHE TANDEM_XGRAMMAR_PREFIX TANDEM_FLASHINFER_PREFIX; do
+  [ -z "${!name-}" ] || printf -v "$name" %s "$(realpath -ms "${!name}")"
+done
 TANDEM_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 fail() {
@@ -44,6 +49,20 @@ available() {
   apt-cache show "$1" > /dev/null 2>&1
 }
 
+# alone COMMAND ARGS...: runs it while no other start does so with the same cache.
+alone() {
+  local lock
+  mkdir -p "$TANDEM_CACHE"
+  exec {lock}> "$TANDEM_CACHE/lock"
+  flock -n "$lock" || {
+    echo "tandem: waiting for another start, which fills $TANDEM_CACHE"
+    flock "$lock"
+  }
+  "$@"
+  # Closed, as the server would keep it.
+  exec {lock}>&-
+}
+
 # The newest of the Boost versions tried here that this distribution has; at least 1.81.
 boost_packages() {
   local version
@@ -74,6 +93,12 @@ install_xgrammar() {
   xgrammar_prefix=${TANDEM_XGRAMMAR_PREFIX:-$TANDEM_CACHE/xgrammar-0.2.8}
   [ ! -e "$xgrammar_prefix/lib/libxgrammar.a" ] || return 0
   [ -z "${TANDEM_XGRAMMAR_PREFIX-}" ] || fail "TANDEM_XGRAMMAR_PREFIX: no lib/libxgrammar.a in $xgrammar_prefix"
+  alone build_xgrammar
+}
+
+build_xgrammar() {
+  # Another start may have built it meanwhile.
+  [ ! -e "$xgrammar_prefix/lib/libxgrammar.a" ] || return 0
   apt_install python3 python3-venv
   local log=$TANDEM_CACHE/xgrammar.log work=$TANDEM_CACHE/xgrammar-work archive=xgrammar-0.2.8.tar.gz
   echo "tandem: fetching XGrammar 0.2.8 and building it, once; about two minutes on two cores"
@@ -112,10 +137,13 @@ install_test_dependencies() {
     apt_install catch2
     return
   fi
-  local prefix=$TANDEM_CACHE/catch2
-  catch2_prefix=$prefix/usr
+  catch2_prefix=$TANDEM_CACHE/catch2/usr
+  [ -e "$TANDEM_CACHE/catch2/ready" ] || alone fetch_catch2
+}
+
+fetch_catch2() {
+  local prefix=$TANDEM_CACHE/catch2 release mirror
   [ ! -e "$prefix/ready" ] || return 0
-  local release mirror
   release=$(. /etc/os-release && echo "$VERSION_CODENAME")
   mirror=$(apt-get indextargets --no-release-info --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' |
     awk -v release="$release" '$1 == release && $2 == "main" && !found++ {print $3}')
@@ -193,7 +221,7 @@ configure_cuda() {
     # Without the driver's node no card can run what is built.
     [ -e /dev/nvidiactl ] || select+=', "libcublasLt"'
     select+='))'
-    fetch_wheels "$TANDEM_ROOT/.ci/cuda_wheels.txt" "$prefix" \
+    alone fetch_wheels "$TANDEM_ROOT/.ci/cuda_wheels.txt" "$prefix" \
       "the CUDA 13.0 compiler, runtime and headers (600 MB)" "$select"
     nvcc=$prefix/nvidia/cu13/bin/nvcc
     is_cuda_13 "$nvcc" || fail "the CUDA wheels hold no nvcc that runs at $nvcc"
@@ -208,7 +236,7 @@ configure_cuda() {
   local flashinfer=${TANDEM_FLASHINFER_PREFIX:-$TANDEM_CACHE/flashinfer-0.7.2}
   if [ -z "${TANDEM_FLASHINFER_PREFIX-}" ]; then
     # The other 9 tenths are sources and tables of kernels for PyTorch.
-    fetch_wheels "$TANDEM_ROOT/.ci/flashinfer_wheels.txt" "$flashinfer" "FlashInfer's headers (62 MB)" \
+    alone fetch_wheels "$TANDEM_ROOT/.ci/flashinfer_wheels.txt" "$flashinfer" "FlashInfer's headers (62 MB)" \
       'name.startswith(tuple("flashinfer/data/" + folder for folder in ("include/", "cutlass/include/",
         "cutlass/tools/util/include/", "cccl/libcudacxx/include/", "cccl/cub/cub/", "cccl/thrust/thrust/"))) or "licenses/" in name'
   fi
@@ -229,13 +257,16 @@ build() {
   targets=("$@")
   cd "$TANDEM_ROOT"
   mkdir -p "build/$preset"
-  local key
-  key=$(printf '%s\n' "${options[@]}" | cat - CMakePresets.json | sha256sum)
+  local key fresh=()
+  key=$(printf '%s\n' "${CXX-}" "${options[@]}" | cat - CMakePresets.json | sha256sum)
   if [ "$(cat "build/$preset/configured" 2> /dev/null)" != "$key" ]; then
-    cmake --preset "$preset" "${options[@]}" > "build/$preset/configure.log" 2>&1 || {
+    # A folder keeps its first compiler unless it begins afresh.
+    [ "$(cat "build/$preset/compiler" 2> /dev/null)" = "${CXX-}" ] || fresh=(--fresh)
+    cmake "${fresh[@]}" --preset "$preset" "${options[@]}" > "build/$preset/configure.log" 2>&1 || {
       tail -20 "build/$preset/configure.log" >&2
       fail "cmake could not configure (log: build/$preset/configure.log)"
     }
+    echo "${CXX-}" > "build/$preset/compiler"
     echo "$key" > "build/$preset/configured"
   fi
   cmake --build "build/$preset" ${targets[@]:+--target "${targets[@]}"}
