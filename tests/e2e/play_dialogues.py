@@ -20,7 +20,7 @@ import sys
 from tandem_process import DIALOGUES, SKIPPED, SOURCE_DIR, TandemServer, demo_model_is_here
 
 SAMPLED_SHARE_WANTED = 0.99
-UNSEEN_SHARE_WANTED = 0.7  # the goal is 0.9, which the checkpoint of today does not reach
+UNSEEN_SHARE_WANTED = 0.9
 OTHERS = ("city_", "unseen_", "question_")  # names of what is not in the fixed trained list
 NUM_CLIENTS = 8
 
