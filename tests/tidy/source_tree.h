@@ -15,7 +15,7 @@ struct SourceFile {
 
 std::filesystem::path source_root();
 
-// Every .h, .cpp, .cu, .cuh of the eight top-level folders, sorted by path.
+// Every .h, .cpp, .cu, .cuh of the seven top-level folders, sorted by path.
 std::vector<SourceFile> read_source_files();
 
 struct Include {

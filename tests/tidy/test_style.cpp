@@ -24,37 +24,82 @@ size_t num_columns(std::string_view line) {
   }));
 }
 
-// A line in column 0 that opens a function body: clang-format indents everything else, and
+// Whether a line in column 0 may open a signature: clang-format indents everything else, and
 // namespaces not at all.
-bool opens_function(std::string_view line) {
-  if (line.empty() || !line.ends_with("{") || line.starts_with(" ") || line.starts_with("}"))
-    return false;
-  constexpr std::array<std::string_view, 9> kOthers = {
-      "namespace", "struct", "class", "enum", "union", "extern", "//", "constexpr", "template"};
-  const bool other = std::any_of(kOthers.begin(), kOthers.end(),
-                                 [&](std::string_view word) { return line.starts_with(word); });
-  return !other && line.find('(') != std::string_view::npos;
+bool may_open_signature(std::string_view line) {
+  constexpr std::array<std::string_view, 11> kOthers = {"}",     "#",         "namespace", "struct",
+                                                        "class", "enum",      "union",     "extern",
+                                                        "//",    "constexpr", "template"};
+  return !line.empty() && std::none_of(kOthers.begin(), kOthers.end(), [&](std::string_view word) {
+    return line.starts_with(word);
+  });
+}
+
+struct Function {
+  size_t begin = 0;      // the line that opens the signature, from 0
+  size_t num_lines = 0;  // to the brace in column 0
+};
+
+std::vector<Function> functions_of(const std::vector<std::string>& lines) {
+  std::vector<Function> functions;
+  size_t begin = 0;
+  bool in_signature = false, has_parameters = false, in_body = false;
+  for (size_t line_idx = 0; line_idx < lines.size(); ++line_idx) {
+    const std::string& line = lines[line_idx];
+    if (in_body) {
+      if (!line.starts_with("}")) continue;
+      functions.push_back({begin, line_idx - begin + 1});
+      in_body = false;
+      continue;
+    }
+    if (!line.starts_with(" ")) {
+      begin = line_idx;
+      in_signature = may_open_signature(line);
+      has_parameters = false;
+    }
+    has_parameters = has_parameters || line.find('(') != std::string::npos;
+    if (!in_signature || !line.ends_with("{")) continue;
+    in_signature = false;
+    in_body = has_parameters;
+  }
+  return functions;
+}
+
+TEST_CASE("a function is measured from the line that opens its signature", "[tidy]") {
+  const std::vector<std::string> lines = {"// Words (with brackets) {",
+                                          "const Table kTable = {",
+                                          "    {word(1), {",
+                                          "    }}};",
+                                          "Model::Model(int num_layers,",
+                                          "             int num_experts)",
+                                          "    : num_layers_(num_layers) {",
+                                          "  if (num_experts == 0) {",
+                                          "  }",
+                                          "}",
+                                          "int declared(int a,",
+                                          "             int b);",
+                                          "int one_line() {",
+                                          "}"};
+  const std::vector<Function> functions = functions_of(lines);
+  REQUIRE(functions.size() == 2);
+  CHECK((functions[0].begin == 4 && functions[0].num_lines == 6));
+  CHECK((functions[1].begin == 12 && functions[1].num_lines == 2));
 }
 
 TEST_CASE("files, functions and lines keep to their limits", "[tidy]") {
   for (const SourceFile& file : read_source_files()) {
     INFO(file.path);
     CHECK(file.lines.size() <= kMaxFileLines);
-    size_t function_begin = 0;
-    bool in_function = false;
     for (size_t line_idx = 0; line_idx < file.lines.size(); ++line_idx) {
       const std::string& line = file.lines[line_idx];
       INFO("line " << line_idx + 1);
       CHECK(num_columns(line) <= kMaxColumns);
       CHECK_FALSE(line.ends_with(" "));
       CHECK(line.find('\t') == std::string::npos);
-      if (!in_function && opens_function(line)) {
-        in_function = true;
-        function_begin = line_idx;
-      } else if (in_function && line.starts_with("}")) {
-        in_function = false;
-        CHECK(line_idx - function_begin + 1 <= kMaxFunctionLines);
-      }
+    }
+    for (const Function& function : functions_of(file.lines)) {
+      INFO("function in line " << function.begin + 1);
+      CHECK(function.num_lines <= kMaxFunctionLines);
     }
   }
 }
