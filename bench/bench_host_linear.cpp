@@ -3,12 +3,13 @@
 //   bench_host_linear [--isa NAME] [--threads N] [--rows N,N,..] [--no-onednn]
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cstring>
+#include <exception>
 #include <random>
-#include <string_view>
+#include <string>
 #include <vector>
 
 #include "bench/host_peak.h"
@@ -33,7 +34,7 @@ constexpr Shape kShapes[] = {{"q_a|kv_a", 7168, 2112}, {"q_b", 1536, 12288},
                              {"down", 18432, 7168},    {"lm_head/8", 7168, 20480}};
 
 struct Options {
-  const char* isa = nullptr;
+  std::string isa;
   int num_threads = 0;
   std::vector<int64_t> rows{1, 4, 8, 32, 512};
   bool onednn = true;
@@ -150,37 +151,8 @@ void bench_shape(const Shape& shape,
   }
 }
 
-std::vector<int64_t> parse_rows(std::string_view text) {
-  std::vector<int64_t> rows;
-  while (!text.empty()) {
-    const std::string_view item = text.substr(0, text.find(','));
-    int64_t value = 0;
-    std::from_chars(item.data(), item.data() + item.size(), value);
-    if (value > 0) rows.push_back(value);
-    text.remove_prefix(std::min(text.size(), item.size() + 1));
-  }
-  return rows;
-}
-
-Options parse(int argc, char** argv) {
-  Options options;
-  for (int idx = 1; idx < argc; ++idx) {
-    const std::string_view name = argv[idx];
-    const char* value = idx + 1 < argc ? argv[idx + 1] : "";
-    if (name == "--no-onednn") {
-      options.onednn = false;
-      continue;
-    }
-    if (name == "--isa") options.isa = value;
-    if (name == "--threads") options.num_threads = std::atoi(value);
-    if (name == "--rows") options.rows = parse_rows(value);
-    ++idx;
-  }
-  return options;
-}
-
 void run(const Options& options) {
-  const host::Kernels& kernels = host::choose_kernels(options.isa);
+  const host::Kernels& kernels = host::choose_kernels(options.isa.c_str());
   const Topology topology = Topology::detect();
   WorkerPool pool(topology, {.num_threads = options.num_threads});
   const bool is_avx512 = std::strncmp(kernels.isa_name, "avx512", 6) == 0;
@@ -197,10 +169,28 @@ void run(const Options& options) {
   for (const Shape& shape : kShapes) bench_shape(shape, options, kernels, pool, limits);
 }
 
+int run_command_line(int argc, char** argv) {
+  Options options;
+  CLI::App app("Measures products of the dense part on the host", "bench_host_linear");
+  app.add_option("--isa", options.isa, "instruction set, default: the best of this CPU");
+  app.add_option("--threads", options.num_threads, "default: one a core")
+      ->check(CLI::Range(1, 1 << 24));
+  app.add_option("--rows", options.rows, "numbers of rows, separated by commas")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app.add_flag("!--no-onednn", options.onednn, "our own products alone");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    run(options);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "bench_host_linear: {}\n", error.what());
+    return 1;
+  }
+  return 0;
+}
+
 }  // namespace
 }  // namespace tandem::bench
 
-int main(int argc, char** argv) {
-  tandem::bench::run(tandem::bench::parse(argc, argv));
-  return 0;
-}
+int main(int argc, char** argv) { return tandem::bench::run_command_line(argc, argv); }

@@ -1,7 +1,10 @@
 // The machine's limits that everything else is compared with: read and copy bandwidth, per NUMA
 // node, per thread count, and the peak of every instruction.
 //   bench_stream [--size-mib N] [--repeats N] [--json]
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -71,6 +74,11 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--json", options.json, "one JSON object instead of tables");
   CLI11_PARSE(app, argc, argv);
-  tandem::bench::run(options);
+  try {
+    tandem::bench::run(options);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "bench_stream: {}\n", error.what());
+    return 1;
+  }
   return 0;
 }

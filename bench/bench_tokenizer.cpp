@@ -10,6 +10,7 @@
 #include <iterator>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/base/utf8.h"
@@ -102,9 +103,15 @@ void measure(const Tokenizer& tokenizer, const Sample& sample) {
 }
 
 int run(int num_args, char** args) {
-  if (num_args < 2) {
-    std::fprintf(stderr, "usage: bench_tokenizer MODEL_DIR [FILE...]\n");
-    return 2;
+  const std::string_view first = num_args > 1 ? args[1] : "";
+  const bool wants_help = first == "-h" || first == "--help";
+  if (num_args < 2 || wants_help) {
+    std::fputs(
+        "usage: bench_tokenizer MODEL_DIR [FILE...]\n"
+        "  MODEL_DIR   has tiktoken.model\n"
+        "  FILE        text to encode, in place of the samples\n",
+        wants_help ? stdout : stderr);
+    return wants_help ? 0 : 2;
   }
   const auto begin = std::chrono::steady_clock::now();
   const Tokenizer tokenizer = Tokenizer::load(args[1], kVocabSize);

@@ -107,16 +107,17 @@ def main():
     options = parser.parse_args()
     url = urllib.parse.urlsplit(options.url)
     rows = [asyncio.run(run_rate(url, float(rate), options)) for rate in options.rates.split(",")]
+    status = 1 if any(row["failed"] for row in rows) else 0
     if options.json:
         print(json.dumps(rows, indent=1))
-        return 0
+        return status
     print("| offered req/s | requests | failed | TTFT p50 / p90 / p99 ms | ITL p50 / p90 / p99 ms | E2E p50 / p90 / p99 ms "
           "| req/s | tokens/s |\n|---|---|---|---|---|---|---|---|")
     for row in rows:
         spans = [" / ".join(f"{value:.1f}" for value in row[key]) for key in ("ttft_ms", "itl_ms", "e2e_ms")]
         print(f"| {row['rate']:g} | {row['requests']} | {row['failed']} | {' | '.join(spans)} "
               f"| {row['requests_per_s']:.1f} | {row['tokens_per_s']:.0f} |")
-    return 1 if any(row["failed"] for row in rows) else 0
+    return status
 
 
 if __name__ == "__main__":

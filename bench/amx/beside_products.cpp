@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <random>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -178,4 +179,11 @@ int measure() {
 }  // namespace
 }  // namespace tandem::cpu_experts
 
-int main() { return tandem::cpu_experts::measure(); }
+int main(int num_args, char** args) {
+  if (num_args == 1) return tandem::cpu_experts::measure();
+  std::puts(
+      "usage: bench_amx_beside\n"
+      "What the AMX kernel does beside its products, on one core of a CPU with AVX-512 BF16.");
+  const std::string_view first = args[1];
+  return first == "-h" || first == "--help" ? 0 : 2;
+}

@@ -1,6 +1,6 @@
 // The inner loops of the expert kernels between marks for llvm-mca: one group of 32 columns for the
 // rows and tokens of a tile, decoding included. `run` compiles this once for each instruction set
-// and prints cycles a group beside the ports' limit.
+// and prints cycles a group.
 #include "cpu_experts/kernels/moe-inl.h"
 // The core follows what it is built on.
 #if defined(TANDEM_MCA_BF16)
