@@ -183,7 +183,7 @@ void add_logits(CLI::App& app, Commands& commands, const ModelFactory& factory) 
 void add_bench(CLI::App& app, Commands& commands, const ModelFactory& factory) {
   BenchOptions& options = commands.bench;
   CLI::App* command = add_command(
-      app, "bench", "Measure prefill and decode, as a share of the memory bandwidth",
+      app, "bench", "Measure prefill, and decode as a share of the memory bandwidth",
       "  tandem bench\n"
       "  tandem bench --model DIR --prompt-tokens 128,512,2048 --batch 1,8 --context 1024\n"
       "  tandem bench --json > bench.json\n"

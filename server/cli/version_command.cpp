@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/topology/cpu_isa.h"
 #include "server/cli/commands.h"
 #include "server/cli/cpu_isa.h"
 
@@ -52,7 +53,7 @@ boost::json::object facts(const GpuDescription& describe_gpus) {
   const std::vector<std::string> isa = cpu_isa();
   result["cpu_isa"] = boost::json::value_from(isa);
   const char* forced = std::getenv("TANDEM_CPU_ISA");
-  if (forced != nullptr) result["cpu_isa_forced"] = forced;
+  if (forced != nullptr && *forced != '\0') result["cpu_isa_forced"] = isa_name(active_isa());
   return result;
 }
 

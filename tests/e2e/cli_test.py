@@ -48,6 +48,14 @@ class HelpTest(CommandLineTest):
         self.assert_fails("make-checkpoint", self.path("x"), "--preset", "huge", status=2, says=["huge", "tiny"])
         self.assert_fails("chat", "--url", "http://x:1", "--model", "y", status=2, says=["--url", "--model"])
 
+    def test_version_names_the_kernels_that_are_forced(self):
+        env = {**os.environ, "TANDEM_CPU_ISA": "scalar"}
+        self.assertIn("forced to scalar by TANDEM_CPU_ISA", run(TANDEM, "version", env=env)[1])
+        status, _, errors = run(TANDEM, "version", env={**env, "TANDEM_CPU_ISA": "mmx"})
+        self.assertEqual(status, 1)
+        self.assertRegex(errors, 'TANDEM_CPU_ISA is "mmx", expected one that this CPU has: scalar')
+        self.assertNotIn("forced", run(TANDEM, "version", env={**env, "TANDEM_CPU_ISA": ""})[1])
+
     def test_version_names_compiler_and_instruction_sets(self):
         status, out, _ = run(TANDEM, "version")
         self.assertEqual(status, 0)
