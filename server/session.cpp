@@ -10,6 +10,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core/error.hpp>
 #include <boost/beast/http/error.hpp>
+#include <boost/beast/http/rfc7230.hpp>
 
 #include "server/exchange_handler.h"
 #include "server/handlers.h"
@@ -99,6 +100,23 @@ HttpRequest to_request(const Head& head) {
   return request;
 }
 
+// A body in any other coding has no end that we know (RFC 9112, 6.3): what follows would be taken
+// for the next request. Of several fields the first is enough: the parser refuses any behind
+// `chunked`.
+template <typename Head>
+std::optional<ApiError> check_body_coding(const Head& head) {
+  const auto field = head.find(http::field::transfer_encoding);
+  if (field == head.end() || beast::iequals(field->value(), "chunked")) return std::nullopt;
+  const std::string codings(field->value().data(), field->value().size());
+  ApiError error = invalid_value("Transfer-Encoding", "chunked", codings.substr(0, 200));
+  bool ends_chunked = false;
+  for (const auto& coding : http::token_list(codings)) {
+    ends_chunked = beast::iequals(coding, "chunked");
+  }
+  if (ends_chunked) error.status = 501;
+  return error;
+}
+
 // Counts a request as running for drain().
 class ActiveRequest {
  public:
@@ -167,6 +185,9 @@ asio::awaitable<bool> Session::answer_one() {
   head_options_.http_minor = parser.get().version() >= 11 ? 1 : 0;
   head_options_.keep_alive = parser.get().keep_alive() && !state_.draining;
   const RouteMatch route = match_route(request_.method, request_.path);
+  if (const auto error = check_body_coding(parser.get())) {
+    co_return co_await refuse_body(error_response(*error, dialect_of(route.endpoint)));
+  }
   std::optional<HttpResponse> refusal = refuse_early(request_, route, state_);
   if (refusal) {
     if (!parser.is_done()) co_return co_await refuse_body(std::move(*refusal));

@@ -208,6 +208,29 @@ TEST_CASE("malformed HTTP is a 400 and the end of the connection", "[server][con
   CHECK(client.get("/health").status == 200);
 }
 
+TEST_CASE("a body in another coding than chunked is refused, and never taken for a request",
+          "[server][connections]") {
+  ServerFixture fixture;
+  const auto answer_to = [&](const std::string& fields) {
+    Client client(fixture);
+    client.send("POST /v1/messages/count_tokens HTTP/1.1\r\nHost: x\r\n" + fields +
+                "\r\n\r\nGET /version HTTP/1.1\r\nHost: x\r\n\r\n");
+    return client.read_to_end();
+  };
+  for (const char* codings : {"identity", "xchunked", "gzip", "chunked, identity",
+                              "identity\r\nTransfer-Encoding: chunked"}) {
+    INFO(codings);
+    const std::string answer = answer_to(std::string("Transfer-Encoding: ") + codings);
+    CHECK(answer.starts_with("HTTP/1.1 400 Bad Request"));
+    CHECK(answer.find("Transfer-Encoding: expected chunked, got ") != std::string::npos);
+    CHECK(answer.find("Connection: close") != std::string::npos);
+    CHECK(answer.find("\"version\"") == std::string::npos);
+  }
+  const std::string unknown = answer_to("Transfer-Encoding: gzip, Chunked");
+  CHECK(unknown.starts_with("HTTP/1.1 501 Not Implemented"));
+  CHECK(unknown.find("\"version\"") == std::string::npos);
+}
+
 TEST_CASE("too large a body is a 413, announced or not", "[server][connections]") {
   ServerSetup setup;
   setup.options.max_body_size_bytes = 1000;
