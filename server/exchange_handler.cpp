@@ -74,6 +74,9 @@ class LoggedRequest {
   void event(const ChoiceEvent& event) {
     if (record_) record_->note_event(event.choice_idx, event.event);
   }
+  void complete(int32_t choice_idx) {
+    if (record_) record_->note_complete(choice_idx);
+  }
   void refused(ApiError error) { error_ = std::move(error); }
   void ended() { client_gone_ = false; }
 
@@ -115,6 +118,7 @@ class EngineRequests {
   }
   void end(int32_t choice_idx) {
     channel_->answer_is_complete(choice_idx);
+    log_.complete(choice_idx);
     engine_.abort(ids_[static_cast<size_t>(choice_idx)]);
   }
 

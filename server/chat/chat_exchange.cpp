@@ -140,6 +140,7 @@ bool ChatExchange::finished() const {
 
 TokenUsage ChatExchange::usage() const {
   TokenUsage total = choices_.front().state.usage();
+  if (total.prompt_tokens == 0) total.prompt_tokens = num_prompt_tokens_;  // before its end
   for (size_t choice_idx = 1; choice_idx < choices_.size(); ++choice_idx) {
     const TokenUsage& usage = choices_[choice_idx].state.usage();
     total.completion_tokens += usage.completion_tokens;

@@ -252,7 +252,9 @@ TokenUsage TextCompletion::usage() const {
     const TokenUsage& usage = choices_[choice_idx].state.usage();
     total.completion_tokens += usage.completion_tokens;
     if (!is_first_of_prompt(choice_idx)) continue;  // a prompt counts once
-    total.prompt_tokens += usage.prompt_tokens;
+    total.prompt_tokens += usage.prompt_tokens > 0  // not before its end
+                               ? usage.prompt_tokens
+                               : static_cast<int32_t>(prompt_of(choice_idx).size());
     total.cached_tokens += usage.cached_tokens;
   }
   return total;

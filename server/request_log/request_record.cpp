@@ -106,10 +106,15 @@ void RequestRecord::note_event(int32_t choice_idx, const TokenEvent& event) {
     ++choice.completion_tokens;
     if (with_content_) choice.token_ids.push_back(event.token_id);
   } else if (event.kind == TokenEvent::Kind::kFinished) {
-    choice.finish_reason = event.finish_reason;
+    const bool is_stop = choice.is_complete && event.finish_reason == FinishReason::kAborted;
+    choice.finish_reason = is_stop ? FinishReason::kStop : event.finish_reason;
     choice.completion_tokens = event.completion_tokens;
     if (choice_idx == 0) queue_wait_ = event.queue_wait;
   }
+}
+
+void RequestRecord::note_complete(int32_t choice_idx) {
+  choices_[static_cast<size_t>(choice_idx)].is_complete = true;
 }
 
 void RequestRecord::end(const std::optional<ApiError>& error,

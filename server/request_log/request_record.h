@@ -28,6 +28,8 @@ class RequestRecord {
   void note_answer(std::string answer_id, std::string model, bool streams);
   void note_request(const GenerationRequest& request);           // one for each choice
   void note_event(int32_t choice_idx, const TokenEvent& event);  // as it is read
+  // The server aborts what the engine would go on with: a stop.
+  void note_complete(int32_t choice_idx);
   void end(const std::optional<ApiError>& error, bool client_gone, const TokenUsage& usage);
 
   // Behind end(), on any thread:
@@ -42,6 +44,7 @@ class RequestRecord {
   using Clock = std::chrono::steady_clock;
   struct Choice {
     std::optional<FinishReason> finish_reason;
+    bool is_complete = false;  // before the engine's last event
     int32_t completion_tokens = 0;
     std::vector<int32_t> token_ids;  // with content alone
   };

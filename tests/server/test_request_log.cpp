@@ -41,7 +41,9 @@ struct LoggedServer {
 
   static ServerSetup setup(const std::filesystem::path& path, bool with_content) {
     ServerSetup setup;
-    setup.scripts = {{"endless", "0123456789", true}, {"", "<think>Hm.</think>Hello there!"}};
+    setup.scripts = {{"endless", "0123456789", true},
+                     {"counts", "<think>Hm.</think>0123456789", true},
+                     {"", "<think>Hm.</think>Hello there!"}};
     setup.options.api_keys = {"sesame"};
     setup.options.request_log_path = path.string();
     setup.options.log_content = with_content;
@@ -125,25 +127,48 @@ TEST_CASE("with content a line holds what was asked and said, without keys", "[s
   CHECK((about.st_mode & 0777) == 0600);
 }
 
+TEST_CASE("an answer that the server ends is a stop, one that is aborted is none", "[server]") {
+  LoggedServer logged(false);
+  Client client(logged.fixture);
+  const std::string counting = chat_body("counts", R"("max_tokens":4000,"stop":"3")");
+  CHECK(client.post("/v1/chat/completions", counting, kKey).status == 200);
+  Client aborted(logged.fixture);
+  aborted.send_request("POST", "/v1/chat/completions",
+                       chat_body("endless", R"("stream":true,"max_tokens":4000)"), kKey);
+  read_until(aborted, "0");
+  CHECK(client.post("/abort_request", R"({"abort_all":true})", kKey).status == 200);
+  read_until(aborted, "[DONE]");
+  const std::vector<json::value> lines = wait_for_lines(logged.path, 2);
+  CHECK(lines[0].at("choices").at(0).at("finish_reason") == "stop");
+  CHECK(lines[1].at("choices").at(0).at("finish_reason") == "abort");
+}
+
 TEST_CASE("refused requests and clients that leave have their line, too", "[server]") {
   LoggedServer logged(false);
   Client client(logged.fixture);
   CHECK(client.post("/v1/chat/completions", chat_body("hi", R"("temperature":7)"), kKey).status ==
         400);
-  {
+  const std::string prompts = R"({"prompt":["endless","endless"],"stream":true,"max_tokens":4000})";
+  for (const auto& [path, body] :
+       {std::pair("/v1/chat/completions",
+                  chat_body("endless", R"("stream":true,"max_tokens":4000)")),
+        std::pair("/v1/completions", prompts)}) {
     Client leaving(logged.fixture);
-    leaving.send_request("POST", "/v1/chat/completions",
-                         chat_body("endless", R"("stream":true,"max_tokens":4000)"), kKey);
+    leaving.send_request("POST", path, body, kKey);
     REQUIRE_FALSE(leaving.read_some().empty());
     leaving.close();
   }
-  const std::vector<json::value> lines = wait_for_lines(logged.path, 2);
+  const std::vector<json::value> lines = wait_for_lines(logged.path, 3);
   CHECK(lines[0].at("outcome") == "refused");
   CHECK(lines[0].at("error").at("status").as_int64() == 400);
   CHECK(lines[0].at("error").at("param") == "temperature");
   CHECK(lines[0].at("choices").as_array().empty());
-  CHECK(lines[1].at("outcome") == "client_gone");
-  CHECK(lines[1].at("choices").at(0).at("finish_reason").is_null());
+  for (size_t idx = 1; idx < 3; ++idx) {
+    INFO(json::serialize(lines[idx]));
+    CHECK(lines[idx].at("outcome") == "client_gone");
+    CHECK(lines[idx].at("choices").at(0).at("finish_reason").is_null());
+    CHECK(lines[idx].at("usage").at("prompt_tokens").as_int64() > 0);
+  }
 }
 
 TEST_CASE("a file that was rotated away is opened anew", "[server]") {
