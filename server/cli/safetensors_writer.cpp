@@ -21,16 +21,31 @@ LoadError write_error(const std::filesystem::path& path) {
   return LoadError(path.string() + ": cannot write: " + std::strerror(errno));
 }
 
+// What a chain of links ends at, so that the links stay.
+std::filesystem::path behind_links(const std::filesystem::path& path) {
+  std::error_code absent;
+  const std::filesystem::path target = std::filesystem::canonical(path, absent);
+  return absent ? path : target;
+}
+
+// A FIFO or a device would be replaced by a file, and so would a link to what is not there yet.
+bool can_be_replaced(const std::filesystem::path& path) {
+  std::error_code ec;
+  const std::filesystem::file_status status = std::filesystem::symlink_status(path, ec);
+  return !std::filesystem::exists(status) || std::filesystem::is_regular_file(status);
+}
+
 }  // namespace
 
 MatrixFileWriter::MatrixFileWriter(const std::filesystem::path& path,
                                    const std::string& tensor_name,
                                    int64_t rows,
                                    int64_t cols)
-    : path_(path),
-      partial_path_(path.string() + fmt::format(".partial-{}", getpid())),
-      num_expected_(rows * cols) {
-  file_ = std::fopen(partial_path_.c_str(), "wb");
+    : path_(behind_links(path)), num_expected_(rows * cols) {
+  if (can_be_replaced(path_)) {
+    partial_path_ = path_.string() + fmt::format(".partial-{}", getpid());
+  }
+  file_ = std::fopen((partial_path_.empty() ? path_ : partial_path_).c_str(), "wb");
   if (file_ == nullptr) throw write_error(path_);
   std::string header =
       fmt::format(R"({{"{}":{{"dtype":"F32","shape":[{},{}],"data_offsets":[0,{}]}}}})",
@@ -46,6 +61,7 @@ MatrixFileWriter::MatrixFileWriter(const std::filesystem::path& path,
 MatrixFileWriter::~MatrixFileWriter() {
   if (file_ == nullptr) return;
   std::fclose(file_);
+  if (partial_path_.empty()) return;
   std::error_code ec;
   std::filesystem::remove(partial_path_, ec);
 }
@@ -61,6 +77,7 @@ void MatrixFileWriter::finish() {
   if (std::fflush(file_) != 0 || std::ferror(file_) != 0) throw write_error(path_);
   std::fclose(file_);
   file_ = nullptr;
+  if (partial_path_.empty()) return;
   std::error_code ec;
   std::filesystem::rename(partial_path_, path_, ec);
   if (ec) {

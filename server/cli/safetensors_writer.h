@@ -1,5 +1,5 @@
 // One F32 matrix as a safetensors file, written row by row beside the target and renamed at the
-// end.
+// end; straight into a target that is no regular file (a FIFO).
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ class MatrixFileWriter {
 
  private:
   std::filesystem::path path_;
-  std::filesystem::path partial_path_;
+  std::filesystem::path partial_path_;  // "": written straight into path_
   std::FILE* file_ = nullptr;
   int64_t num_expected_ = 0;
   int64_t num_written_ = 0;

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import stat
+import threading
 import unittest
 
 from cli_case import TANDEM, CommandLineTest
@@ -231,6 +233,34 @@ class LogitsTest(CommandLineTest):
         _, whole = self.logits(self.checkpoint, token_ids, "whole", "--chunk", 100)
         for args in (["--chunk", 1], ["--chunk", 33], ["--chunk", 100, "--threads", 1]):
             self.assertEqual(self.logits(self.checkpoint, token_ids, "cut", *args)[1], whole, args)
+
+    def test_links_and_fifos_stay_what_they_are(self):
+        _, wanted = self.logits(self.checkpoint, [1, 2, 3], "plain")
+        for existing in (True, False):
+            target = self.path("target_%s.safetensors" % existing)
+            link = self.path("link_%s.safetensors" % existing)
+            if existing:
+                self.write(os.path.basename(target), "old")
+            os.symlink(target, link)
+            self.assertEqual(self.logits(self.checkpoint, [1, 2, 3], "link_%s" % existing)[1], wanted)
+            self.assertTrue(os.path.islink(link))
+            self.assertEqual(read_tensor(target, "logits")[1], wanted)
+        fifo = self.path("fifo.safetensors")
+        os.mkfifo(fifo)
+        received = []
+
+        def read_all():
+            with open(fifo, "rb") as file:
+                received.append(file.read())
+        reader = threading.Thread(target=read_all, daemon=True)
+        reader.start()
+        ids = self.write("fifo.json", "[1, 2, 3]")
+        status, out, err = run(TANDEM, "logits", "--model", self.checkpoint, "--tokens", ids, "--out", fifo)
+        self.assertEqual(status, 0, out + err)
+        self.assertTrue(stat.S_ISFIFO(os.stat(fifo).st_mode))
+        reader.join(60)
+        with open(self.path("plain.safetensors"), "rb") as file:
+            self.assertEqual(received, [file.read()])
 
     def test_wrong_token_files_are_refused_and_leave_nothing_behind(self):
         out_path = self.path("none.safetensors")
