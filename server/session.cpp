@@ -180,8 +180,6 @@ asio::awaitable<bool> Session::answer_one() {
   if (!co_await read_head(parser)) co_return false;
 
   const ActiveRequest active(state_);
-  request_ = to_request(parser.get());
-  if (!is_request_id(request_.request_id)) request_.request_id = state_.next_request_id();
   head_options_.http_minor = parser.get().version() >= 11 ? 1 : 0;
   head_options_.keep_alive = parser.get().keep_alive() && !state_.draining;
   const RouteMatch route = match_route(request_.method, request_.path);
@@ -233,10 +231,15 @@ asio::awaitable<bool> Session::read_head(Parser& parser) {
     const size_t num_parsed = parser.put(buffer_.data(), code);
     buffer_.consume(num_parsed);
     parsed_size_bytes += num_parsed;
-    if (code && code != http::error::need_more) co_return co_await answer_read_error(code);
-    if (parser.is_header_done()) co_return true;
-    if (parsed_size_bytes + buffer_.size() > max_size_bytes) {
-      co_return co_await answer_read_error(make_error_code(http::error::header_limit));
+    const bool is_too_large = parsed_size_bytes + buffer_.size() > max_size_bytes;
+    if (code == http::error::need_more) code = {};
+    if (!code && !parser.is_header_done() && is_too_large) code = http::error::header_limit;
+    if (code || parser.is_header_done()) {
+      // A refusal answers the request, too, as far as it came.
+      request_ = to_request(parser.get());
+      if (!is_request_id(request_.request_id)) request_.request_id = state_.next_request_id();
+      if (code) co_return co_await answer_read_error(code);
+      co_return true;
     }
     if (!co_await read_more(deadline)) co_return false;
   }

@@ -251,6 +251,33 @@ TEST_CASE("too large a body is a 413, announced or not", "[server][connections]"
   CHECK(small.post(kChat, chat_body("hi")).status == 200);
 }
 
+TEST_CASE("a head that is refused is answered as far as it came", "[server][connections]") {
+  ServerSetup setup;
+  setup.options.max_body_size_bytes = 1000;
+  setup.options.cors.origins = {"https://app.example"};
+  ServerFixture fixture(setup);
+  const std::string head =
+      "POST /v1/messages HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine-7\r\n"
+      "Origin: https://app.example\r\n";
+  const std::string large = "Content-Length: 2000\r\n\r\n";
+  const std::string flood = "X: " + std::string(100'000, 'a') + "\r\n\r\n";
+  for (const auto& [rest, status] : {std::pair(large, 413), std::pair(flood, 431),
+                                     std::pair(std::string("no colon\r\n\r\n"), 400)}) {
+    Client client(fixture);
+    client.send(head + rest);
+    const Response response = client.read_response();
+    CHECK(response.status == status);
+    CHECK(response.json().at("type").as_string() == "error");  // Anthropic's
+    CHECK(response.headers.at("x-request-id") == "mine-7");
+    CHECK(response.headers.at("access-control-allow-origin") == "https://app.example");
+  }
+  Client client(fixture);
+  client.send("nonsense\r\n\r\n");
+  CHECK(client.read_response().headers.at("x-request-id").starts_with("req-"));
+  const std::string metrics = Client(fixture).get("/metrics").body;
+  CHECK(metrics.find("route=\"/v1/messages\",status=\"413\"") != std::string::npos);
+}
+
 TEST_CASE("too many header bytes are a 431", "[server][connections]") {
   ServerFixture fixture;
   Client client(fixture);
