@@ -46,6 +46,15 @@ struct TagRefusal {
 
 std::string_view as_view(const json::string& text) { return {text.data(), text.size()}; }
 
+std::optional<json::value> parse_json(std::string_view text) {
+  json::parse_options options;
+  options.max_depth = kMaxJsonDepth;
+  boost::system::error_code code;
+  json::value value = json::parse(json::string_view(text.data(), text.size()), code, {}, options);
+  if (code) return std::nullopt;
+  return value;
+}
+
 // One format; `repeats`: how often it stands in the text where everything around it is counted.
 struct Place {
   std::string path;
@@ -225,10 +234,9 @@ class TagWriter {
   // As an object or as its text.
   static json::value parsed_schema(const json::value& schema, const std::string& path) {
     if (!schema.is_string()) return schema;
-    boost::system::error_code code;
-    json::value parsed = json::parse(schema.get_string(), code);
-    if (code) refuse(path + ".schema", "expected a JSON Schema");
-    return parsed;
+    auto parsed = parse_json(as_view(schema.get_string()));
+    if (!parsed) refuse(path + ".schema", "expected a JSON Schema");
+    return *std::move(parsed);
   }
 
   json::object write_format(const json::value& format, const Place& place) {
@@ -415,14 +423,10 @@ class TagWriter {
 Result<std::string, GrammarError> structural_tag(std::string_view tag_json) {
   if (tag_json.size() > kMaxTagBytes)
     return GrammarError{fmt::format("expected at most {} bytes", kMaxTagBytes)};
-  json::parse_options options;
-  options.max_depth = kMaxJsonDepth;
-  boost::system::error_code code;
-  const json::value tag =
-      json::parse(json::string_view(tag_json.data(), tag_json.size()), code, {}, options);
-  if (code) return GrammarError{"expected a structural tag as JSON"};
+  const std::optional<json::value> tag = parse_json(tag_json);
+  if (!tag) return GrammarError{"expected a structural tag as JSON"};
   try {
-    return json::serialize(TagWriter().write(tag));
+    return json::serialize(TagWriter().write(*tag));
   } catch (TagRefusal& refusal) {
     return GrammarError{std::move(refusal.message)};
   }

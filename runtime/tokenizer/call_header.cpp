@@ -10,6 +10,16 @@ namespace {
 namespace json = boost::json;
 
 constexpr std::string_view kPrefix = "functions.";
+constexpr size_t kMaxJsonDepth = 128;  // a request's own limit
+
+std::optional<json::object> parse_object(std::string_view text) {
+  json::parse_options options;
+  options.max_depth = kMaxJsonDepth;
+  json::error_code error;
+  json::value value = json::parse({text.data(), text.size()}, error, {}, options);
+  if (error || !value.is_object()) return std::nullopt;
+  return std::move(value.get_object());
+}
 
 bool is_declared(std::string_view name, std::span<const ToolDeclaration> tools) {
   return std::any_of(tools.begin(), tools.end(),
@@ -52,20 +62,16 @@ bool fits_schema(const json::value& value, const json::value& schema) {
 }
 
 bool fits_tool(const json::object& arguments, const ToolDeclaration& tool) {
-  json::value schema = json::object();
-  if (!tool.parameters_json.empty()) {
-    json::error_code error;
-    schema = json::parse(tool.parameters_json, error);
-    if (error || !schema.is_object()) return false;
-  }
-  const json::object& object = schema.get_object();
-  if (const json::value* required = object.if_contains("required");
+  const std::optional<json::object> schema =
+      parse_object(tool.parameters_json.empty() ? "{}" : tool.parameters_json);
+  if (!schema) return false;
+  if (const json::value* required = schema->if_contains("required");
       required && required->is_array()) {
     for (const json::value& key : required->get_array()) {
       if (key.is_string() && !arguments.contains(key.get_string())) return false;
     }
   }
-  const json::value* properties = object.if_contains("properties");
+  const json::value* properties = schema->if_contains("properties");
   const json::object none;
   const json::object& declared =
       properties && properties->is_object() ? properties->get_object() : none;
@@ -95,12 +101,11 @@ std::optional<std::string> name_of_call(std::string_view header,
 
 std::optional<std::string> infer_call_name(std::string_view arguments,
                                            std::span<const ToolDeclaration> tools) {
-  json::error_code error;
-  const json::value parsed = json::parse({arguments.data(), arguments.size()}, error);
-  if (error || !parsed.is_object()) return std::nullopt;
+  const std::optional<json::object> parsed = parse_object(arguments);
+  if (!parsed) return std::nullopt;
   std::optional<std::string> name;
   for (const ToolDeclaration& tool : tools) {
-    if (!fits_tool(parsed.get_object(), tool)) continue;
+    if (!fits_tool(*parsed, tool)) continue;
     if (name.has_value()) return std::nullopt;
     name = tool.name;
   }

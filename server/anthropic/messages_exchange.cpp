@@ -1,10 +1,10 @@
 #include "server/anthropic/messages_exchange.h"
 
-#include <boost/json/parse.hpp>
 #include <boost/json/value.hpp>
 
 #include "server/anthropic/error_body.h"
 #include "server/anthropic/messages_request.h"
+#include "server/chat/json_fields.h"
 #include "server/chat/json_text.h"
 #include "server/http/json_writer.h"
 #include "server/http/sse.h"
@@ -48,11 +48,7 @@ void write_usage(JsonWriter& json, const TokenUsage& usage) {
 
 // An object whatever the model wrote: what is none comes as text, for the client to complain of.
 std::string input_json(std::string_view arguments) {
-  namespace json = boost::json;
-  boost::system::error_code code;
-  const json::value value =
-      json::parse(json::string_view(arguments.data(), arguments.size()), code);
-  if (!code && value.is_object()) return json_text(value, kWireJson);
+  if (const auto object = parse_json_object(arguments)) return json_text(*object, kWireJson);
   std::string out = "{\"arguments\":";
   append_json_string(out, arguments);
   return out + "}";

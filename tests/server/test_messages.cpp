@@ -321,6 +321,22 @@ TEST_CASE("a demanded call and a fixed format are kept to over the wire", "[serv
   CHECK(json::parse(formed.at("content").at(0).at("text").as_string()) == json::parse("{\"a\":1}"));
 }
 
+TEST_CASE("arguments are an object however deep a request may be", "[server][messages]") {
+  constexpr int kNumLevels = 60;
+  std::string deep;
+  for (int idx = 0; idx < kNumLevels; ++idx) deep += R"({"a":)";
+  deep += "1" + std::string(kNumLevels, '}');
+  ServerFixture fixture(
+      {.scripts = {{"",
+                    "<think>x</think><|tool_calls_section_begin|><|tool_call_begin|>functions.f:0"
+                    "<|tool_call_argument_begin|>" +
+                        deep + "<|tool_call_end|><|tool_calls_section_end|>"}}});
+  const Response response = Client(fixture).post(
+      kMessages, messages_body(R"("tools":[{"name":"f","input_schema":{"type":"object"}}])"));
+  CHECK(response.status == 200);
+  CHECK(response.body.find("\"input\":" + deep + "}") != std::string::npos);
+}
+
 struct Bad {
   std::string_view members;
   std::string_view messages;

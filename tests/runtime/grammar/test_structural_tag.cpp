@@ -70,6 +70,11 @@ TEST_CASE("text is free until a trigger, and then held to the schema of its tag"
   }
   CHECK(stuck(as_text, "<f=w>7</f>") == "");
   CHECK(stuck(as_text, "<f=w>8") == "8");
+  std::string deep = R"({\"const\":7})";
+  for (int idx = 0; idx < 40; ++idx) deep = R"({\"anyOf\":[)" + deep + "]}";
+  const std::string deep_as_text = R"({"structures":[{"begin":"<f=w>","schema":")" + deep +
+                                   R"(","end":"</f>"}],"triggers":["<f="]})";
+  CHECK(stuck(deep_as_text, "<f=w>7</f>") == "");
   const std::string once =
       with_format(R"({"type":"triggered_tags","triggers":["<f="],"at_least_one":true,
                       "stop_after_first":true,"tags":)" +

@@ -182,6 +182,10 @@ TEST_CASE("an id without a name is inferred from the arguments, or the call drop
   CHECK(name_of("[]") == "(dropped)");
   CHECK(name_of("{\"v\": ") == "(dropped)");
   CHECK(name_of(std::string(5000, '[')) == "(dropped)");
+  const std::string deep = std::string(60, '[') + std::string(60, ']');
+  CHECK(name_of("{\"v\": " + deep + "}") == "list");
+  const std::vector<ToolDeclaration> one = {declared("f", "{\"v\": {\"default\": " + deep + "}}")};
+  CHECK(parse_all(kSection + call("call_1", R"({"v": 1})"), {.tools = one}).calls.size() == 1);
 }
 
 TEST_CASE("a deferred call shows nothing before its end", "[parser]") {
