@@ -85,6 +85,16 @@ void remove_stale_socket(asio::io_context& io, const std::string& path) {
   if (code == asio::error::connection_refused) std::filesystem::remove(path, ec);
 }
 
+// Without the brackets that an IPv6 address has in URLs. No host at all would mean every interface.
+std::string host_to_bind(const std::string& host) {
+  const bool has_brackets = host.starts_with('[') && host.ends_with(']');
+  std::string bare = has_brackets ? host.substr(1, host.size() - 2) : host;
+  if (bare.empty()) {
+    throw ConfigError(fmt::format("--host: expected an address or a name, got '{}'", host));
+  }
+  return bare;
+}
+
 }  // namespace
 
 Acceptor bind_listener(asio::io_context& io, const ServerOptions& options) {
@@ -100,8 +110,8 @@ Acceptor bind_listener(asio::io_context& io, const ServerOptions& options) {
   const std::string where = fmt::format("{}:{}", options.host, options.port);
   boost::system::error_code code;
   tcp::resolver resolver(io);
-  const auto endpoints =
-      resolver.resolve(options.host, std::to_string(options.port), tcp::resolver::passive, code);
+  const auto endpoints = resolver.resolve(host_to_bind(options.host), std::to_string(options.port),
+                                          tcp::resolver::passive, code);
   if (code || endpoints.empty()) fail(where, code);
   return bind_to(io, endpoints.begin()->endpoint(), where);
 }

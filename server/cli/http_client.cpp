@@ -1,5 +1,6 @@
 #include "server/cli/http_client.h"
 
+#include <fmt/format.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -10,6 +11,8 @@
 #include <boost/beast/http.hpp>
 #include <boost/url/parse.hpp>
 #include <boost/url/url_view.hpp>
+#include <charconv>
+#include <cstdint>
 #include <utility>
 
 #include "runtime/base/errors.h"
@@ -85,10 +88,16 @@ ServerUrl parse_server_url(const std::string& text) {
   if (parsed->scheme() == "https") throw bad("TLS is not spoken by this client");
   if (parsed->scheme() != "http") throw bad("not an http URL");
   if (parsed->host().empty()) throw bad("no host in it");
+  const std::string_view port(parsed->port().data(), parsed->port().size());
+  uint16_t port_number = 0;  // the library's own is whatever remains of more digits
+  std::from_chars(port.data(), port.data() + port.size(), port_number);
+  if (!port.empty() && port_number == 0) {
+    throw bad(fmt::format("port {} is none from 1 to 65535", port));
+  }
   ServerUrl url;
   url.host =
       parsed->host_name().empty() ? std::string(parsed->host_address()) : parsed->host_name();
-  url.port = parsed->has_port() && !parsed->port().empty() ? std::string(parsed->port()) : "80";
+  url.port = port.empty() ? "80" : std::string(port);
   url.base_path = std::string(parsed->encoded_path());
   const auto drop_slashes = [&] {
     while (!url.base_path.empty() && url.base_path.back() == '/') url.base_path.pop_back();

@@ -251,6 +251,7 @@ class ChatTest(CommandLineTest):
             url = "http://127.0.0.1:%d" % free.getsockname()[1]
             self.assert_fails("chat", "--url", url, "-p", "hello", says=[url, "tandem serve"])
         self.assert_fails("chat", "--url", "https://127.0.0.1:1", "-p", "x", says=["TLS"])
+        self.assert_fails("chat", "--url", "http://127.0.0.1:99999", "-p", "x", says=["--url", "port 99999", "65535"])
         self.assert_fails("chat", "--url", "ftp://127.0.0.1:1", "-p", "x", says=["http://HOST:PORT"])
 
     def test_a_key_that_is_missing_is_asked_for(self):

@@ -136,6 +136,25 @@ TEST_CASE("certificate files that are none are named", "[server][network]") {
   CHECK(message_of().starts_with("TLS key " + setup.options.tls_private_key_path));
 }
 
+TEST_CASE("no host is not every interface, brackets are those of an IPv6 address",
+          "[server][network]") {
+  const auto message_of = [](const std::string& host) {
+    server::ServerOptions options;
+    options.host = host;
+    options.port = 0;
+    try {
+      const server::Server server(options);
+    } catch (const ConfigError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  CHECK(message_of("") == "--host: expected an address or a name, got ''");
+  CHECK(message_of("[]").starts_with("--host"));
+  CHECK(message_of("[::1]").find("not found") == std::string::npos);  // there may be no IPv6
+  CHECK(message_of("[127.0.0.1]").empty());
+}
+
 TEST_CASE("a Unix socket serves, and goes with its server", "[server][network]") {
   const TempDir folder;
   ServerSetup setup;
