@@ -54,9 +54,7 @@ class LoggedRequest {
                             tokenizer = state_.model().tokenizer] {
       return record->to_json_line(tokenizer);
     };
-    if (!state_.request_log->write(record_->size_bytes(), make_line)) {
-      state_.metrics->count_dropped_log_line();
-    }
+    state_.request_log->write(record_->size_bytes(), make_line);
   }
   LoggedRequest(const LoggedRequest&) = delete;
   LoggedRequest& operator=(const LoggedRequest&) = delete;

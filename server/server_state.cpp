@@ -33,7 +33,9 @@ ServerState::ServerState(ServerOptions server_options)
       metrics(std::make_shared<Metrics>(name_of(options))),
       request_log(options.request_log_path.empty()
                       ? nullptr
-                      : std::make_unique<RequestLog>(options.request_log_path)),
+                      : std::make_unique<RequestLog>(
+                            options.request_log_path,
+                            [counts = metrics] { counts->count_dropped_log_line(); })),
       spans(options.otlp_traces_url.empty() ? nullptr
                                             : std::make_unique<SpanExporter>(SpanExporter::Options{
                                                   .url = options.otlp_traces_url,

@@ -125,7 +125,7 @@ Metrics::Metrics(const std::string& model_name)
                          .Add({{"model_name", model_name}})),
       dropped_log_lines_(add_counters(registry_,
                                       "request_log_dropped_total",
-                                      "Lines of the request log that the disk was too slow for")
+                                      "Lines of the request log that the disk did not take")
                              .Add({{"model_name", model_name}})),
       dropped_spans_(
           add_counters(registry_, "spans_dropped_total", "Spans that the collector did not take")

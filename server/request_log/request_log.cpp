@@ -24,7 +24,9 @@ struct RequestLog::Impl {
   using Clock = std::chrono::steady_clock;
 
   const std::string path;
-  int fd = -1;  // of the thread, once it runs
+  const std::function<void()> on_dropped;
+  int fd = -1;           // of the thread, once it runs
+  bool is_torn = false;  // the file ends inside a line
   std::mutex mutex;
   std::condition_variable has_lines;
   struct Line {
@@ -37,11 +39,13 @@ struct RequestLog::Impl {
   Clock::time_point next_warning;
   std::thread thread;
 
-  explicit Impl(std::string path_in) : path(std::move(path_in)) {}
+  Impl(std::string path_in, std::function<void()> on_dropped_in)
+      : path(std::move(path_in)), on_dropped(std::move(on_dropped_in)) {}
   bool open_file();
   [[nodiscard]] bool is_still_there() const;
   void run();
-  void write_all(std::string_view text);
+  bool write_line(const std::string& line);
+  void drop();
   void warn(const std::string& message);
 };
 
@@ -49,6 +53,7 @@ struct RequestLog::Impl {
 bool RequestLog::Impl::open_file() {
   if (fd >= 0) close(fd);
   fd = open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+  is_torn = false;
   return fd >= 0;
 }
 
@@ -68,13 +73,26 @@ void RequestLog::Impl::warn(const std::string& message) {
   spdlog::warn("--log-requests {}: {}", path, message);
 }
 
-void RequestLog::Impl::write_all(std::string_view text) {
+// False when the disk does not take all of it. What a full disk cut short stays a line of its own.
+bool RequestLog::Impl::write_line(const std::string& line) {
+  if (fd < 0) return false;
+  const std::string whole = (is_torn ? "\n" : "") + line + '\n';
+  std::string_view text = whole;
   while (!text.empty()) {
     const ssize_t written = ::write(fd, text.data(), text.size());
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return warn(std::strerror(errno));
+    if (written < 0) {
+      warn(std::strerror(errno));
+      return false;
+    }
+    if (written > 0) is_torn = text[static_cast<size_t>(written) - 1] != '\n';
     text.remove_prefix(static_cast<size_t>(written));
   }
+  return true;
+}
+
+void RequestLog::Impl::drop() {
+  if (on_dropped) on_dropped();
 }
 
 void RequestLog::Impl::run() {
@@ -89,7 +107,7 @@ void RequestLog::Impl::run() {
     if (!is_still_there() && !open_file()) warn(std::strerror(errno));
     size_t done_bytes = 0;
     for (const Line& line : taken) {
-      if (fd >= 0) write_all(line.make() + '\n');
+      if (!write_line(line.make())) drop();
       done_bytes += line.size_bytes;
     }
     taken.clear();
@@ -98,7 +116,8 @@ void RequestLog::Impl::run() {
   }
 }
 
-RequestLog::RequestLog(std::string path) : impl_(std::make_unique<Impl>(std::move(path))) {
+RequestLog::RequestLog(std::string path, std::function<void()> on_dropped)
+    : impl_(std::make_unique<Impl>(std::move(path), std::move(on_dropped))) {
   if (!impl_->open_file()) {
     throw ConfigError(fmt::format("--log-requests {}: expected a file that can be written, got: {}",
                                   impl_->path, std::strerror(errno)));
@@ -121,6 +140,7 @@ bool RequestLog::write(size_t size_bytes, std::function<std::string()> make_line
     const std::lock_guard lock(impl_->mutex);
     if (impl_->lines.size() >= kMaxWaitingLines ||
         impl_->waiting_bytes + size_bytes > kMaxWaitingBytes) {
+      impl_->drop();
       return false;
     }
     impl_->waiting_bytes += size_bytes;

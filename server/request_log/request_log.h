@@ -11,7 +11,8 @@ namespace tandem::server {
 class RequestLog {
  public:
   // Throws ConfigError when the file cannot be opened for appending. Starts the thread.
-  explicit RequestLog(std::string path);
+  // `on_dropped`: for every line that is lost, on any thread.
+  explicit RequestLog(std::string path, std::function<void()> on_dropped = {});
   ~RequestLog();  // writes what waits
   RequestLog(const RequestLog&) = delete;
   RequestLog& operator=(const RequestLog&) = delete;

@@ -1,11 +1,16 @@
 // The request log: what stands in a line, however a request ends, and that the file never matters
 // to the answers.
+#include <sys/resource.h>
 #include <sys/stat.h>
+
+#include <atomic>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <catch2/catch_test_macros.hpp>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -197,6 +202,36 @@ TEST_CASE("what waits for the disk is bounded, what was taken is written", "[ser
   }
   CHECK(std::filesystem::file_size(path) ==
         num_taken * (server::RequestLog::kMaxWaitingBytes / 8 + 3));
+}
+
+TEST_CASE("a line that a full disk cuts short spoils no other, and is counted", "[server]") {
+  const test::TempDir dir;
+  const std::filesystem::path path = dir.path() / "log";
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit usual{};
+  REQUIRE(getrlimit(RLIMIT_FSIZE, &usual) == 0);
+  const auto limit_files_to = [&](rlim_t size_bytes) {
+    const rlimit limit{size_bytes, usual.rlim_max};
+    REQUIRE(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+  };
+  {
+    std::atomic<int> num_dropped = 0;
+    server::RequestLog log(path.string(), [&] { ++num_dropped; });
+    const auto write = [&](const std::string& line) {
+      log.write(line.size(), [line] { return line; });
+    };
+    limit_files_to(16);
+    write("the first");
+    write("the second");
+    write("the third");
+    const bool were_dropped = eventually([&] { return num_dropped == 2; });
+    limit_files_to(usual.rlim_cur);
+    CHECK(were_dropped);
+    write("the last");
+  }
+  std::ifstream stream(path);
+  const std::string text(std::istreambuf_iterator<char>(stream), {});
+  CHECK(text == "the first\nthe se\nthe last\n");
 }
 
 TEST_CASE("a log that cannot be written is an error at the start", "[server]") {
