@@ -3,11 +3,11 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
-#include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <utility>
 
 #include "runtime/tokenizer/tokenizer.h"
+#include "server/chat/json_fields.h"
 #include "server/chat/sampling_text.h"
 #include "server/http/json_writer.h"
 
@@ -170,14 +170,13 @@ std::string RequestRecord::to_json_line(const Tokenizer* tokenizer) const {
   append_times(writer);
   append_sampling(writer);
   if (!body_.empty()) {
-    // On one line; what is no JSON is a string.
-    boost::system::error_code code;
-    const boost::json::value body = boost::json::parse(body_, code);
+    // On one line; what could be no request is a string.
+    const auto body = parse_json_object(body_);
     writer.key("body");
-    if (code) {
-      writer.string(body_);
+    if (body) {
+      writer.raw(boost::json::serialize(*body));
     } else {
-      writer.raw(boost::json::serialize(body));
+      writer.string(body_);
     }
   }
   writer.end_object();

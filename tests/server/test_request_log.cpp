@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
@@ -130,6 +131,27 @@ TEST_CASE("with content a line holds what was asked and said, without keys", "[s
   struct stat about {};
   REQUIRE(stat(logged.path.c_str(), &about) == 0);
   CHECK((about.st_mode & 0777) == 0600);
+}
+
+TEST_CASE("a body is logged as the object it was served as", "[server]") {
+  LoggedServer logged(true);
+  Client client(logged.fixture);
+  std::string deep = "7";
+  for (int idx = 0; idx < 80; ++idx) deep = R"({"a":)" + deep + "}";
+  const std::string metadata = R"("metadata":)" + deep;
+  CHECK(client.post("/v1/chat/completions", chat_body("hi", metadata), kKey).status == 200);
+  const std::string half = R"({"messages":[{"role":"user","content":"\ud83d"}]})";
+  CHECK(client.post("/v1/chat/completions", half, kKey).status == 200);
+  CHECK(client.post("/v1/chat/completions", std::string(200, '['), kKey).status == 400);
+  std::string text;
+  CHECK(eventually([&] {
+    std::ifstream stream(logged.path);
+    text.assign(std::istreambuf_iterator<char>(stream), {});
+    return std::count(text.begin(), text.end(), '\n') == 3;
+  }));
+  CHECK(text.find(metadata + "}}\n") != std::string::npos);
+  CHECK(text.find("\"content\":\"\ufffd\"") != std::string::npos);
+  CHECK(text.find("\"body\":\"[[") != std::string::npos);
 }
 
 TEST_CASE("an answer that the server ends is a stop, one that is aborted is none", "[server]") {
