@@ -36,6 +36,7 @@ void write_limits(JsonWriter& json, const ServerState& state) {
   json.key("max_logprobs").integer(state.options.max_logprobs);
   json.key("max_connections").integer(state.options.max_connections);
   json.key("max_body_size_bytes").integer(state.options.max_body_size_bytes);
+  json.key("max_total_body_size_bytes").integer(state.options.max_total_body_size_bytes);
 }
 
 void write_machine(JsonWriter& json, const ServerState& state) {

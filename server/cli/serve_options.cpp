@@ -1,5 +1,7 @@
 #include "server/cli/serve_options.h"
 
+#include <algorithm>
+
 #include "server/cli/options.h"
 
 namespace tandem::cli {
@@ -83,7 +85,12 @@ void add_serve_limits(CLI::App* command, ServeOptions& options) {
   command
       ->add_option_function<int64_t>(
           "--max-body-mib",
-          [&options](int64_t mib) { options.server.max_body_size_bytes = mib << 20; },
+          [&server = options.server](int64_t mib) {
+            server.max_body_size_bytes = mib << 20;
+            // One such body alone has to fit.
+            server.max_total_body_size_bytes =
+                std::max(server.max_total_body_size_bytes, server.max_body_size_bytes);
+          },
           "Size of one request; more gets status 413 (default: 64)")
       ->check(CLI::Range(1, 4096).description(""))
       ->type_name("MIB")

@@ -54,6 +54,13 @@ class Network(unittest.TestCase):
             self.assertIn(why, errors)
             self.assertIn(path, errors)
 
+    def test_the_largest_body_fits_into_what_all_may_take(self):
+        for mib, total_mib in ((8, 1024), (4096, 4096)):
+            with TandemServer(TANDEM, "--max-body-mib", mib) as server:
+                info = json.loads(server.request("GET", "/server_info")[2])
+                self.assertEqual(info["max_body_size_bytes"], mib << 20)
+                self.assertEqual(info["max_total_body_size_bytes"], total_mib << 20)
+
     def test_server_info_shows_the_flags_but_no_key(self):
         keys = self.path("keys", "sk-file\n")
         with TandemServer(TANDEM, "--api-key", "sk-line", "--api-key-file", keys, "--max-queue", 7, "--preserve-thinking",
