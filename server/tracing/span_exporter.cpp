@@ -1,6 +1,7 @@
 #include "server/tracing/span_exporter.h"
 
 #include <fmt/format.h>
+#include <openssl/evp.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -39,8 +40,24 @@ constexpr std::chrono::milliseconds kGatherTime{500};  // spans that end togethe
 constexpr size_t kMaxSpansOfPost = 512;
 
 struct Target {
-  std::string host, port, authority, path;
+  std::string host, port, authority;
+  std::string path, query;    // percent-encoded; the query with its '?'
+  std::string authorization;  // "": none
+
+  // Without what may be secret.
+  [[nodiscard]] std::string text() const { return "http://" + authority + path; }
 };
+
+// As RFC 7617 has it.
+std::string basic_credentials(std::string_view user_and_password) {
+  std::string encoded((user_and_password.size() + 2) / 3 * 4 + 1, '\0');
+  const int num_chars =
+      EVP_EncodeBlock(reinterpret_cast<unsigned char*>(encoded.data()),
+                      reinterpret_cast<const unsigned char*>(user_and_password.data()),
+                      static_cast<int>(user_and_password.size()));
+  encoded.resize(static_cast<size_t>(num_chars));  // without the NUL
+  return "Basic " + encoded;
+}
 
 Target target_of(const std::string& text) {
   const auto url = boost::urls::parse_uri(text);
@@ -48,13 +65,16 @@ Target target_of(const std::string& text) {
     throw ConfigError(fmt::format(
         "--otlp-traces-endpoint: expected http://HOST[:PORT][/PATH], got \"{}\"", text));
   }
-  const std::string path = url->path();
+  const std::string path(url->encoded_path());
   const std::string port = url->port().empty() ? "4318" : std::string(url->port());
   return {.host = url->host_address(),
           .port = port,
           // An IPv6 address stands in brackets here.
           .authority = std::string(url->encoded_host()) + ":" + port,
-          .path = path.empty() || path == "/" ? "/v1/traces" : path};
+          .path = path.empty() || path == "/" ? "/v1/traces" : path,
+          .query = url->has_query() ? "?" + std::string(url->encoded_query()) : "",
+          .authorization =
+              url->has_userinfo() ? basic_credentials(url->user() + ":" + url->password()) : ""};
 }
 
 // Throws what Asio throws, and std::runtime_error for a status that is no success.
@@ -66,8 +86,11 @@ asio::awaitable<void> post(Target target, std::string body, std::chrono::seconds
   beast::tcp_stream stream(executor);
   stream.expires_after(time);
   co_await stream.async_connect(addresses, asio::use_awaitable);
-  http::request<http::string_body> request(http::verb::post, target.path, 11);
+  http::request<http::string_body> request(http::verb::post, target.path + target.query, 11);
   request.set(http::field::host, target.authority);
+  if (!target.authorization.empty()) {
+    request.set(http::field::authorization, target.authorization);
+  }
   request.set(http::field::content_type, "application/json");
   request.set(http::field::connection, "close");
   request.body() = std::move(body);
@@ -136,7 +159,8 @@ void SpanExporter::Impl::deliver(const std::vector<std::string>& batch, std::chr
   const auto now = Clock::now();
   if (now < next_warning) return;
   next_warning = now + std::chrono::minutes(1);
-  spdlog::warn("--otlp-traces-endpoint {}: {} spans lost: {}", options.url, batch.size(), failure);
+  spdlog::warn("--otlp-traces-endpoint {}: {} spans lost: {}", target.text(), batch.size(),
+               failure);
 }
 
 void SpanExporter::Impl::run() {

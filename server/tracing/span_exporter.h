@@ -12,8 +12,9 @@ namespace tandem::server {
 class SpanExporter {
  public:
   struct Options {
-    std::string url;           // http://HOST[:PORT][/PATH]; without a path /v1/traces
-    std::string service_name;  // as the collector shows it
+    // http://[USER:PASSWORD@]HOST[:PORT][/PATH][?QUERY]; without a path /v1/traces
+    std::string url;
+    std::string service_name;                 // as the collector shows it
     std::function<void(int64_t)> on_dropped;  // spans that were lost; any thread
   };
 

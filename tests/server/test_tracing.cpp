@@ -207,6 +207,21 @@ TEST_CASE("a collector's address may be IPv6, and its Host header has the bracke
         std::string::npos);
 }
 
+TEST_CASE("a collector's path, query and credentials are sent as the URL has them", "[server]") {
+  Collector collector(kOk);
+  size_t num_posts = 0;
+  for (const std::string rest : {"/a%2Fb%20c/?key=%26&x", "/?key=1"}) {
+    ServerFixture fixture(traced_by("http://me:p%40ss@" + collector.authority() + rest));
+    CHECK(Client(fixture).post("/v1/chat/completions", chat_body("hi")).status == 200);
+    ++num_posts;
+    REQUIRE(eventually([&] { return collector.posts().size() == num_posts; }));
+  }
+  const std::vector<std::string> posts = collector.posts();
+  CHECK(posts[0].starts_with("POST /a%2Fb%20c/?key=%26&x HTTP/1.1\r\n"));
+  CHECK(posts[1].starts_with("POST /v1/traces?key=1 HTTP/1.1\r\n"));
+  CHECK(posts[0].find("\r\nAuthorization: Basic bWU6cEBzcw==\r\n") != std::string::npos);
+}
+
 TEST_CASE("a collector that fails, hangs or is away costs its spans and nothing else", "[server]") {
   Collector failing(kFailure), silent("");
   const std::string nobody = "http://127.0.0.1:1";
