@@ -43,6 +43,7 @@ struct Engine::Impl {
         limits(request_limits(model_in)),
         steps(model_in, options_in) {
     seed_base = steps.random_seed();
+    published = steps.stats();
     thread = std::thread([this] { run(); });
   }
 

@@ -29,6 +29,13 @@ TEST_CASE("greedy tokens are those of the model without pages", "[engine]") {
   CHECK(model.violations().empty());
 }
 
+TEST_CASE("the pages are known before the first step", "[engine]") {
+  HashModel model;
+  const Engine engine(model, {});
+  CHECK(engine.stats().kv_pages_total == model.num_kv_pages());
+  CHECK(engine.stats().kv_pages_used == 0);
+}
+
 TEST_CASE("a stop token ends the answer, counts, and is not sent", "[engine]") {
   HashModel model;
   Engine engine(model, {});
