@@ -25,7 +25,11 @@ namespace {
 
 constexpr int64_t kSpareSizeBytes = 64 << 20;  // index, configuration, file system
 
-// The dimensions that are written: vocabulary and its special ids settled, every value checked.
+int32_t count_base_tokens(const SyntheticOptions& options) {
+  return options.tiktoken_model.empty() ? static_cast<int32_t>(synthetic_base_tokens().size())
+                                        : count_tiktoken_tokens(options.tiktoken_model);
+}
+
 ModelConfig settled_config(ModelConfig config, int32_t num_base_tokens) {
   config.vocab_size = std::max(config.vocab_size, num_base_tokens + kNumSpecialTokens);
   config.bos_token_id = num_base_tokens + kBosOffset;
@@ -239,9 +243,14 @@ ModelConfig tiny_k2_config() {
   return config;
 }
 
+ModelConfig synthetic_config(const SyntheticOptions& options) {
+  return settled_config(options.config, count_base_tokens(options));
+}
+
 int64_t synthetic_checkpoint_size_bytes(const ModelConfig& config) {
-  const auto num_base_tokens = static_cast<int32_t>(synthetic_base_tokens().size());
-  const ModelConfig settled = settled_config(config, num_base_tokens);
+  SyntheticOptions options;
+  options.config = config;
+  const ModelConfig settled = synthetic_config(options);
   int64_t size_bytes = 0;
   visit_all_tensors(settled,
                     [&](const ExpectedTensor& tensor) { size_bytes += tensor.size_bytes(); });
@@ -251,18 +260,14 @@ int64_t synthetic_checkpoint_size_bytes(const ModelConfig& config) {
 void write_synthetic_checkpoint(const fs::path& dir,
                                 const SyntheticOptions& options,
                                 const ProgressFn& progress) {
-  const std::vector<std::string> base_tokens = synthetic_base_tokens();
-  const bool has_own_vocabulary = options.tiktoken_model.empty();
-  const int32_t num_base_tokens = has_own_vocabulary
-                                      ? static_cast<int32_t>(base_tokens.size())
-                                      : count_tiktoken_tokens(options.tiktoken_model);
+  const int32_t num_base_tokens = count_base_tokens(options);
   const ModelConfig config = settled_config(options.config, num_base_tokens);
   const int64_t total_size_bytes = synthetic_checkpoint_size_bytes(config);
   prepare_folder(dir, options.overwrite);
   check_disk_space(dir, total_size_bytes);
 
-  if (has_own_vocabulary) {
-    write_text(dir / "tiktoken.model", tiktoken_text(base_tokens));
+  if (options.tiktoken_model.empty()) {
+    write_text(dir / "tiktoken.model", tiktoken_text(synthetic_base_tokens()));
   } else if (std::error_code ec;
              !fs::equivalent(options.tiktoken_model, dir / "tiktoken.model", ec)) {
     fs::copy_file(options.tiktoken_model, dir / "tiktoken.model",

@@ -22,6 +22,9 @@ struct SyntheticOptions {
 ModelConfig k2_thinking_config();  // the real dimensions, 61 layers
 // Every kind of layer and norm of it in 3 layers, small enough to write and load in a blink.
 ModelConfig tiny_k2_config();
+// The dimensions that are written: the vocabulary has rows for every token, its special ids are
+// settled. Throws ConfigError (a dimension that fits no model), LoadError (tiktoken_model).
+ModelConfig synthetic_config(const SyntheticOptions& options);
 // Throws LoadError (no space, exists already), ConfigError. Values are random with the scale that
 // keeps activations near 1.
 void write_synthetic_checkpoint(const std::filesystem::path& dir,

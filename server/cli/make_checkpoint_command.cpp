@@ -1,9 +1,7 @@
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <string>
 
 #include "runtime/base/errors.h"
@@ -30,17 +28,6 @@ ModelConfig small_config() {
   return config;
 }
 
-constexpr int32_t kNumSpecials = 256;  // ids behind the tokens of tiktoken.model
-
-// A token a line: what the embedding must have rows for.
-int32_t count_lines(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) throw LoadError("--vocab " + path + ": cannot read the file");
-  int32_t num_lines = 0;
-  for (std::string line; std::getline(file, line);) ++num_lines;
-  return num_lines;
-}
-
 }  // namespace
 
 ModelConfig preset_config(const std::string& name) {
@@ -55,9 +42,12 @@ int run_make_checkpoint(const MakeCheckpointOptions& options) {
   if (!options.force && std::filesystem::exists(options.dir, ec) &&
       !std::filesystem::is_empty(options.dir, ec))
     throw ConfigError(options.dir + ": exists and is not empty (--force writes over it)");
-  ModelConfig config = options.config;
-  if (!options.vocab_path.empty())
-    config.vocab_size = std::max(config.vocab_size, count_lines(options.vocab_path) + kNumSpecials);
+  SyntheticOptions synthetic;
+  synthetic.config = options.config;
+  synthetic.seed = options.seed;
+  synthetic.tiktoken_model = options.vocab_path;
+  synthetic.overwrite = options.force;
+  const ModelConfig config = synthetic_config(synthetic);
   fmt::print(
       "{}: {} layers ({} dense), hidden_size {}, {} routed experts of {}, {} a token, vocabulary "
       "{}\n{} to write, random weights (seed {})\n",
@@ -66,11 +56,6 @@ int run_make_checkpoint(const MakeCheckpointOptions& options) {
       config.num_experts_per_tok, format_count(config.vocab_size),
       format_size(synthetic_checkpoint_size_bytes(config)), options.seed);
   std::fflush(stdout);
-  SyntheticOptions synthetic;
-  synthetic.config = config;
-  synthetic.seed = options.seed;
-  synthetic.tiktoken_model = options.vocab_path;
-  synthetic.overwrite = options.force;
   ProgressBar bar(stderr, "writing");
   write_synthetic_checkpoint(options.dir, synthetic,
                              [&](const Progress& progress) { bar.update(progress); });

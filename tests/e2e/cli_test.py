@@ -111,6 +111,15 @@ class CheckpointTest(CommandLineTest):
         self.assertEqual(got, [4, 2, 8, 3, 192, 96, 3, None, 2])
         self.assertEqual(self.check_json(self.path("odd"))[0], 0)
 
+    def test_the_vocabulary_that_is_said_is_the_one_that_is_written(self):
+        vocabulary = os.path.join(self.checkpoint, "tiktoken.model")
+        for name, more in (("few", ()), ("few_of_file", ("--vocab", vocabulary))):
+            status, out, err = run(TANDEM, "make-checkpoint", self.path(name), "--layers", 2, "--vocab-size", 10, *more)
+            self.assertEqual(status, 0, err)
+            rows = self.check_json(self.path(name))[1]["config"]["vocab_size"]
+            self.assertGreater(rows, 256)
+            self.assertRegex(out, rf"vocabulary {rows}\b")
+
     def test_the_same_seed_makes_the_same_bytes(self):
         for name, seed in (("same_a", 5), ("same_b", 5), ("other", 6)):
             self.assertEqual(run(TANDEM, "make-checkpoint", self.path(name), "--layers", 2, "--seed", seed)[0], 0)
