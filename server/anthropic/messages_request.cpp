@@ -90,6 +90,7 @@ void read_tool_choice(FieldReader& fields, ChatRequest& request) {
     request.call_required = true;
   } else if (type == "tool") {
     const auto name = entries.string("name").value_or("");
+    if (!entries.ok()) return fields.fail(*entries.error());
     const bool is_declared =
         std::any_of(request.tools.begin(), request.tools.end(),
                     [&](const ToolDeclaration& tool) { return tool.name == name; });

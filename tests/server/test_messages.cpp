@@ -401,6 +401,11 @@ TEST_CASE("a wrong field of a messages request is named", "[server][messages]") 
     CHECK(refused.error().param == each.named);
     CHECK(refused.error().message.starts_with(each.named));
   }
+  const auto unnamed =
+      server::parse_messages_request(messages_body(R"("tool_choice":{"type":"tool","name":7})"),
+                                     {.vocab_size = 512}, server::MessagesUse::kGenerate);
+  REQUIRE_FALSE(unnamed.ok());
+  CHECK(unnamed.error().message == "tool_choice.name: expected a string, got 7");
   CHECK(server::parse_messages_request(R"({"messages":[{"role":"user","content":"hi"}]})", {},
                                        server::MessagesUse::kCount)
             .ok());
