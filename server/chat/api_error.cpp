@@ -21,14 +21,16 @@ ApiError unsupported(std::string_view param, std::string_view value, std::string
   return error;
 }
 
-ApiError context_too_long(int64_t prompt_tokens, int64_t max_context_tokens) {
+ApiError context_too_long(std::string_view param,
+                          int64_t prompt_tokens,
+                          int64_t max_context_tokens) {
   // Agents look for this wording to start compaction (serving/spec.md §4.4).
   ApiError error;
   error.message = fmt::format(
-      "This model's maximum context length is {} tokens. However, your messages resulted in {} "
-      "tokens, which leaves no room for an answer. Please reduce the length of the messages.",
-      max_context_tokens, prompt_tokens);
-  error.param = "messages";
+      "This model's maximum context length is {0} tokens. However, your {2} resulted in {1} "
+      "tokens, which leaves no room for an answer. Please reduce the length of the {2}.",
+      max_context_tokens, prompt_tokens, param);
+  error.param = param;
   error.code = "context_length_exceeded";
   error.overflow = {prompt_tokens, max_context_tokens};
   return error;

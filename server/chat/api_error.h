@@ -30,7 +30,9 @@ struct ApiError {
 ApiError invalid_value(std::string_view param, std::string_view expected, std::string_view got);
 // 400: a known field with a value that this server cannot do.
 ApiError unsupported(std::string_view param, std::string_view value, std::string_view hint);
-ApiError context_too_long(int64_t prompt_tokens, int64_t max_context_tokens);
+ApiError context_too_long(std::string_view param,
+                          int64_t prompt_tokens,
+                          int64_t max_context_tokens);
 ApiError model_not_found(std::string_view model);
 ApiError server_error(int status, std::string_view message, std::string_view code);
 ApiError from_submit_error(const SubmitError& error);

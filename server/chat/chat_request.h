@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/engine/repetition.h"
@@ -62,6 +63,7 @@ struct HeavyOptions {
 
 struct ChatRequest : GenerationOptions {
   ChatPrompt prompt;
+  std::string_view prompt_field = "messages";  // as the dialect calls it
   std::vector<ToolDeclaration> tools;
   bool tool_calls_allowed = false;  // tools declared and tool_choice is not "none"
   bool parallel_tool_calls = true;

@@ -81,8 +81,8 @@ Result<RenderedPrompt, ApiError> render_request(ChatRequest& request, const Serv
 Result<PreparedChat, ApiError> prepare_chat(ChatRequest request, const ServedModel& model) {
   auto prompt = render_request(request, model);
   if (!prompt) return prompt.error();
-  const auto max_new_tokens =
-      fit_new_tokens(static_cast<int64_t>(prompt->ids.size()), request.max_tokens, model);
+  const auto max_new_tokens = fit_new_tokens(
+      request.prompt_field, static_cast<int64_t>(prompt->ids.size()), request.max_tokens, model);
   if (!max_new_tokens) return max_new_tokens.error();
   if (auto error =
           check_logprobs(request, static_cast<int64_t>(prompt->ids.size()), *max_new_tokens)) {
@@ -96,11 +96,12 @@ Result<PreparedChat, ApiError> prepare_chat(ChatRequest request, const ServedMod
   return chat;
 }
 
-Result<int32_t, ApiError> fit_new_tokens(int64_t num_prompt_tokens,
+Result<int32_t, ApiError> fit_new_tokens(std::string_view prompt_field,
+                                         int64_t num_prompt_tokens,
                                          std::optional<int32_t> wanted,
                                          const ServedModel& model) {
   const int64_t room = model.max_context_tokens - num_prompt_tokens;
-  if (room < 1) return context_too_long(num_prompt_tokens, model.max_context_tokens);
+  if (room < 1) return context_too_long(prompt_field, num_prompt_tokens, model.max_context_tokens);
   return static_cast<int32_t>(std::min<int64_t>(room, wanted.value_or(static_cast<int32_t>(room))));
 }
 

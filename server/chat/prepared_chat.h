@@ -66,8 +66,9 @@ GenerationRequest generation_request(const PreparedChat& chat,
                                      int32_t choice_idx);
 
 // An answer's limit: what was asked for, clamped to the room behind the prompt; agents send the
-// limit of another model (serving/clients.md). An error when there is no room.
-Result<int32_t, ApiError> fit_new_tokens(int64_t num_prompt_tokens,
+// limit of another model (serving/clients.md). An error, of `prompt_field`, when there is no room.
+Result<int32_t, ApiError> fit_new_tokens(std::string_view prompt_field,
+                                         int64_t num_prompt_tokens,
                                          std::optional<int32_t> wanted,
                                          const ServedModel& model);
 

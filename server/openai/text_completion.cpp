@@ -104,7 +104,7 @@ Result<std::unique_ptr<TextCompletion>, ApiError> make_text_completion(std::stri
   std::vector<int32_t> max_new_tokens;
   for (const auto& prompt : request->prompts) {
     // The engine generates at least one token; an echo alone leaves it out.
-    const auto fitted = fit_new_tokens(static_cast<int64_t>(prompt.size()),
+    const auto fitted = fit_new_tokens("prompt", static_cast<int64_t>(prompt.size()),
                                        std::max(*request->max_tokens, 1), model);
     if (!fitted) return fitted.error();
     max_new_tokens.push_back(*fitted);

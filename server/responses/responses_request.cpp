@@ -149,6 +149,7 @@ Result<ResponsesRequest, ApiError> parse_responses_request(std::string_view body
   FieldReader fields(document->get_object());
   ResponsesRequest request;
   ChatRequest& chat = request.chat;
+  chat.prompt_field = "input";
   chat.model = fields.string("model").value_or("");
   chat.prompt.preserve_thinking = limits.preserve_thinking;
   fields.read("preserve_thinking", chat.prompt.preserve_thinking);

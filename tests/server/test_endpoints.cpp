@@ -169,8 +169,24 @@ TEST_CASE("a wrong content type is a 415, a wrong body a 400 with its field", "[
         "temperature: expected a number from 0 to 2, got 3");
   check_error(client.post("/v1/chat/completions", "{\"a\":"), 400, "invalid_json");
   check_error(client.post("/v1/chat/completions", ""), 400, "invalid_json");
-  check_error(client.post("/v1/chat/completions", chat_body(std::string(9000, 'a'))), 400,
-              "context_length_exceeded");
+}
+
+TEST_CASE("a prompt that is too long is named as its endpoint calls it", "[server]") {
+  ServerFixture fixture;
+  Client client(fixture);
+  const std::string text(9000, 'a');
+  const auto check = [&](const char* path, const std::string& body, std::string_view param) {
+    const Response refused = client.post(path, body);
+    check_error(refused, 400, "context_length_exceeded");
+    const json::value error = refused.json().at("error");
+    CHECK(error.at("param").as_string() == json::string_view(param));
+    const std::string message(error.at("message").as_string());
+    CHECK(message.starts_with("This model's maximum context length is 8192 tokens"));
+    CHECK(message.find("your " + std::string(param) + " resulted in") != std::string::npos);
+  };
+  check("/v1/chat/completions", chat_body(text), "messages");
+  check("/v1/completions", R"({"prompt":")" + text + "\"}", "prompt");
+  check("/v1/responses", R"({"input":")" + text + "\"}", "input");
 }
 
 TEST_CASE("text goes to tokens and back", "[server]") {
