@@ -137,6 +137,10 @@ HttpResponse no_route(const HttpRequest& request, const RouteMatch& route) {
   }
   HttpResponse response = error_response(error);
   if (!route.allow.empty()) response.headers.emplace_back("Allow", route.allow);
+  if (error.status == 426) {  // RFC 9110, 15.5.22
+    response.headers.emplace_back("Upgrade", "HTTP/1.1");
+    response.headers.emplace_back("Connection", "Upgrade");
+  }
   return response;
 }
 

@@ -100,6 +100,14 @@ HttpRequest to_request(const Head& head) {
   return request;
 }
 
+// RFC 9112, 3.2.
+template <typename Head>
+std::optional<ApiError> check_host(const Head& head) {
+  const auto num_hosts = head.count(http::field::host);
+  if (num_hosts == 1 || (num_hosts == 0 && head.version() < 11)) return std::nullopt;
+  return invalid_value("Host", "one of it in a request of HTTP/1.1", std::to_string(num_hosts));
+}
+
 // A body in any other coding has no end that we know (RFC 9112, 6.3): what follows would be taken
 // for the next request. Of several fields the first is enough: the parser refuses any behind
 // `chunked`.
@@ -183,7 +191,9 @@ asio::awaitable<bool> Session::answer_one() {
   head_options_.http_minor = parser.get().version() >= 11 ? 1 : 0;
   head_options_.keep_alive = parser.get().keep_alive() && !state_.draining;
   const RouteMatch route = match_route(request_.method, request_.path);
-  if (const auto error = check_body_coding(parser.get())) {
+  auto error = check_host(parser.get());
+  if (!error) error = check_body_coding(parser.get());
+  if (error) {
     co_return co_await refuse_body(error_response(*error, dialect_of(route.endpoint)));
   }
   std::optional<HttpResponse> refusal = refuse_early(request_, route, state_);

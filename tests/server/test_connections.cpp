@@ -192,7 +192,7 @@ TEST_CASE("malformed HTTP is a 400 and the end of the connection", "[server][con
       "GET /health HTTP/1.1\r\nno colon\r\n\r\n",
       "GET /health HTTP/1.1\r\nContent-Length: abc\r\n\r\n",
       "POST /tokenize HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
-      "POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
       std::string("GET /\0 HTTP/1.1\r\n\r\n", 19),
       "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 TLS hello \r\n\r\n",
   };
@@ -231,6 +231,24 @@ TEST_CASE("a body in another coding than chunked is refused, and never taken for
   CHECK(unknown.find("\"version\"") == std::string::npos);
 }
 
+TEST_CASE("a request has one Host, in HTTP/1.0 none is enough", "[server][connections]") {
+  ServerFixture fixture;
+  const auto answer_to = [&](const std::string& request) {
+    Client client(fixture);
+    client.send("GET /version " + request + "Connection: close\r\n\r\n");
+    return client.read_to_end();
+  };
+  CHECK(answer_to("HTTP/1.1\r\nHost:\r\n").starts_with("HTTP/1.1 200"));
+  CHECK(answer_to("HTTP/1.0\r\n").starts_with("HTTP/1.0 200"));
+  for (const char* request : {"HTTP/1.1\r\n", "HTTP/1.1\r\nHost: a\r\nHost: b\r\n",
+                              "HTTP/1.0\r\nHost: a\r\nHost: a\r\n"}) {
+    const std::string answer = answer_to(request);
+    INFO(answer);
+    CHECK(answer.substr(8).starts_with(" 400 Bad Request"));
+    CHECK(answer.find("Host: expected one") != std::string::npos);
+  }
+}
+
 TEST_CASE("too large a body is a 413, announced or not", "[server][connections]") {
   ServerSetup setup;
   setup.options.max_body_size_bytes = 1000;
@@ -244,7 +262,8 @@ TEST_CASE("too large a body is a 413, announced or not", "[server][connections]"
     CHECK(client.closed_by_server());
   }
   Client client(fixture);
-  client.send("POST " + std::string(kChat) + " HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+  client.send("POST " + std::string(kChat) +
+              " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
   client.send("800\r\n" + std::string(0x800, 'a') + "\r\n");
   CHECK(client.read_response().status == 413);
   Client small(fixture);
@@ -296,7 +315,7 @@ TEST_CASE("clients that dribble are dropped", "[server][connections]") {
   Client header(fixture);
   header.send("GET /hea");
   Client body(fixture);
-  body.send("POST /tokenize HTTP/1.1\r\nContent-Length: 10\r\n\r\n{");
+  body.send("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{");
   Client idle(fixture);
   CHECK(header.closed_by_server());
   CHECK(body.closed_by_server());

@@ -396,6 +396,7 @@ TEST_CASE("responses go over the wire, and a websocket is answered 426", "[serve
       {"Connection: Upgrade", "Upgrade: websocket", "openai-beta: responses_websockets=2026-02-06",
        "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="});
   CHECK(upgrade.status == 426);
+  CHECK(upgrade.headers.at("upgrade") == "HTTP/1.1");
   CHECK(upgrade.json().at("error").at("code").as_string() == "upgrade_not_supported");
   CHECK(Client(fixture).get("/v1/responses").status == 405);
 }
