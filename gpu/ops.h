@@ -7,6 +7,7 @@
 // Equation numbers: model/spec.md §3.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -101,6 +102,12 @@ struct OpsLimits {
   int32_t max_context_tokens = 0;
   int32_t n_routed_experts = 0;  // of the widest router; 0: no router
   ExpertsShape experts = {};     // that lie on the device; n_routed_experts 0: none do
+  // Of one step, with tokens in it. The scheduler runs no more of them than there are rows of
+  // logits; who asks for fewer rows, as a warm-up does, has kMinSequences all the same.
+  static constexpr int32_t kMinSequences = 256;
+  [[nodiscard]] int32_t max_sequences() const {
+    return std::min(max_batch_tokens, std::max(max_logit_rows, kMinSequences));
+  }
 };
 
 class Ops {

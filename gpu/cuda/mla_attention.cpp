@@ -33,10 +33,6 @@ int32_t max_expanded_keys(const OpsLimits& limits) {
   return std::min(limits.max_context_tokens, kExpandedBlockTokens + limits.max_batch_tokens);
 }
 
-int32_t max_sequences(const OpsLimits& limits) {
-  return std::min(limits.max_batch_tokens, StepInputs::kMaxSequences);
-}
-
 }  // namespace
 
 CudaKvB::CudaKvB(MatrixView<const bf16> kv_b_proj, const MlaShape& shape, StagedUpload& uploader) {
@@ -116,18 +112,18 @@ struct MlaAttention::Buffers {
       max_pages = ceil_div(limits.max_context_tokens, kPageSizeTokens);
       const int64_t slot_size_bytes =
           int64_t{rows_a_tile} * shape.kv_lora_rank * int64_t{sizeof(float)};
-      max_slots = std::min(max_mla_slots(max_sequences(limits), shape.num_attention_heads,
+      max_slots = std::min(max_mla_slots(limits.max_sequences(), shape.num_attention_heads,
                                          rows_a_tile, limits.max_context_tokens),
                            kMaxSlotsSizeBytes / slot_size_bytes);
-      max_work = max_mla_work(limits.max_batch_tokens, max_sequences(limits),
+      max_work = max_mla_work(limits.max_batch_tokens, limits.max_sequences(),
                               shape.num_attention_heads, rows_a_tile, limits.max_context_tokens);
-      take(page_table, int64_t{max_sequences(limits)} * max_pages);
+      take(page_table, int64_t{limits.max_sequences()} * max_pages);
       take(num_work, 1);
       take(splits, tokens);
       take(work, max_work);
       take(slot_out, max_slots * rows_a_tile * shape.kv_lora_rank);
       take(slot_lse, max_slots * rows_a_tile);
-      staging_size_bytes = int64_t{max_sequences(limits)} * max_pages * int64_t{sizeof(int32_t)} +
+      staging_size_bytes = int64_t{limits.max_sequences()} * max_pages * int64_t{sizeof(int32_t)} +
                            int64_t{sizeof(int32_t)} + tokens * int64_t{sizeof(MlaTokenSplits)} +
                            max_work * int64_t{sizeof(MlaWork)};
     }
@@ -202,7 +198,7 @@ MlaAttention::MlaAttention(const OpsLimits& limits, const MlaShape& shape, const
                                                  .max_batch_tokens = limits.max_batch_tokens});
   }
   for (auto* items : {&planned_->absorbed, &planned_->expanded}) {
-    items->reserve(static_cast<size_t>(max_sequences(limits)));
+    items->reserve(static_cast<size_t>(limits.max_sequences()));
   }
 }
 

@@ -14,7 +14,8 @@ int64_t planned_ops_size_bytes(int32_t card_idx, const OpsLimits& limits, const 
   TANDEM_CUDA_CHECK(cudaGetDeviceCount(&num_cards));
   const int32_t known_card_idx = card_idx < num_cards ? card_idx : 0;
   const StepInputs inputs({.max_batch_tokens = limits.max_batch_tokens,
-                           .max_context_tokens = limits.max_context_tokens});
+                           .max_context_tokens = limits.max_context_tokens,
+                           .max_sequences = limits.max_sequences()});
   return static_cast<int64_t>(CublasMatmul::kWorkspaceSizeBytes + kMatmulScratchSizeBytes +
                               StepMemory::router_logits_size_bytes(limits)) +
          ExpertProducts::planned_size_bytes(limits) +

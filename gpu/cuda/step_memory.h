@@ -19,7 +19,8 @@ inline constexpr size_t kMatmulScratchSizeBytes = size_t{16} << 20;
 struct StepMemory {
   explicit StepMemory(const OpsLimits& limits)
       : inputs({.max_batch_tokens = limits.max_batch_tokens,
-                .max_context_tokens = limits.max_context_tokens}),
+                .max_context_tokens = limits.max_context_tokens,
+                .max_sequences = limits.max_sequences()}),
         staging(values_size_bytes()),
         values(values_size_bytes()),
         router_logits(router_logits_size_bytes(limits)),

@@ -72,8 +72,9 @@ class ForwardModel {
 
   [[nodiscard]] virtual int32_t vocab_size() const = 0;
   [[nodiscard]] virtual int32_t num_kv_pages() const = 0;  // pages 0 .. num_kv_pages-1 may be named
-  [[nodiscard]] virtual int32_t max_batch_tokens() const = 0;    // limit of Batch::token_ids
-  [[nodiscard]] virtual int32_t max_logit_rows() const = 0;      // limit of Batch::logit_token_idx
+  [[nodiscard]] virtual int32_t max_batch_tokens() const = 0;  // limit of Batch::token_ids
+  // Limit of Batch::logit_token_idx; of Batch::items, too, where it is above 256.
+  [[nodiscard]] virtual int32_t max_logit_rows() const = 0;
   [[nodiscard]] virtual int32_t max_context_tokens() const = 0;  // max_position_embeddings or less
 
   // What a decode step of `num_sequences` at `context_size_tokens` each must read: weights, the

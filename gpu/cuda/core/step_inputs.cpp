@@ -8,13 +8,13 @@ namespace tandem::gpu::cuda {
 
 StepInputs::StepInputs(const Limits& limits)
     : limits_(limits),
-      max_sequences_(std::min(limits.max_batch_tokens, kMaxSequences)),
       max_sequence_pages_((limits.max_context_tokens + kPageSizeTokens - 1) / kPageSizeTokens) {
-  items_.reserve(static_cast<size_t>(max_sequences_));
+  items_.reserve(static_cast<size_t>(limits.max_sequences));
 }
 
 int64_t StepInputs::num_values() const {
-  return 4 * int64_t{limits_.max_batch_tokens} + int64_t{max_sequences_} * max_sequence_pages_;
+  return 4 * int64_t{limits_.max_batch_tokens} +
+         int64_t{limits_.max_sequences} * max_sequence_pages_;
 }
 
 int64_t StepInputs::fill(const Batch& batch, int64_t num_rows, std::span<int32_t> values) {
@@ -39,7 +39,7 @@ int64_t StepInputs::fill(const Batch& batch, int64_t num_rows, std::span<int32_t
     TANDEM_CHECK(kv_len <= limits_.max_context_tokens &&
                      item.page_ids.size() >= static_cast<size_t>(num_pages),
                  "StepInputs: context");
-    TANDEM_CHECK(items_.size() < static_cast<size_t>(max_sequences_),
+    TANDEM_CHECK(items_.size() < static_cast<size_t>(limits_.max_sequences),
                  "StepInputs: too many sequences in a step");
     items_.push_back({.token_begin = item.token_begin,
                       .num_tokens = item.num_tokens,

@@ -26,9 +26,8 @@ class StepInputs {
   struct Limits {
     int32_t max_batch_tokens = 0;
     int32_t max_context_tokens = 0;
+    int32_t max_sequences = 0;  // page_ids has room for as many of the longest contexts
   };
-  // Sequences of one step: page_ids has room for as many of the longest contexts.
-  static constexpr int32_t kMaxSequences = 256;
 
   explicit StepInputs(const Limits& limits);
 
@@ -55,7 +54,6 @@ class StepInputs {
 
  private:
   Limits limits_;
-  int32_t max_sequences_;
   int32_t max_sequence_pages_;
   std::vector<MlaPlanItem> items_;
   std::span<const int32_t> page_ids_;

@@ -1,12 +1,15 @@
 #include "gpu/cuda/core/step_inputs.h"
 
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 #include <vector>
+
+#include "gpu/ops.h"
 
 namespace tandem::gpu::cuda {
 
 TEST_CASE("a step's inputs name every token's position, slot and pages", "[gpu][host]") {
-  StepInputs inputs({.max_batch_tokens = 10, .max_context_tokens = 200});
+  StepInputs inputs({.max_batch_tokens = 10, .max_context_tokens = 200, .max_sequences = 3});
   std::vector<int32_t> values(static_cast<size_t>(inputs.num_values()), -1);
   const std::vector<int32_t> token_ids{11, 12, 13, 14};
   const std::vector<int32_t> logit_token_idx{0, 3};
@@ -43,22 +46,36 @@ TEST_CASE("a step's inputs name every token's position, slot and pages", "[gpu][
   }
 }
 
+TEST_CASE("a step may have a sequence for every row of logits, or 256 of them", "[gpu][host]") {
+  const auto max_sequences = [](int32_t max_batch_tokens, int32_t max_logit_rows) {
+    return OpsLimits{.max_batch_tokens = max_batch_tokens, .max_logit_rows = max_logit_rows}
+        .max_sequences();
+  };
+  CHECK(max_sequences(576, 64) == 256);
+  CHECK(max_sequences(64, 1) == 64);
+  CHECK(max_sequences(812, 300) == 300);
+  CHECK(max_sequences(4608, 4096) == 4096);
+}
+
 TEST_CASE("a step's inputs hold the longest contexts of as many sequences as a step has",
           "[gpu][host]") {
+  const int32_t num_sequences = GENERATE(4, 300);
   constexpr int32_t kContext = 262'144;
-  StepInputs inputs({.max_batch_tokens = 4, .max_context_tokens = kContext});
+  StepInputs inputs({.max_batch_tokens = num_sequences,
+                     .max_context_tokens = kContext,
+                     .max_sequences = num_sequences});
   std::vector<int32_t> values(static_cast<size_t>(inputs.num_values()));
   const std::vector<int32_t> pages(kContext / 64, 1);
-  const std::vector<int32_t> token_ids(4);
+  const std::vector<int32_t> token_ids(static_cast<size_t>(num_sequences));
   std::vector<BatchItem> items;
-  for (int32_t idx = 0; idx < 4; ++idx) {
+  for (int32_t idx = 0; idx < num_sequences; ++idx) {
     items.push_back({.token_begin = idx,
                      .num_tokens = 1,
                      .context_size_tokens = kContext - 1,
                      .page_ids = pages});
   }
-  CHECK(inputs.fill({.token_ids = token_ids, .items = items, .logit_token_idx = {}}, 4, values) ==
-        inputs.num_values());
+  CHECK(inputs.fill({.token_ids = token_ids, .items = items, .logit_token_idx = {}}, num_sequences,
+                    values) == inputs.num_values());
 }
 
 }  // namespace tandem::gpu::cuda

@@ -83,7 +83,7 @@ struct Card {
   Card(const MlaShape& shape, const CacheAndBatch& data, int32_t max_context)
       : ops(make_cuda_ops(0)), cache(*ops, data.cache) {
     ops->reserve({.max_batch_tokens = std::max(data.num_tokens, 8),
-                  .max_logit_rows = 8,
+                  .max_logit_rows = std::max(static_cast<int32_t>(data.items.size()), 8),
                   .max_context_tokens = max_context},
                  shape);
     // Allocated memory is zero; the cache was uploaded whole.
@@ -195,6 +195,14 @@ TEST_CASE("on a card the longest context attends as the host's, and 64 sequences
     sequences.push_back({.num_tokens = 1, .context = idx * 67 % 900});
   }
   check_against_host(k2_shape(64), sequences, MlaForm::kAuto, 17);
+}
+
+TEST_CASE("on a card a step has as many sequences as it has rows of logits", "[gpu]") {
+  require_card();
+  for (const MlaShape& shape : {kSmallShape, k2_shape(1)}) {
+    check_against_host(shape, std::vector<SequenceSize>(300, {.num_tokens = 1, .context = 2}),
+                       MlaForm::kAuto, 18);
+  }
 }
 
 TEST_CASE("on a card several tokens of a sequence see what stands before each", "[gpu][wide]") {
