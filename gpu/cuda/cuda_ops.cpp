@@ -11,7 +11,7 @@
 #include "gpu/cuda/card_properties.h"
 #include "gpu/cuda/core/recorder.h"
 #include "gpu/cuda/cublas_matmul.h"
-#include "gpu/cuda/device_guard.h"
+#include "gpu/cuda/current_device.h"
 #include "gpu/cuda/device_memory.h"
 #include "gpu/cuda/error.h"
 #include "gpu/cuda/event.h"
@@ -61,15 +61,10 @@ Addends addends_of(std::span<const MatrixView<const float>> matrices) {
 class CudaOps final : public Ops {
  public:
   explicit CudaOps(int32_t card_idx)
-      : card_idx_(card_idx),
-        properties_(properties_of(card_idx)),
-        guard_(std::in_place, card_idx),
-        matmul_(kMatmulScratchSizeBytes) {
-    guard_.reset();
-  }
+      : card_idx_(card_idx), properties_(set_up(card_idx)), matmul_(kMatmulScratchSizeBytes) {}
   ~CudaOps() override {
     // What is still enqueued uses memory that goes with the object.
-    const DeviceGuard guard(card_idx_);
+    make_current(card_idx_);
     log_failure(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
   }
 
@@ -85,15 +80,15 @@ class CudaOps final : public Ops {
   // --- memory
 
   std::unique_ptr<DeviceBuffer> allocate(size_t size_bytes) override {
-    const DeviceGuard guard(card_idx_);
+    make_current(card_idx_);
     return std::make_unique<BufferOf<DeviceMemory>>(size_bytes);
   }
   std::unique_ptr<DeviceBuffer> allocate_host(size_t size_bytes) override {
-    const DeviceGuard guard(card_idx_);
+    make_current(card_idx_);
     return std::make_unique<BufferOf<PinnedMemory>>(size_bytes);
   }
   std::unique_ptr<DeviceBuffer> upload(std::span<const std::byte> host_bytes) override {
-    const DeviceGuard guard(card_idx_);
+    make_current(card_idx_);
     auto buffer = std::make_unique<BufferOf<DeviceMemory>>(host_bytes.size());
     uploader().upload(host_bytes, buffer->data());
     uploader().finish();
@@ -106,25 +101,25 @@ class CudaOps final : public Ops {
       std::span<const MatrixView<const bf16>> weights) override;
   std::unique_ptr<ExpertsWeight> load_experts(const ExpertsShape& shape,
                                               PackedExpert packed_expert) override {
-    const DeviceGuard guard(card_idx_);
+    make_current(card_idx_);
     return std::make_unique<CudaExperts>(shape, packed_expert, uploader());
   }
   std::unique_ptr<KvBWeight> load_kv_b(MatrixView<const bf16> kv_b_proj,
                                        const MlaShape& shape) override {
-    const DeviceGuard guard(card_idx_);
+    make_current(card_idx_);
     check_widths(
         {shape.qk_nope_head_dim, shape.qk_rope_head_dim, shape.v_head_dim, shape.kv_lora_rank});
     return std::make_unique<CudaKvB>(kv_b_proj, shape, uploader());
   }
   void reserve(const OpsLimits& limits, const MlaShape& shape) override {
-    const DeviceGuard guard(card_idx_);
+    make_current(card_idx_);
     limits_ = limits;
     matmul_.reserve();
     step_.emplace(limits);
     attention_.emplace(limits, shape, mla_card(properties_));
   }
   void release() override {
-    const DeviceGuard guard(card_idx_);
+    make_current(card_idx_);
     stream_.synchronize();
     recorder_ = {};
     attention_.reset();
@@ -139,7 +134,7 @@ class CudaOps final : public Ops {
   void submit() override;
   void synchronize() override {
     submit();
-    const DeviceGuard guard(card_idx_);
+    make_current(card_idx_);
     stream_.synchronize();
   }
 
@@ -223,9 +218,14 @@ class CudaOps final : public Ops {
   void receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) override;
 
  private:
+  static cudaDeviceProp set_up(int32_t card_idx) {
+    const cudaDeviceProp properties = properties_of(card_idx);
+    make_current(card_idx);
+    return properties;
+  }
   template <typename Operation>
   void enqueue(const Operation& operation) {
-    const DeviceGuard guard(card_idx_);
+    make_current(card_idx_);
     recorder_.enqueue(operation);
   }
   StagedUpload& uploader() {
@@ -240,8 +240,7 @@ class CudaOps final : public Ops {
                MatmulOut kind);
 
   int32_t card_idx_;
-  cudaDeviceProp properties_;
-  std::optional<DeviceGuard> guard_;  // while the members below are made
+  cudaDeviceProp properties_;  // the members behind it are made on the card
   Stream stream_;
   Event received_;  // what others receive from here is done
   CublasMatmul matmul_;
@@ -267,7 +266,7 @@ void CudaOps::check_widths(std::initializer_list<int64_t> widths) {
 
 std::unique_ptr<LinearWeight> CudaOps::load_linear(
     std::span<const MatrixView<const bf16>> weights) {
-  const DeviceGuard guard(card_idx_);
+  make_current(card_idx_);
   const int64_t in_features = weights.front().cols;
   check_widths({in_features});
   int64_t out_features = 0;
@@ -296,7 +295,7 @@ std::unique_ptr<LinearWeight> CudaOps::load_linear(
 
 int64_t CudaOps::begin_step(const Batch& batch, MlaForm form) {
   TANDEM_CHECK(step_ && attention_, "begin_step before reserve()");
-  const DeviceGuard guard(card_idx_);
+  make_current(card_idx_);
   uploader_.reset();  // weights are loaded before steps begin
   // The last step reads what is filled now.
   stream_.synchronize();
@@ -318,7 +317,7 @@ int64_t CudaOps::begin_step(const Batch& batch, MlaForm form) {
 }
 
 void CudaOps::submit() {
-  const DeviceGuard guard(card_idx_);
+  make_current(card_idx_);
   recorder_.end_segment(
       [this](const std::function<void()>& work) { return CapturedGraph::capture(stream_, work); },
       [this](const CapturedGraph& graph) {
@@ -501,7 +500,7 @@ void CudaOps::sample(MatrixView<const float> logits,
                  .uniform = uniform_at(choice.seed, choice.draw_idx)};
   }
   submit();
-  const DeviceGuard guard(card_idx_);
+  make_current(card_idx_);
   launch_sample({.logits = logits, .rows = rows, .token_ids = token_ids.data()}, stream_.get());
 }
 
@@ -510,11 +509,9 @@ void CudaOps::receive(Ops& source, MatrixView<const float> from, MatrixView<floa
   auto& other = dynamic_cast<CudaOps&>(source);
   other.submit();
   submit();
-  {
-    const DeviceGuard guard(other.card_idx_);
-    other.received_.record(other.stream_.get());
-  }
-  const DeviceGuard guard(card_idx_);
+  make_current(other.card_idx_);
+  other.received_.record(other.stream_.get());
+  make_current(card_idx_);
   stream_.wait_for(other.received_);
   const bool whole = from.row_stride == from.cols && to.row_stride == to.cols;
   const int64_t num_pieces = whole ? 1 : to.rows;

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "gpu/cuda/device_guard.h"
+#include "gpu/cuda/current_device.h"
 #include "gpu/cuda/device_query.h"
 #include "gpu/cuda/error.h"
 
@@ -38,7 +38,7 @@ CudaSupport query_devices() {
 }
 
 int64_t free_size_bytes(int32_t card_idx) {
-  const DeviceGuard guard(card_idx);
+  make_current(card_idx);
   size_t free_bytes = 0;
   size_t total_bytes = 0;
   TANDEM_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));

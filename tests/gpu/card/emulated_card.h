@@ -28,6 +28,10 @@ void enqueue_dependent(cudaStream_t stream, DependentWork work);
 int64_t num_graph_launches();
 int64_t num_graphs();  // there are
 
+// Calls so far that would have set the card up for this process: it was made current, or memory was
+// taken or asked about while it was.
+int64_t num_uses(int card_idx);
+
 // Device memory, of all cards together: what this process has, and what others are said to have.
 int64_t used_size_bytes();
 void set_others_size_bytes(int64_t size_bytes);

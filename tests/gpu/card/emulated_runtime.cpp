@@ -1,3 +1,4 @@
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -43,6 +44,7 @@ struct Card {
   std::map<uintptr_t, size_t> pinned_memory;
   std::set<cudaStream_t> streams;
   int current_device = 0;
+  std::array<int64_t, kNumCards> num_uses{};
   cudaError_t last_error = cudaSuccess;
   int64_t num_graph_launches = 0;
   int64_t num_graphs = 0;
@@ -52,6 +54,8 @@ Card& card() {
   static Card instance;
   return instance;
 }
+
+void use_current() { ++card().num_uses[static_cast<size_t>(card().current_device)]; }
 
 cudaError_t fail(cudaError_t status) {
   card().last_error = status;
@@ -115,6 +119,7 @@ int64_t free_size_bytes() {
 
 cudaError_t allocate(std::map<uintptr_t, size_t>& memory, void** out, size_t size_bytes) {
   if (is_capturing()) return fail(cudaErrorStreamCaptureUnsupported);
+  use_current();
   const bool on_card = &memory == &card().device_memory;
   if (on_card && static_cast<int64_t>(size_bytes) > free_size_bytes())
     return fail(cudaErrorMemoryAllocation);
@@ -167,6 +172,7 @@ void enqueue_dependent(cudaStream_t stream, DependentWork work) {
 
 int64_t num_graph_launches() { return card().num_graph_launches; }
 int64_t num_graphs() { return card().num_graphs; }
+int64_t num_uses(int card_idx) { return card().num_uses[static_cast<size_t>(card_idx)]; }
 
 int64_t used_size_bytes() {
   int64_t size_bytes = 0;
@@ -194,6 +200,7 @@ cudaError_t cudaGetDevice(int* device) {
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= card::kNumCards) return fail(cudaErrorInvalidDevice);
   card::card().current_device = device;
+  card::use_current();
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
@@ -205,6 +212,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
+  card::use_current();
   *free_bytes = static_cast<size_t>(card::free_size_bytes());
   *total_bytes = card::kMemorySizeBytes;
   return cudaSuccess;

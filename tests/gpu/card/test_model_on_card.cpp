@@ -152,6 +152,24 @@ TEST_CASE("products choose their algorithms while the model is loaded, not under
   CHECK(gpu::emulated_card::num_algorithm_choices() == num_chosen);
 }
 
+TEST_CASE("a model on the second card leaves the first alone", "[cuda_card]") {
+  const std::string dir = golden_dir("k2_thinking");
+  const int64_t num_before = gpu::emulated_card::num_uses(0);
+  const int64_t num_before_on_second = gpu::emulated_card::num_uses(1);
+  {
+    LoadedModel loaded(dir, 2, on_cards({1}));
+    SequenceState sequence{.token_ids = {3, 4, 5}, .page_ids = {2}, .logits = {}};
+    for (int step = 0; step < 3; ++step) {
+      const int32_t one = 1;
+      run_step(*loaded.model, {&sequence, 1}, {&one, 1});
+    }
+    loaded.model->release_memory(kAllModelMemory);
+    loaded.model->restore_memory(kAllModelMemory, {});
+  }
+  CHECK(gpu::emulated_card::num_uses(0) == num_before);
+  CHECK(gpu::emulated_card::num_uses(1) > num_before_on_second);
+}
+
 TEST_CASE("on an emulated card the model chooses the tokens that its logits give", "[cuda_card]") {
   const std::string dir = golden_dir("k2_thinking");
   LoadedModel loaded(dir, 2, on_cards({0}));

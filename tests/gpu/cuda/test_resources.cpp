@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "gpu/cuda/device_guard.h"
+#include "gpu/cuda/current_device.h"
 #include "gpu/cuda/device_memory.h"
 #include "gpu/cuda/error.h"
 #include "gpu/cuda/event.h"
@@ -78,7 +78,7 @@ TEST_CASE("more memory than the card has is a LoadError that says what is free",
 
 TEST_CASE("streams copy in order and wait for each other's events", "[gpu]") {
   testing::require_card();
-  const DeviceGuard guard(0);
+  make_current(0);
   const Stream first;
   const Stream second;
   const Event copied(Event::Timing::kOn);
@@ -103,7 +103,7 @@ TEST_CASE("streams copy in order and wait for each other's events", "[gpu]") {
 
 TEST_CASE("a staged upload of more than the ring holds arrives whole", "[gpu]") {
   testing::require_card();
-  const DeviceGuard guard(0);
+  make_current(0);
   std::vector<std::byte> source(StagedUpload::kSizeBytes * 3 / 2 + 7);
   for (size_t idx = 0; idx < source.size(); ++idx) {
     source[idx] = static_cast<std::byte>(idx * 37 + idx / 4093);
