@@ -101,7 +101,8 @@ struct OpsLimits {
   int32_t max_logit_rows = 0;
   int32_t max_context_tokens = 0;
   int32_t n_routed_experts = 0;  // of the widest router; 0: no router
-  ExpertsShape experts = {};     // that lie on the device; n_routed_experts 0: none do
+  RouterParams router = {};
+  ExpertsShape experts = {};  // that lie on the device; n_routed_experts 0: none do
   // Of one step, with tokens in it. The scheduler runs no more of them than there are rows of
   // logits; who asks for fewer rows, as a warm-up does, has kMinSequences all the same.
   static constexpr int32_t kMinSequences = 256;
@@ -136,7 +137,8 @@ class Ops {
   using PackedExpert = FunctionRef<std::span<const std::byte>(int32_t expert_idx)>;
   virtual std::unique_ptr<ExpertsWeight> load_experts(const ExpertsShape& shape,
                                                       PackedExpert packed_expert) = 0;
-  // Workspaces for everything below, before the first step.
+  // Workspaces for everything below, before the first step and best before the weights. Throws
+  // LoadError for a model that the device cannot compute, and where memory is missing.
   virtual void reserve(const OpsLimits& limits, const MlaShape& shape) = 0;
   // Gives them back, and forgets what was recorded, so that whatever steps worked on may go; what
   // was enqueued is done first. reserve() comes before the next step.

@@ -21,6 +21,7 @@ DevicePart::DevicePart(std::unique_ptr<gpu::Ops> ops,
               .max_logit_rows = placement.devices.back().max_logit_rows,
               .max_context_tokens = placement.max_context_tokens,
               .n_routed_experts = config.n_routed_experts,
+              .router = router_params(config),
               .experts = placement.num_device_expert_layers > 0 ? experts_shape(config)
                                                                 : gpu::ExpertsShape{}},
       attention_{.shape = mla_shape(config),

@@ -25,6 +25,7 @@
 #include "gpu/cuda/kernels/skinny_linear.h"
 #include "gpu/cuda/linear.h"
 #include "gpu/cuda/mla_attention.h"
+#include "gpu/cuda/model_limits.h"
 #include "gpu/cuda/pinned_memory.h"
 #include "gpu/cuda/staged_upload.h"
 #include "gpu/cuda/step_memory.h"
@@ -113,6 +114,7 @@ class CudaOps final : public Ops {
   }
   void reserve(const OpsLimits& limits, const MlaShape& shape) override {
     make_current(card_idx_);
+    check_model(limits, shape, static_cast<int64_t>(properties_.sharedMemPerBlockOptin));
     limits_ = limits;
     matmul_.reserve();
     step_.emplace(limits);

@@ -10,6 +10,8 @@
 
 namespace tandem::gpu::cuda {
 
+inline constexpr int32_t kMaxMlaDecodeRank = 512;
+
 // score[u] = softmax_scale * (q_latent . c_u + q_rope . k_rope_u) over the keys u <= position of
 // the token; out = sum_u softmax(score)[u] * c_u, for every token and head. Scores, softmax and
 // sums in FP32; weights rounded to BF16 before they multiply values, in the sum of weights too.
@@ -22,7 +24,7 @@ struct MlaDecodeParams {
   MatrixView<const int32_t> page_table;  // [num_items, max_pages]
   const int32_t* positions = nullptr;    // [num_tokens]
   int32_t num_attention_heads = 0;
-  int32_t kv_lora_rank = 0;      // multiple of 8, at most 512
+  int32_t kv_lora_rank = 0;      // multiple of 8, at most kMaxMlaDecodeRank
   int32_t qk_rope_head_dim = 0;  // multiple of 8
   float softmax_scale = 0.0f;
 
@@ -37,11 +39,13 @@ struct MlaDecodeParams {
   MatrixView<bf16> out;  // [num_tokens, heads * kv_lora_rank]
 };
 
-// With 64 rows and kv_dim above 320 a CTA takes more shared memory than the 99 KiB of sm_86, sm_89
-// and sm_120 (161 KiB at 576): the launch then ends the process with a message.
 constexpr int32_t mla_rows_a_tile(int32_t num_attention_heads) {
   return num_attention_heads > 16 ? 64 : 16;
 }
+
+// What a CTA takes. With 64 rows and kv_dim above 320 that is more than the 99 KiB of sm_86, sm_89
+// and sm_120 (161 KiB at 576): a launch there would end the process.
+int32_t mla_decode_shared_size_bytes(int32_t num_attention_heads, int32_t kv_dim);
 
 // Two kernels: the pieces of work, then the sum of what was split.
 void launch_mla_decode(const MlaDecodeParams& params, cudaStream_t stream);

@@ -12,7 +12,7 @@ struct RopeAndAppendKv {
   using Params = RopeKvParams;
   static constexpr int kMaxThreads = 128, kMinBlocks = 1;
   static constexpr int kHeadsPerBlock = 16;
-  static constexpr int kMaxPairs = 128;
+  static constexpr int kMaxPairs = kMaxRopeHeadDim / 2;
   static constexpr int kWarps = kMaxThreads / simt::kWarpSize;
   // Shared memory: cosines, sines, partial sums.
   static constexpr int kPartialOffset = 2 * kMaxPairs * int{sizeof(float)};

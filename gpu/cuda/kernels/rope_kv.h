@@ -7,6 +7,8 @@
 
 namespace tandem::gpu::cuda {
 
+inline constexpr int32_t kMaxRopeHeadDim = 256;
+
 // For every token t with kv_slots[t] >= 0, others are left alone (the padding of a captured batch):
 //   slot[0 : rank]     = rms_norm(kv_a[t, 0 : rank]; kv_a_layernorm, eps)
 //   slot[rank : kv_dim] = rope(kv_a[t, rank : kv_dim], positions[t])
@@ -23,7 +25,7 @@ struct RopeKvParams {
   bf16* cache;                   // [num_pages * 64, kv_dim]
   int32_t num_attention_heads;
   int32_t qk_nope_head_dim;
-  int32_t qk_rope_head_dim;  // even, at most 256
+  int32_t qk_rope_head_dim;  // even, at most kMaxRopeHeadDim
   int32_t kv_lora_rank;
   float eps;
   float magnitude;  // multiplies cos and sin

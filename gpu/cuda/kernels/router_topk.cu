@@ -6,7 +6,7 @@
 namespace tandem::gpu::cuda {
 
 void launch_router_topk(const RouterTopkParams& params, cudaStream_t stream) {
-  TANDEM_CHECK(params.expert_ids.cols <= simt::kWarpSize && params.n_group <= simt::kWarpSize &&
+  TANDEM_CHECK(params.expert_ids.cols <= kMaxRouterChoices && params.n_group <= kMaxRouterChoices &&
                    params.expert_ids.cols <= params.logits.cols,
                "router_topk: num_experts_per_tok or n_group");
   TANDEM_CHECK(params.logits.cols % params.n_group == 0, "router_topk: n_group");

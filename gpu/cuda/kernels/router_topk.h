@@ -8,6 +8,9 @@
 
 namespace tandem::gpu::cuda {
 
+// A choice or a group a lane of a warp.
+inline constexpr int32_t kMaxRouterChoices = simt::kWarpSize;
+
 // score = sigmoid(logit); choice = score + bias. With n_group > 1 only the topk_group groups whose
 // two best choices have the largest sum stay. The num_experts_per_tok largest choices are taken,
 // the lower index on ties; ids ascend. weight = score, divided by the sum of the chosen scores +
@@ -16,9 +19,9 @@ namespace tandem::gpu::cuda {
 struct RouterTopkParams {
   MatrixView<const float> logits;        // [num_tokens, n_routed_experts]
   const float* e_score_correction_bias;  // [n_routed_experts], or null: zeros
-  MatrixView<int32_t> expert_ids;        // [num_tokens, num_experts_per_tok], at most 32 of them
-  MatrixView<float> expert_weights;      // as expert_ids
-  int32_t n_group;                       // divides n_routed_experts; at most 32
+  MatrixView<int32_t> expert_ids;    // [num_tokens, num_experts_per_tok], at most kMaxRouterChoices
+  MatrixView<float> expert_weights;  // as expert_ids
+  int32_t n_group;                   // divides n_routed_experts; at most kMaxRouterChoices
   int32_t topk_group;
   bool norm_topk_prob;
   float routed_scaling_factor;

@@ -209,6 +209,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   properties->totalGlobalMem = card::kMemorySizeBytes;
   properties->major = 8;
   properties->multiProcessorCount = 3;
+  properties->sharedMemPerBlockOptin = size_t{163} << 10;
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {

@@ -3,17 +3,25 @@
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
+#include <catch2/matchers/catch_matchers_exception.hpp>
+#include <catch2/matchers/catch_matchers_string.hpp>
 #include <numeric>
 #include <span>
 
+#include "runtime/base/errors.h"
+#include "runtime/model/synthetic_checkpoint.h"
 #include "runtime/reference/reference_model.h"
 #include "runtime/sampling/sampler.h"
 #include "tests/gpu/card/emulated_card.h"
 #include "tests/offload/model_fixture.h"
 #include "tests/offload/row_error.h"
+#include "tests/runtime/model/temp_dir.h"
 
 namespace tandem::tests {
 namespace {
+
+using Catch::Matchers::MessageMatches;
+using Catch::Matchers::StartsWith;
 
 // A step of the sequences' next tokens, with the logits of the last `num_logit_rows` of them at
 // most, which go nowhere.
@@ -168,6 +176,52 @@ TEST_CASE("a model on the second card leaves the first alone", "[cuda_card]") {
   }
   CHECK(gpu::emulated_card::num_uses(0) == num_before);
   CHECK(gpu::emulated_card::num_uses(1) > num_before_on_second);
+}
+
+TEST_CASE("a model that the kernels of a card are not for is refused before it is loaded",
+          "[cuda_card]") {
+  ModelConfig config = tiny_k2_config();
+  std::string expected;
+  SECTION("kv_lora_rank") {
+    config.kv_lora_rank = 520;
+    expected = "kv_lora_rank is 520, on a GPU expected is at most 512; --gpus none";
+  }
+  SECTION("qk_rope_head_dim") {
+    config.qk_rope_head_dim = 264;
+    expected = "qk_rope_head_dim is 264, on a GPU expected is at most 256; --gpus none";
+  }
+  SECTION("num_experts_per_tok") {
+    config.n_routed_experts = 40;
+    config.num_experts_per_tok = 33;
+    expected = "num_experts_per_tok is 33, on a GPU expected is at most 32; --gpus none";
+  }
+  SECTION("n_group") {
+    config.n_routed_experts = 68;
+    config.n_group = 34;
+    config.topk_group = 4;
+    expected = "n_group is 34, on a GPU expected is at most 32; --gpus none";
+  }
+  SECTION("shared memory") {
+    config.num_attention_heads = 17;
+    config.kv_lora_rank = 512;
+    config.qk_rope_head_dim = 128;
+    expected =
+        "num_attention_heads is 17, kv_lora_rank 512 and qk_rope_head_dim 128: attention takes "
+        "180480 bytes of a multiprocessor's shared memory, on this GPU expected is at most 166912; "
+        "--gpus none";
+  }
+  const test::TempDir dir;
+  write_synthetic_checkpoint(dir.path(), {.config = config, .tiktoken_model = {}}, {});
+  const Checkpoint checkpoint = Checkpoint::open(dir.path());
+  WorkerPool pool(Topology::detect(), {.num_threads = 2, .pin = false});
+  offload::KimiK2Options options = on_cards({0});
+  options.kv_cache_tokens = 64;
+  options.max_context_tokens = 64;
+  bool has_begun = false;
+  CHECK_THROWS_MATCHES(
+      offload::KimiK2::load(checkpoint, pool, options, [&](const Progress&) { has_begun = true; }),
+      LoadError, MessageMatches(StartsWith(expected)));
+  CHECK_FALSE(has_begun);
 }
 
 TEST_CASE("on an emulated card the model chooses the tokens that its logits give", "[cuda_card]") {
