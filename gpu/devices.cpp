@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "gpu/host/experts.h"
@@ -71,8 +72,11 @@ std::string describe(const CudaSupport& support) {
   std::string text = fmt::format("CUDA {} in the build", support.runtime_version);
   if (support.devices.empty()) return fmt::format("{}, no device: {}", text, support.problem);
   for (const CudaDevice& device : support.devices) {
-    text += fmt::format(", {} (sm_{}, {:.1f} GiB)", device.name, device.compute_capability,
-                        static_cast<double>(device.memory_size_bytes) / (1 << 30));
+    const bool is_old = device.compute_capability < kMinComputeCapability;
+    text += fmt::format(
+        ", {} (sm_{}{}, {:.1f} GiB)", device.name, device.compute_capability,
+        is_old ? fmt::format(": not used, expected is sm_{} or later", kMinComputeCapability) : "",
+        static_cast<double>(device.memory_size_bytes) / (1 << 30));
   }
   return text;
 }
@@ -83,7 +87,12 @@ std::string name_of(const LogicalDevice& device) {
 
 std::vector<LogicalDevice> choose_devices(std::string_view gpus, const CudaSupport& support) {
   if (gpus.empty()) {
-    return {support.devices.empty() ? LogicalDevice{} : LogicalDevice{.card_idx = 0}};
+    const auto found =
+        std::find_if(support.devices.begin(), support.devices.end(), [](const CudaDevice& device) {
+          return device.compute_capability >= kMinComputeCapability;
+        });
+    if (found == support.devices.end()) return {LogicalDevice{}};
+    return {LogicalDevice{.card_idx = static_cast<int32_t>(found - support.devices.begin())}};
   }
   std::vector<LogicalDevice> devices;
   for (const std::string_view part : split_at_commas(gpus)) {

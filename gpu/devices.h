@@ -12,6 +12,9 @@
 
 namespace tandem::gpu {
 
+// Of a card that the kernels are for, as CudaDevice::compute_capability: Ampere and later.
+inline constexpr int32_t kMinComputeCapability = 80;
+
 struct CudaDevice {
   std::string name = {};  // "NVIDIA H200"
   int64_t memory_size_bytes = 0;
@@ -40,8 +43,8 @@ struct LogicalDevice {
 std::string name_of(const LogicalDevice& device);  // "host", "GPU 0"
 
 // What --gpus says, first layers first: "none", or cards, "0", "0,1", "0,0" for two logical devices
-// on one card ("none,none" for two on the host). "": card 0 where `support` has one, else the host.
-// Throws ConfigError for anything else, or a card that is not there, with the reason.
+// on one card ("none,none" for two on the host). "": the first card that the kernels are for, else
+// the host. Throws ConfigError for anything else, or a card that is not there, with the reason.
 std::vector<LogicalDevice> choose_devices(std::string_view gpus, const CudaSupport& support);
 
 // The operations on `device`. `pool` computes for the host and outlives them. Throws ConfigError

@@ -244,7 +244,8 @@ int run(const Options& options) {
 int main(int argc, char** argv) {
   tandem::bench::Options options;
   CLI::App app("The dense part on a card, operation by operation, beside measured limits");
-  app.add_option("--gpus", options.gpus, "none or a card (default: 0, else none)");
+  app.add_option("--gpus", options.gpus,
+                 "none or a card (default: first of sm_80 or later, else none)");
   app.add_option("--only", options.only, "One part alone")
       ->check(CLI::IsMember(
           {"products", "head_products", "mla_decode", "mla_prefill", "decode_step", "experts"}));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "gpu/cuda/error.h"
+#include "gpu/devices.h"
 #include "runtime/base/errors.h"
 
 namespace tandem::gpu::cuda {
@@ -17,9 +18,12 @@ cudaDeviceProp properties_of(int32_t card_idx) {
   }
   cudaDeviceProp properties{};
   TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, card_idx));
-  if (properties.major < 8) {
-    throw LoadError(fmt::format("GPU {}: {} has compute capability {}.{}, expected at least 8.0",
-                                card_idx, properties.name, properties.major, properties.minor));
+  if (10 * properties.major + properties.minor < kMinComputeCapability) {
+    throw LoadError(
+        fmt::format("GPU {}: {} has compute capability {}.{}, expected at least {}.{}; --gpus none "
+                    "computes on the CPU",
+                    card_idx, properties.name, properties.major, properties.minor,
+                    kMinComputeCapability / 10, kMinComputeCapability % 10));
   }
   return properties;
 }

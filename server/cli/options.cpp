@@ -14,7 +14,9 @@ CLI::App* add_command(CLI::App& app,
 }
 
 void add_gpu_options(CLI::App* command, ModelOptions& model) {
-  command->add_option("--gpus", model.gpus, "none, 0, or 0,1 (default: 0, else none)")
+  command
+      ->add_option("--gpus", model.gpus,
+                   "none, 0, or 0,1 (default: first of sm_80 or later, else none)")
       ->type_name("LIST")
       ->group("Computing");
   command

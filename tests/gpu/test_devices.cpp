@@ -39,6 +39,20 @@ TEST_CASE("without a wish the first card is taken, or the host where there is no
   CHECK(cards_of("", 0) == std::vector<int32_t>{kHost});
 }
 
+TEST_CASE("without a wish a card that the kernels are not for is passed over, and said to be",
+          "[gpu]") {
+  CudaSupport support = machine_with_cards(2);
+  support.devices[0].name = "Tesla T4";
+  support.devices[0].compute_capability = 75;
+  CHECK(choose_devices("", support) == std::vector<LogicalDevice>{{.card_idx = 1}});
+  CHECK_THAT(describe(support),
+             ContainsSubstring("Tesla T4 (sm_75: not used, expected is sm_80 or later, 80.0 GiB), "
+                               "NVIDIA H100 (sm_90, 80.0 GiB)"));
+  CHECK(choose_devices("0", support) == std::vector<LogicalDevice>{{.card_idx = 0}});
+  support.devices.pop_back();
+  CHECK(choose_devices("", support) == std::vector<LogicalDevice>{{}});
+}
+
 TEST_CASE("cards are taken in the order named, the same one twice as well", "[gpu]") {
   CHECK(cards_of("none", 2) == std::vector<int32_t>{kHost});
   CHECK(cards_of("1", 2) == std::vector<int32_t>{1});
