@@ -2,8 +2,8 @@
 //
 // The algorithm of a product is chosen once per shape and bucket of rows (32, 64, 128, ...), when
 // the first such product comes: the library's best guesses are timed against each other, the
-// fastest stays for the life of the object. Within a process a product is therefore the same bits
-// again whenever its number of rows is; another process may choose another algorithm. In a stream
+// fastest stays for the life of the object. Of one object a product is therefore the same bits
+// again whenever its number of rows is; another object may choose another algorithm. In a stream
 // capture nothing can be timed: then the library's first guess is taken.
 #pragma once
 
