@@ -20,6 +20,10 @@ constexpr int64_t kMaxCountedMembers = 64;
 
 constexpr size_t kMaxMembers = 1024;
 
+// Characters of names that undeclared ones of a schema must differ from: each is a state that takes
+// some 50 ms to compile on K2's vocabulary, and a group inside the one before it.
+constexpr size_t kMaxOtherNameCharacters = 512;
+
 std::string_view as_view(const json::string& text) { return {text.data(), text.size()}; }
 
 bool allows_any_string(const SchemaPart& part) {
@@ -311,8 +315,8 @@ void SchemaWriter::add_undeclared(const Parts& parts, ObjectShape& shape) {
   if (names.empty()) {
     if (shape.known_names.empty() && *value == "any") {
       shape.undeclared = "member";
-    } else {
-      shape.undeclared = add_rule(undeclared_key(shape) + " colon " + *value);
+    } else if (const auto key = undeclared_key(parts.front().path, shape)) {
+      shape.undeclared = add_rule(*key + " colon " + *value);
     }
     return;
   }
@@ -376,10 +380,21 @@ void SchemaWriter::limit_members(const Parts& parts, ObjectShape& shape) {
   }
 }
 
-std::string SchemaWriter::undeclared_key(const ObjectShape& shape) {
+// Nothing where telling undeclared names from the declared ones takes too much.
+std::optional<std::string> SchemaWriter::undeclared_key(const std::string& path,
+                                                        const ObjectShape& shape) {
   if (shape.known_names.empty()) return "string";
   std::vector<std::u32string> names;
-  for (const std::string& name : shape.known_names) names.push_back(code_points(name));
+  for (const std::string& name : shape.known_names) {
+    names.push_back(code_points(name));
+    num_other_name_characters_ += names.back().size();
+  }
+  if (num_other_name_characters_ > kMaxOtherNameCharacters) {
+    cannot(path, fmt::format("undeclared properties beside declared names of more than {} "
+                             "characters in all cannot be enforced",
+                             kMaxOtherNameCharacters));
+    return std::nullopt;
+  }
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
   return ebnf_regex(fmt::format("\"{}\"", key_other_than(names, 0)));

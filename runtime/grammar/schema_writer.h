@@ -69,7 +69,7 @@ class SchemaWriter {
   void add_undeclared(const Parts& parts, ObjectShape& shape);
   void add_patterns(const Parts& parts, bool has_names, ObjectShape& shape);
   void limit_members(const Parts& parts, ObjectShape& shape);
-  std::string undeclared_key(const ObjectShape& shape);
+  std::optional<std::string> undeclared_key(const std::string& path, const ObjectShape& shape);
 
   // In kExact mode throws; else notes it.
   void cannot(const std::string& path, std::string_view what);
@@ -94,6 +94,7 @@ class SchemaWriter {
   int32_t current_place_ = LengthPlanBuilder::kAnyValue;
   bool is_key_ = false;  // a property's name is being written, which no plan knows
   int num_rules_ = 0;
+  size_t num_other_name_characters_ = 0;  // of names that undeclared ones differ from
   int depth_ = 0;
 };
 

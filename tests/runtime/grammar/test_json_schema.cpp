@@ -291,6 +291,29 @@ TEST_CASE("what cannot be enforced is refused by keyword and path", "[grammar]")
   }
 }
 
+TEST_CASE("names that undeclared properties must differ from are counted in the whole schema",
+          "[grammar]") {
+  const auto schema = [](size_t length) {
+    const std::string name(length, 'a');
+    return R"({"type":"object","additionalProperties":{"type":"object","properties":{")" + name +
+           R"(":{}},"additionalProperties":true},"properties":{")" + name + R"(":{}}})";
+  };
+  const std::string longest(256, 'a');
+  const SchemaGrammar grammar = exact(schema(256));
+  CHECK(derives(grammar, R"({"b":{"a":1}})"));
+  CHECK_FALSE(derives(grammar, "{\"" + longest + "\":1,\"" + longest + "\":{}}"));
+  // Of 40,000 the first one alone is too much.
+  for (const size_t length : {257, 40'000}) {
+    const auto refused = json_schema_grammar(schema(length), SchemaPolicy::kExact);
+    REQUIRE_FALSE(refused.ok());
+    CHECK(refused.error().message.find("more than 512 characters") != std::string::npos);
+    const auto best = json_schema_grammar(schema(length), SchemaPolicy::kArguments);
+    REQUIRE(best.ok());
+    CHECK_FALSE(best->unenforced.empty());
+    CHECK(derives(*best, "{\"" + std::string(length, 'a') + "\":1}"));
+  }
+}
+
 TEST_CASE("a hostile schema is refused, not followed", "[grammar]") {
   std::string deep = "{\"type\":\"null\"}";
   for (int idx = 0; idx < 100; ++idx) deep = "{\"type\":\"array\",\"items\":" + deep + "}";
