@@ -159,9 +159,10 @@ struct GrammarCompiler::Impl {
       if (grammar) {
         for (const std::string& what : grammar->unenforced)
           unenforced.push_back(fmt::format("{}: {}", tool.name, what));
-        if (auto compiled = texts.compile_ebnf(grammar->ebnf))
-          return {tool.name, *compiled, shared_plan(std::move(grammar->lengths))};
-        unenforced.push_back(fmt::format("{}: its schema", tool.name));
+        auto compiled = texts.compile_ebnf(grammar->ebnf);
+        if (compiled) return {tool.name, *compiled, shared_plan(std::move(grammar->lengths))};
+        unenforced.push_back(
+            fmt::format("{}: its schema: {}", tool.name, compiled.error().message));
       }
     }
     return {tool.name, *texts.compile_ebnf(json_object_grammar()), nullptr};

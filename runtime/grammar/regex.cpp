@@ -13,6 +13,7 @@ namespace {
 constexpr std::string_view kHex = "[0-9a-fA-F]";
 constexpr int kMaxDepth = 64;
 constexpr int64_t kMaxRepeat = 1024;
+constexpr int64_t kMaxPieceRepeat = 128;  // of XGrammar 0.2.8
 constexpr size_t kMaxExpressionBytes = 64 << 10;
 // Copies of the innermost atom that all repeats around it ask for.
 constexpr int64_t kMaxCopies = 8192;
@@ -54,6 +55,17 @@ PatternLengths repeated(const PatternLengths& once, int64_t least, std::optional
   const bool is_fixed = once.most == once.least;
   if (is_fixed && (once.least == 1 || least == most)) all.ends_from = all.least;
   return all;
+}
+
+// x{129,300} is written as x{128}(x{1,127}|x{128}x{0,44}): at most two ways to read a text at once,
+// where x{129,172}x{0,128} would have as many as characters.
+std::string repeated_text(const std::string& atom, int64_t least, int64_t most) {
+  if (most <= kMaxPieceRepeat) return fmt::format("{}{{{},{}}}", atom, least, most);
+  const int64_t needed = std::max<int64_t>(least - kMaxPieceRepeat, 0);
+  const std::string more = fmt::format("{}{{{}}}{}", atom, kMaxPieceRepeat,
+                                       repeated_text(atom, needed, most - kMaxPieceRepeat));
+  if (least >= kMaxPieceRepeat) return more;
+  return fmt::format("({}{{{},{}}}|{})", atom, least, kMaxPieceRepeat - 1, more);
 }
 
 const PatternLengths kAnything{.least = 0, .most = std::nullopt, .ends_from = 0};
@@ -174,13 +186,12 @@ std::string Parser::disjunction() {
 }
 
 std::string Parser::quantified(std::string atom_text, int64_t copies_inside) {
-  std::string bounds;
   int64_t copies = copies_inside;
   if (take('*')) {
-    bounds = "*";
+    atom_text += '*';
     lengths_ = repeated(lengths_, 0, std::nullopt);
   } else if (take('+')) {
-    bounds = "+";
+    atom_text += '+';
     lengths_ = repeated(lengths_, 1, std::nullopt);
   } else if (take('?')) {
     lengths_ = repeated(lengths_, 0, 1);
@@ -195,9 +206,9 @@ std::string Parser::quantified(std::string atom_text, int64_t copies_inside) {
     if (most && *most < *least) fail("a quantifier whose limits are reversed");
     const int64_t largest = std::max(*least, most.value_or(0));
     if (largest > kMaxRepeat) fail(fmt::format("a repeat of more than {}", kMaxRepeat));
-    bounds = most ? fmt::format("{{{},{}}}", *least, *most) : fmt::format("{{{}}}", *least);
-    // x{2,} is written as x{2}x*.
-    if (!most) bounds += atom_text + "*";
+    // x{2,} is written as x{2,2}x*.
+    const std::string rest = most ? "" : atom_text + "*";
+    atom_text = repeated_text(atom_text, *least, most.value_or(*least)) + rest;
     copies *= std::max<int64_t>(largest, 1);
     lengths_ = repeated(lengths_, *least, most);
   } else {
@@ -209,7 +220,7 @@ std::string Parser::quantified(std::string atom_text, int64_t copies_inside) {
   static_cast<void>(take('?'));  // lazy: the same language
   if (!at_end() && (peek() == '*' || peek() == '+' || peek() == '?' || peek() == '{'))
     fail("a quantifier behind a quantifier");
-  return std::move(atom_text) + bounds;
+  return atom_text;
 }
 
 std::string Parser::atom() {

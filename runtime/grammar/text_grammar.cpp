@@ -25,7 +25,7 @@ xgrammar::TokenizerInfo tokenizer_info(const Tokenizer& tokenizer, int32_t vocab
 }
 
 // What XGrammar says, in one line and without "[12:00:00] /path/to/source.cc:12: Check failed:
-// (...) is false: ".
+// (...) is false: ", behind which some of its checks say nothing.
 std::string reason(std::string_view what) {
   constexpr std::string_view kFailed = "Check failed: ";
   constexpr std::string_view kFalse = " is false: ";
@@ -37,8 +37,8 @@ std::string reason(std::string_view what) {
     const size_t end = what.find(kFalse);
     if (end != std::string_view::npos) what.remove_prefix(end + kFalse.size());
   }
-  while (what.ends_with('\n')) what.remove_suffix(1);
-  return std::string(what);
+  while (what.ends_with('\n') || what.ends_with(' ')) what.remove_suffix(1);
+  return what.empty() ? "XGrammar cannot compile it" : std::string(what);
 }
 
 }  // namespace

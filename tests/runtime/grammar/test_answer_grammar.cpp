@@ -216,6 +216,35 @@ TEST_CASE("patterns, choices and grammars", "[grammar]") {
   CHECK(object.is_done());
 }
 
+TEST_CASE("repeats have both their limits, also where they are written in pieces", "[grammar]") {
+  struct Case {
+    std::string pattern;
+    int least, most;
+  };
+  const std::vector<Case> cases = {
+      {"a{128}", 128, 128},    {"a{129}", 129, 129},       {"a{1,128}", 1, 128},
+      {"a{0,129}", 0, 129},    {"a{127,300}", 127, 300},   {"a{128,129}", 128, 129},
+      {"a{1024}", 1024, 1024}, {"a{200,1024}", 200, 1024}, {"(aa?){129,130}", 129, 260}};
+  for (const auto& [pattern, least, most] : cases) {
+    INFO(pattern);
+    Answer answer({.format = AnswerFormat{.kind = AnswerFormat::Kind::kRegex, .text = pattern},
+                   .may_think = false});
+    bool is_right = true;
+    for (int length = 0; length <= most && is_right; ++length) {
+      is_right =
+          answer.allow().may_end == (length >= least) && answer.allows("a") == (length < most);
+      if (length < most) is_right = is_right && answer.say("a");
+      if (!is_right) UNSCOPED_INFO("length " << length);
+    }
+    CHECK(is_right);
+  }
+  Answer open({.format = AnswerFormat{.kind = AnswerFormat::Kind::kRegex, .text = "a{200,}"}});
+  CHECK(open.say(std::string(199, 'a')));
+  CHECK_FALSE(open.allow().may_end);
+  CHECK(open.say(std::string(200, 'a')));
+  CHECK(open.allow().may_end);
+}
+
 TEST_CASE("a spent thinking budget forces </think>", "[grammar]") {
   Answer answer({.thinking_budget = 3});
   CHECK(answer.say(markers().think_begin));
@@ -236,6 +265,7 @@ TEST_CASE("what cannot be compiled is an error that names the field", "[grammar]
     const auto grammar = compiler().compile({.format = format});
     REQUIRE_FALSE(grammar.ok());
     CHECK(grammar.error().message.starts_with("the_field: "));
+    CHECK(grammar.error().message != "the_field: ");
     return grammar.error().message;
   };
   CHECK(message({.kind = Kind::kJsonSchema, .text = R"({"properties":{"a":{"not":{}}}})"})
@@ -246,6 +276,7 @@ TEST_CASE("what cannot be compiled is an error that names the field", "[grammar]
   message({.kind = Kind::kChoice});
   message({.kind = Kind::kGrammar, .text = "root ::= missing"});
   message({.kind = Kind::kGrammar, .text = "root ::= \"a\"{100000}"});
+  message({.kind = Kind::kGrammar, .text = R"(root ::= Regex("a{129}"))"});
   message({.kind = Kind::kGrammar, .text = "garbage"});
 }
 
