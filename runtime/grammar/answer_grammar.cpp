@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/json/parse.hpp>
 #include <mutex>
 #include <utility>
@@ -82,6 +83,15 @@ Result<std::string, GrammarError> choice_ebnf(const AnswerFormat& format) {
     return GrammarError{fmt::format("{}: expected 1 to {} choices, got {}", format.field,
                                     kMaxChoices, format.choices.size())};
   std::string choices;
+  size_t num_bytes = 0, longest = 0;
+  for (const std::string& choice : format.choices) {
+    num_bytes += choice.size();
+    longest = std::max(longest, choice.size());
+  }
+  if (num_bytes > kMaxListedBytes || longest > kMaxListedValueBytes)
+    return GrammarError{
+        fmt::format("{}: expected choices of at most {} bytes each, {} in all, got {} and {}",
+                    format.field, kMaxListedValueBytes, kMaxListedBytes, longest, num_bytes)};
   for (const std::string& choice : format.choices) {
     if (!choices.empty()) choices += " | ";
     choices += ebnf_literal(choice);

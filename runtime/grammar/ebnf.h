@@ -1,6 +1,7 @@
 // Pieces of grammar text for XGrammar: literals, classes of characters, regular expressions.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -11,6 +12,11 @@
 namespace tandem {
 
 inline constexpr uint32_t kLastCodePoint = 0x10FFFF;
+
+// Of the values that a grammar lists (choices, enum, const), all together and each. The time to
+// compile grows with the product of all and of what two have in common at an end: up to a second.
+inline constexpr size_t kMaxListedBytes = 32 << 10;
+inline constexpr size_t kMaxListedValueBytes = 1 << 10;
 
 // Unicode scalar values: surrogates are never members.
 class CodePointSet {

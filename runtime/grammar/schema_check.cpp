@@ -51,7 +51,7 @@ struct Evaluated {
 
 class Checker {
  public:
-  explicit Checker(const json::value& root) : root_(root) {}
+  Checker(const json::value& root, const json::value* known) : root_(root), known_(known) {}
 
   bool check(const json::value& value, const json::value& schema, Evaluated& evaluated) {
     spend(1);
@@ -69,6 +69,7 @@ class Checker {
 
   [[nodiscard]] const std::string& violation() const { return violation_; }
   [[nodiscard]] bool is_complete() const { return is_complete_; }
+  [[nodiscard]] int64_t num_steps() const { return num_steps_; }
 
  private:
   bool check(const json::value& value, const json::value& schema) {
@@ -117,11 +118,13 @@ class Checker {
     if (!(types_of({&schema, ""}) & type_of(value)))
       return wrong("type: " + json::serialize(keywords.at("type")) + " is expected");
     const json::value* constant = keywords.if_contains("const");
-    if (constant != nullptr && !equal_values(*constant, value))
+    if (constant != nullptr && constant != known_ && !equal_values(*constant, value))
       return wrong("const: another value is expected");
     const json::value* listed = keywords.if_contains("enum");
-    if (listed != nullptr && listed->is_array()) {
-      spend(static_cast<int64_t>(listed->get_array().size()));
+    if (listed != nullptr && listed != known_ && listed->is_array()) {
+      // Lists and objects are compared by their keys.
+      const size_t num_bytes = value.is_structured() ? value_key(value).size() : 1;
+      spend(static_cast<int64_t>(listed->get_array().size() * num_bytes));
       if (std::none_of(listed->get_array().begin(), listed->get_array().end(),
                        [&](const json::value& one) { return equal_values(one, value); }))
         return wrong("enum: it is none of the listed values");
@@ -412,6 +415,7 @@ class Checker {
   }
 
   const json::value& root_;
+  const json::value* known_;
   std::map<std::string, PatternSearch> patterns_;
   std::vector<std::string> place_;  // the way from the root to the value at hand
   int num_trials_ = 0;
@@ -425,14 +429,16 @@ class Checker {
 
 SchemaVerdict check_schema(const json::value& value,
                            const json::value& schema,
-                           const json::value& root) {
-  Checker checker(root);
+                           const json::value& root,
+                           const json::value* known) {
+  Checker checker(root, known);
   Evaluated evaluated;
   try {
-    if (!checker.check(value, schema, evaluated)) return {checker.violation(), true};
-    return {std::nullopt, checker.is_complete()};
+    if (!checker.check(value, schema, evaluated))
+      return {checker.violation(), true, checker.num_steps()};
+    return {std::nullopt, checker.is_complete(), checker.num_steps()};
   } catch (const TooMuch&) {
-    return {std::nullopt, false};
+    return {std::nullopt, false, checker.num_steps()};
   }
 }
 

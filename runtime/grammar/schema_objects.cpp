@@ -8,7 +8,6 @@
 
 #include "runtime/grammar/ebnf.h"
 #include "runtime/grammar/regex.h"
-#include "runtime/grammar/schema_check.h"
 #include "runtime/grammar/schema_writer.h"
 
 namespace tandem {
@@ -258,7 +257,7 @@ bool SchemaWriter::is_allowed_name(const Parts& parts, const std::string& name) 
   for (const SchemaPart& part : parts) {
     const json::value* names = find_keyword(part, "propertyNames");
     if (names == nullptr) continue;
-    const SchemaVerdict verdict = check_schema(json::value(name), *names, root_);
+    const SchemaVerdict verdict = checked(json::value(name), *names, nullptr);
     if (verdict.violation) return false;
     if (!verdict.is_complete) cannot(child_path(part.path, "propertyNames"), "cannot be enforced");
   }

@@ -128,19 +128,6 @@ void append_value_key(std::string& key, const json::value& value) {
   }
 }
 
-// The values that a conjunction allows, where const or enum lists them.
-std::optional<std::vector<const json::value*>> listed_values(const FlatSchema& flat) {
-  for (const SchemaPart& part : flat.parts) {
-    if (const json::value* value = find_keyword(part, "const")) return std::vector{value};
-    const json::value* values = find_keyword(part, "enum");
-    if (values == nullptr || !values->is_array()) continue;
-    std::vector<const json::value*> listed;
-    for (const json::value& value : values->get_array()) listed.push_back(&value);
-    return listed;
-  }
-  return std::nullopt;
-}
-
 unsigned types_of(const FlatSchema& flat) {
   unsigned types = kAllTypes;
   for (const SchemaPart& part : flat.parts) types &= tandem::types_of(part);
@@ -153,12 +140,13 @@ unsigned types_of(const FlatSchema& flat) {
 }
 
 // Schemas of a property that every object of `flat` has.
-Conjunction required_property(const FlatSchema& flat, std::string_view name) {
+Conjunction required_property(const FlatSchema& flat, std::string_view name, int64_t& steps_left) {
   Conjunction schemas;
   bool is_required = false;
   for (const SchemaPart& part : flat.parts) {
     const json::value* required = find_keyword(part, "required");
     if (required != nullptr && required->is_array()) {
+      steps_left -= std::ssize(required->get_array());
       for (const json::value& item : required->get_array())
         is_required = is_required || (item.is_string() && as_view(item.get_string()) == name);
     }
@@ -173,9 +161,11 @@ Conjunction required_property(const FlatSchema& flat, std::string_view name) {
 bool are_disjoint_at(const Conjunction& left,
                      const Conjunction& right,
                      const json::value& root,
+                     int64_t& steps_left,
                      int depth) {
   const FlatSchema flat_left = flatten(left, root);
   const FlatSchema flat_right = flatten(right, root);
+  steps_left -= 1 + std::ssize(flat_left.parts) + std::ssize(flat_right.parts);
   if (flat_left.is_false || flat_right.is_false) return true;
   const unsigned common = types_of(flat_left) & types_of(flat_right);
   // Integers are numbers: a type that is there on one side only does not separate the other.
@@ -183,10 +173,11 @@ bool are_disjoint_at(const Conjunction& left,
   const auto values_left = listed_values(flat_left);
   const auto values_right = listed_values(flat_right);
   if (values_left && values_right) {
-    return std::none_of(values_left->begin(), values_left->end(), [&](const json::value* value) {
-      return std::any_of(values_right->begin(), values_right->end(),
-                         [&](const json::value* other) { return equal_values(*value, *other); });
-    });
+    steps_left -= std::ssize(*values_left) + std::ssize(*values_right);
+    std::set<std::string> keys;
+    for (const json::value* value : *values_left) keys.insert(value_key(*value));
+    return std::none_of(values_right->begin(), values_right->end(),
+                        [&](const json::value* value) { return keys.contains(value_key(*value)); });
   }
   if (common != kObjectType || depth >= kMaxDisjointDepth) return false;
   for (const SchemaPart& part : flat_left.parts) {
@@ -194,10 +185,11 @@ bool are_disjoint_at(const Conjunction& left,
     if (properties == nullptr || !properties->is_object()) continue;
     for (const auto& property : properties->get_object()) {
       const std::string_view name(property.key().data(), property.key().size());
-      const Conjunction in_left = required_property(flat_left, name);
-      const Conjunction in_right = required_property(flat_right, name);
+      const Conjunction in_left = required_property(flat_left, name, steps_left);
+      const Conjunction in_right = required_property(flat_right, name, steps_left);
+      if (--steps_left < 0) return false;
       if (!in_left.empty() && !in_right.empty() &&
-          are_disjoint_at(in_left, in_right, root, depth + 1))
+          are_disjoint_at(in_left, in_right, root, steps_left, depth + 1))
         return true;
     }
   }
@@ -210,6 +202,18 @@ FlatSchema flatten(const Conjunction& conjunction, const json::value& root) {
   Flattener flattener(root);
   for (const SchemaRef& ref : conjunction) flattener.add(ref);
   return flattener.take();
+}
+
+std::optional<std::vector<const json::value*>> listed_values(const FlatSchema& flat) {
+  for (const SchemaPart& part : flat.parts) {
+    if (const json::value* value = find_keyword(part, "const")) return std::vector{value};
+    const json::value* values = find_keyword(part, "enum");
+    if (values == nullptr || !values->is_array()) continue;
+    std::vector<const json::value*> listed;
+    for (const json::value& value : values->get_array()) listed.push_back(&value);
+    return listed;
+  }
+  return std::nullopt;
 }
 
 const json::value* find_reference(std::string_view reference, const json::value& root) {
@@ -236,8 +240,11 @@ const json::value* find_reference(std::string_view reference, const json::value&
   return current;
 }
 
-bool are_disjoint(const SchemaRef& left, const SchemaRef& right, const json::value& root) {
-  return are_disjoint_at({left}, {right}, root, 0);
+bool are_disjoint(const SchemaRef& left,
+                  const SchemaRef& right,
+                  const json::value& root,
+                  int64_t& steps_left) {
+  return are_disjoint_at({left}, {right}, root, steps_left, 0);
 }
 
 unsigned types_of(const SchemaPart& part) {
@@ -296,7 +303,9 @@ std::string value_key(const json::value& value) {
 }
 
 bool equal_values(const json::value& left, const json::value& right) {
-  const bool is_plain = left.is_string() || left.is_bool() || left.is_null();
+  if (type_of(left) != type_of(right)) return false;
+  const bool is_plain =
+      left.is_string() || left.is_bool() || left.is_null() || (left.is_int64() && right.is_int64());
   return is_plain ? left == right : value_key(left) == value_key(right);
 }
 

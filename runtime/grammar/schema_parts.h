@@ -4,6 +4,7 @@
 
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -45,8 +46,15 @@ FlatSchema flatten(const Conjunction& conjunction, const boost::json::value& roo
 const boost::json::value* find_reference(std::string_view reference,
                                          const boost::json::value& root);
 
-// No value satisfies both, as far as types, const and enum tell, also of required properties.
-bool are_disjoint(const SchemaRef& left, const SchemaRef& right, const boost::json::value& root);
+// No value satisfies both, as far as types, const and enum tell, also of required properties. Takes
+// what it looks at from `steps_left`; not known when that falls below 0.
+bool are_disjoint(const SchemaRef& left,
+                  const SchemaRef& right,
+                  const boost::json::value& root,
+                  int64_t& steps_left);
+
+// The values that a conjunction allows, where const or enum lists them.
+std::optional<std::vector<const boost::json::value*>> listed_values(const FlatSchema& flat);
 
 // Bits of the types of a part's `type`; all bits without one or with one that nobody knows.
 enum TypeBit : unsigned {

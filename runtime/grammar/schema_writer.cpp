@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "runtime/grammar/ebnf.h"
-#include "runtime/grammar/schema_check.h"
 
 namespace tandem {
 namespace {
@@ -198,17 +197,18 @@ std::optional<std::string> SchemaWriter::value_choices(const Conjunction& conjun
 
   const Parts& parts = flat.parts;
   for (const SchemaPart& part : parts) {
-    if (const json::value* value = find_keyword(part, "const")) {
-      const std::string choices = listed_choices(parts, json::array{*value});
-      return choices.empty() ? std::nullopt : std::optional(choices);
-    }
-    const json::value* values = find_keyword(part, "enum");
-    if (values == nullptr) continue;
-    if (!values->is_array()) {
-      cannot(child_path(part.path, "enum"), "a list is expected");
+    const bool is_constant = find_keyword(part, "const") != nullptr;
+    const std::string_view keyword = is_constant ? "const" : "enum";
+    const json::value* list = find_keyword(part, keyword);
+    if (list == nullptr) continue;
+    if (!is_constant && !list->is_array()) {
+      cannot(child_path(part.path, keyword), "a list is expected");
       continue;
     }
-    const std::string choices = listed_choices(parts, values->get_array());
+    const auto values = is_constant ? std::span(list, 1)
+                                    : std::span(list->get_array().data(), list->get_array().size());
+    if (!can_list(values, child_path(part.path, keyword))) continue;
+    const std::string choices = listed_choices(parts, *list, values);
     return choices.empty() ? std::nullopt : std::optional(choices);
   }
 
@@ -288,21 +288,70 @@ std::optional<std::string> SchemaWriter::group_choices(const FlatSchema& flat) {
   return choices.empty() ? std::nullopt : std::optional(choices);
 }
 
+// Alternatives that list their values are compared by these, others each with each.
 void SchemaWriter::check_one_of(const SchemaGroup& group) {
-  for (size_t left = 0; left < group.options.size(); ++left) {
-    for (size_t right = left + 1; right < group.options.size(); ++right) {
-      if (are_disjoint(group.options[left], group.options[right], root_)) continue;
-      return cannot(group.path, fmt::format("alternatives {} and {} of 'oneOf' may both hold, "
-                                            "which cannot be excluded; 'anyOf' can be done",
-                                            left, right));
+  const auto overlap = [&](size_t left, size_t right) {
+    if (!may_both_hold(group.options[left], group.options[right])) return false;
+    cannot(group.path, fmt::format("alternatives {} and {} of 'oneOf' may both hold, which cannot "
+                                   "be excluded; 'anyOf' can be done",
+                                   left, right));
+    return true;
+  };
+  std::map<std::string, size_t> option_of;  // by value
+  std::vector<bool> is_listed(group.options.size());
+  for (size_t idx = 0; idx < group.options.size(); ++idx) {
+    const auto values = listed_values(flatten({group.options[idx]}, root_));
+    is_listed[idx] = values.has_value();
+    if (!values) continue;
+    for (const json::value* value : *values) {
+      const size_t other = option_of.try_emplace(value_key(*value), idx).first->second;
+      if (other != idx && overlap(other, idx)) return;
+    }
+  }
+  for (size_t idx = 0; idx < group.options.size(); ++idx) {
+    if (is_listed[idx]) continue;
+    for (size_t other = 0; other < group.options.size(); ++other) {
+      const bool is_new = is_listed[other] ? other != idx : other > idx;
+      if (is_new && overlap(std::min(idx, other), std::max(idx, other))) return;
     }
   }
 }
 
-std::string SchemaWriter::listed_choices(const Parts& parts, const json::array& values) {
+bool SchemaWriter::may_both_hold(const SchemaRef& left, const SchemaRef& right) {
+  const bool are_apart = are_disjoint(left, right, root_, steps_left_);
+  if (steps_left_ < 0) throw SchemaRefusal{"the schema is too large for a grammar"};
+  return !are_apart;
+}
+
+SchemaVerdict SchemaWriter::checked(const json::value& value,
+                                    const json::value& schema,
+                                    const json::value* known) {
+  SchemaVerdict verdict = check_schema(value, schema, root_, known);
+  steps_left_ -= verdict.num_steps;
+  if (steps_left_ < 0) throw SchemaRefusal{"the schema is too large for a grammar"};
+  return verdict;
+}
+
+bool SchemaWriter::can_list(std::span<const json::value> values, const std::string& path) {
+  size_t longest = 0;
+  for (const json::value& value : values) {
+    const size_t num_bytes = json::serialize(value).size();
+    num_listed_bytes_ += num_bytes;
+    longest = std::max(longest, num_bytes);
+  }
+  if (num_listed_bytes_ <= kMaxListedBytes && longest <= kMaxListedValueBytes) return true;
+  cannot(path, fmt::format("listed values of more than {} bytes, {} in all, cannot be enforced",
+                           kMaxListedValueBytes, kMaxListedBytes));
+  return false;
+}
+
+// `values` are those of `list`, the argument of a const or enum.
+std::string SchemaWriter::listed_choices(const Parts& parts,
+                                         const json::value& list,
+                                         std::span<const json::value> values) {
   std::string choices;
   for (const json::value& value : values) {
-    if (!fits(value, parts)) continue;
+    if (!fits(value, parts, list)) continue;
     add_choice(choices, constant(value));
     note_listed(value);
   }
@@ -319,9 +368,9 @@ void SchemaWriter::note_listed(const json::value& value) {
   lengths.most = is_first ? length : std::max(*lengths.most, length);
 }
 
-bool SchemaWriter::fits(const json::value& value, const Parts& parts) {
+bool SchemaWriter::fits(const json::value& value, const Parts& parts, const json::value& list) {
   for (const SchemaPart& part : parts) {
-    const SchemaVerdict verdict = check_schema(value, *part.schema, root_);
+    const SchemaVerdict verdict = checked(value, *part.schema, &list);
     if (verdict.violation) return false;
     if (!verdict.is_complete) cannot(part.path, "what stands beside the listed values");
   }

@@ -5,6 +5,7 @@
 #include <boost/json/value.hpp>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "runtime/grammar/length_plan.h"
 #include "runtime/grammar/number_range.h"
 #include "runtime/grammar/regex.h"
+#include "runtime/grammar/schema_check.h"
 #include "runtime/grammar/schema_parts.h"
 
 namespace tandem {
@@ -32,17 +34,26 @@ class SchemaWriter {
 
  private:
   using Parts = std::vector<SchemaPart>;
+  // Of looking at listed values and at alternatives of oneOf: 50 to 250 ms.
+  static constexpr int64_t kMaxSteps = 2'000'000;
 
   // The name of the rule for a value; nothing when no value is possible.
   std::optional<std::string> value_rule(const Conjunction& conjunction);
   std::optional<std::string> value_choices(const Conjunction& conjunction);
   std::optional<std::string> group_choices(const FlatSchema& flat);
-  std::string listed_choices(const Parts& parts, const boost::json::array& values);
-  bool fits(const boost::json::value& value, const Parts& parts);
+  std::string listed_choices(const Parts& parts,
+                             const boost::json::value& list,
+                             std::span<const boost::json::value> values);
+  bool fits(const boost::json::value& value, const Parts& parts, const boost::json::value& list);
+  bool can_list(std::span<const boost::json::value> values, const std::string& path);
   void note_listed(const boost::json::value& value);
   void check_keywords(const FlatSchema& flat);
   void check_unevaluated(const SchemaPart& part, const Parts& parts);
   void check_one_of(const SchemaGroup& group);
+  bool may_both_hold(const SchemaRef& left, const SchemaRef& right);
+  SchemaVerdict checked(const boost::json::value& value,
+                        const boost::json::value& schema,
+                        const boost::json::value* known);
 
   std::optional<std::string> number(const Parts& parts, bool integers_only);
   std::optional<std::string> integer(const DecimalRange& range,
@@ -94,6 +105,8 @@ class SchemaWriter {
   int32_t current_place_ = LengthPlanBuilder::kAnyValue;
   bool is_key_ = false;  // a property's name is being written, which no plan knows
   int num_rules_ = 0;
+  size_t num_listed_bytes_ = 0;  // of const and enum
+  int64_t steps_left_ = kMaxSteps;
   size_t num_other_name_characters_ = 0;  // of names that undeclared ones differ from
   int depth_ = 0;
 };

@@ -274,6 +274,13 @@ TEST_CASE("what cannot be compiled is an error that names the field", "[grammar]
   message({.kind = Kind::kRegex, .text = "(a{1000}){1000}"});
   message({.kind = Kind::kRegex, .text = "(.x){200}"});
   message({.kind = Kind::kChoice});
+  std::vector<std::string> choices(32, std::string(1024, 'a'));
+  CHECK(
+      compiler().compile({.format = AnswerFormat{.kind = Kind::kChoice, .choices = choices}}).ok());
+  choices.emplace_back("b");
+  CHECK(message({.kind = Kind::kChoice, .choices = choices})
+            .find("1024 bytes each, 32768 in all, got 1024 and 32769") != std::string::npos);
+  message({.kind = Kind::kChoice, .choices = {choices[0] + "a"}});
   message({.kind = Kind::kGrammar, .text = "root ::= missing"});
   message({.kind = Kind::kGrammar, .text = "root ::= \"a\"{100000}"});
   message({.kind = Kind::kGrammar, .text = R"(root ::= Regex("a{129}"))"});

@@ -314,6 +314,67 @@ TEST_CASE("names that undeclared properties must differ from are counted in the 
   }
 }
 
+// "[0,1,2]"
+std::string numbers(int count, const std::string& before, const std::string& behind) {
+  std::string list = "[";
+  for (int idx = 0; idx < count; ++idx)
+    list += (idx > 0 ? "," : "") + before + std::to_string(idx) + behind;
+  return list + "]";
+}
+
+std::string refusal(const std::string& schema) {
+  const auto grammar = json_schema_grammar(schema, SchemaPolicy::kExact);
+  return grammar ? "" : grammar.error().message;
+}
+
+TEST_CASE("listed values are limited by their bytes, each and in the whole schema", "[grammar]") {
+  const std::string text = '"' + std::string(1022, 'a') + '"';
+  const auto lists = [&](int count, const std::string& last) {
+    std::string list;
+    for (int idx = 0; idx < count; ++idx) list += text + ",";
+    return R"({"type":"object","properties":{"a":{"type":"string","enum":[)" + list + R"("b"]},)" +
+           R"("b":{"const":)" + last + "}}}";
+  };
+  CHECK(refusal(lists(30, text)) == "");
+  for (const std::string& large : {lists(31, text), lists(1, "\"b" + text.substr(1))}) {
+    CHECK(refusal(large).starts_with("properties.b.const: listed values of more than 1024 bytes"));
+    const auto best = json_schema_grammar(large, SchemaPolicy::kArguments);
+    REQUIRE(best.ok());
+    CHECK(best->unenforced.size() == 1);
+    CHECK(derives(*best, R"({"a":"b","b":null})"));
+    CHECK_FALSE(derives(*best, R"({"a":"c"})"));
+  }
+}
+
+TEST_CASE("many listed values are compared in less steps than each with each", "[grammar]") {
+  CHECK(refusal(R"({"enum":)" + numbers(4000, "", "") + "}") == "");
+  CHECK(refusal(R"({"oneOf":)" + numbers(1000, R"({"const":)", "}") + "}") == "");
+  check({{R"({"oneOf":[{"const":1},{"type":"string"},{"enum":[2,3]},{"const":true},false]})",
+          {"1", "\"a\"", "3", "true"},
+          {"4", "false"}}});
+  for (const std::string overlapping :
+       {R"({"const":1.0},{"type":"null"},{"enum":[0,1]})", R"({"type":"string"},{"const":"a"})",
+        R"({"enum":[{"a":1,"b":2}]},{"const":{"b":2,"a":1}})"}) {
+    INFO(overlapping);
+    CHECK(refusal(R"({"oneOf":[)" + overlapping + "]}").find("may both hold") != std::string::npos);
+  }
+  // Values equal, of which the types allow none to one side.
+  CHECK(refusal(R"({"oneOf":[{"const":1,"type":"string"},{"const":1}]})") == "");
+}
+
+TEST_CASE("comparing is given up for the whole schema together", "[grammar]") {
+  const std::string large = "the schema is too large for a grammar";
+  const std::string lists = numbers(4000, "", "");
+  CHECK(refusal(R"({"allOf":[{"enum":)" + lists + R"(},{"enum":)" + lists + "}]}") == large);
+  const std::string alternatives =
+      numbers(3000, R"({"type":"object","required":["t"],"properties":{"t":{"const":)", "}}}");
+  CHECK(refusal(R"({"oneOf":)" + alternatives + "}") == large);
+  const auto best =
+      json_schema_grammar(R"({"oneOf":)" + alternatives + "}", SchemaPolicy::kArguments);
+  REQUIRE(best.ok());
+  CHECK(best->unenforced == std::vector{large});
+}
+
 TEST_CASE("a hostile schema is refused, not followed", "[grammar]") {
   std::string deep = "{\"type\":\"null\"}";
   for (int idx = 0; idx < 100; ++idx) deep = "{\"type\":\"array\",\"items\":" + deep + "}";
