@@ -12,6 +12,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr int kMaxDisjointDepth = 4;
+constexpr int kMaxReferenceDepth = 256;  // of schemas that stand for others: $ref, allOf
 
 std::string_view as_view(const json::string& text) { return {text.data(), text.size()}; }
 
@@ -29,8 +30,14 @@ class Flattener {
     const SchemaPart part{ref.schema, ref.path};
     flat_.parts.push_back(part);
     if (ref.is_flat) return;
+    if (depth_ == kMaxReferenceDepth) {
+      flat_.is_too_deep = true;
+      return;
+    }
+    ++depth_;
     add_reference(part);
     add_all_of(part);
+    --depth_;
     add_group(part, "anyOf");
     add_group(part, "oneOf");
   }
@@ -73,6 +80,7 @@ class Flattener {
 
   const json::value& root_;
   FlatSchema flat_;
+  int depth_ = 0;
   std::set<const json::value*> seen_;
 };
 

@@ -36,6 +36,7 @@ struct FlatSchema {
   std::vector<SchemaPart> parts;
   std::vector<SchemaGroup> groups;
   bool is_false = false;              // no value at all
+  bool is_too_deep = false;           // some references were not followed
   std::vector<std::string> problems;  // "$.items: $ref" that points nowhere, ...
 };
 

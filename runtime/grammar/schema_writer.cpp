@@ -189,6 +189,7 @@ std::optional<std::string> SchemaWriter::value_rule(const Conjunction& conjuncti
 
 std::optional<std::string> SchemaWriter::value_choices(const Conjunction& conjunction) {
   const FlatSchema flat = flatten(conjunction, root_);
+  if (flat.is_too_deep) throw SchemaRefusal{"the schema is nested too deeply"};
   for (const std::string& problem : flat.problems)
     cannot(problem, "a schema or a reference inside this document is expected");
   if (flat.is_false) return std::nullopt;

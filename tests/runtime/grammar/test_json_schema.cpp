@@ -1,6 +1,8 @@
 // What the grammar of a schema lets through, keyword by keyword.
 #include "runtime/grammar/json_schema.h"
 
+#include <fmt/format.h>
+
 #include <boost/json/parse.hpp>
 #include <catch2/catch_test_macros.hpp>
 #include <string>
@@ -383,6 +385,15 @@ TEST_CASE("a hostile schema is refused, not followed", "[grammar]") {
   CHECK(json_schema_grammar(loop, SchemaPolicy::kExact).ok());
   const std::string all = R"({"allOf":[{"$ref":"#/allOf/1"},{"$ref":"#/allOf/0"}]})";
   CHECK(json_schema_grammar(all, SchemaPolicy::kExact).ok());
+  const auto chain = [](int length) {
+    std::string schemas;
+    for (int idx = 0; idx < length; ++idx)
+      schemas += fmt::format(R"("{}":{{"$ref":"#/$defs/{}"}},)", idx, idx + 1);
+    return fmt::format(R"({{"$ref":"#/$defs/0","$defs":{{{}"{}":{{"type":"null"}}}}}})", schemas,
+                       length);
+  };
+  CHECK(refusal(chain(200)) == "");
+  CHECK(refusal(chain(300)) == "the schema is nested too deeply");
   // 2^20 combinations of alternatives
   std::string parts;
   for (int idx = 0; idx < 20; ++idx) {
