@@ -81,7 +81,6 @@ class AssistantParser {
   bool push_tool_marker(int32_t token_id, Deltas& out);
   void push_text(std::string_view text, Deltas& out);
   void enter(State state, Deltas& out);
-  void flush_text(Deltas& out);
   void begin_arguments(Deltas& out);
   void end_call(bool is_closed, Deltas& out);
   void emit_call_begin(const std::string& name, Deltas& out);
