@@ -287,6 +287,7 @@ void add_make_checkpoint(CLI::App& app, Commands& commands) {
       ->type_name("FILE")
       ->group("Other");
   command->add_option("--seed", options.seed, "Of the random weights (default: 1)")
+      ->check(CLI::Range(int64_t{0}, kMaxSeed).description(""))
       ->type_name("N")
       ->group("Other");
   command->add_flag("--force", options.force, "Write over what is there")->group("Other");

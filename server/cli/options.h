@@ -15,6 +15,7 @@
 namespace tandem::cli {
 
 inline constexpr int32_t kMaxTokens = 1 << 24;
+inline constexpr int64_t kMaxSeed = int64_t{1} << 62;  // CLI11 reads larger ones as others
 
 CLI::App* add_command(CLI::App& app,
                       const std::string& name,

@@ -48,6 +48,8 @@ class HelpTest(CommandLineTest):
         self.assert_fails("logits", "--model", self.dir, status=2, says=["--tokens"])
         self.assert_fails("check", status=2, says=["DIR"])
         self.assert_fails("make-checkpoint", self.path("x"), "--preset", "huge", status=2, says=["huge", "tiny"])
+        for seed in (-1, 99999999999999999999, "1.5"):
+            self.assert_fails("make-checkpoint", self.path("x"), "--seed", seed, status=2, says=["--seed", seed])
         self.assert_fails("chat", "--url", "http://x:1", "--model", "y", status=2, says=["--url", "--model"])
 
     def test_version_names_the_kernels_that_are_forced(self):
