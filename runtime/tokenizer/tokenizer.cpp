@@ -21,6 +21,9 @@ constexpr size_t kMaxChunkChars = 400'000;
 constexpr size_t kMaxRunChars = 25'000;
 
 std::string read_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored))
+    throw LoadError(path.string() + ": expected a file, found a folder");
   std::ifstream file(path, std::ios::binary);
   if (!file) throw LoadError(path.string() + ": cannot be opened");
   std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};

@@ -227,6 +227,11 @@ AddedTokens parse_added_tokens(std::string_view file,
       if (!decoder->is_object()) fail(path, "added_tokens_decoder: expected an object");
       has_names = !decoder->get_object().empty();
       read_decoder(decoder->get_object(), path, num_base_tokens, added.tokens);
+      if (has_names && added.tokens.front().text.empty()) {
+        fail(path, "added_tokens_decoder: expected the first id to be " +
+                       std::to_string(num_base_tokens) +
+                       ", the number of BPE tokens: is tiktoken.model whole?");
+      }
     }
     read_token_name(object, "bos_token", added.bos);
     read_token_name(object, "eos_token", added.eos);

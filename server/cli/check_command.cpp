@@ -6,6 +6,7 @@
 
 #include "runtime/base/errors.h"
 #include "runtime/model/checkpoint_report.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "server/cli/commands.h"
 
 namespace tandem::cli {
@@ -40,13 +41,26 @@ boost::json::object report_json(const CheckpointReport& report) {
   return result;
 }
 
+// What the server would not load.
+void check_vocabulary(const std::string& dir, CheckpointReport& report) {
+  std::error_code ec;
+  const auto path = std::filesystem::path(dir) / "tiktoken.model";
+  if (!report.config_ok || !std::filesystem::is_regular_file(path, ec)) return;  // said already
+  try {
+    static_cast<void>(Tokenizer::load(dir, report.config.vocab_size));
+  } catch (const LoadError& error) {
+    report.problems.emplace_back(error.what());
+  }
+}
+
 }  // namespace
 
 int run_check(const CheckOptions& options) {
   std::error_code ec;
   if (!std::filesystem::is_directory(options.dir, ec))
     throw ConfigError(options.dir + ": no such folder; expected a checkpoint folder");
-  const CheckpointReport report = check_checkpoint(options.dir);
+  CheckpointReport report = check_checkpoint(options.dir);
+  check_vocabulary(options.dir, report);
   if (options.json) {
     fmt::print("{}\n", boost::json::serialize(report_json(report)));
   } else {

@@ -83,7 +83,10 @@ class CheckpointTest(CommandLineTest):
         """A golden with a vocabulary beside it, which makes it a whole checkpoint."""
         folder = self.path(name)
         shutil.copytree(os.path.join(GOLDENS, golden), folder)
-        shutil.copy(os.path.join(self.checkpoint, "tiktoken.model"), folder)
+        with open(os.path.join(self.checkpoint, "tiktoken.model"), encoding="utf-8") as file:
+            single_bytes = file.readlines()[:256]  # no golden has room for the merges behind them
+        with open(os.path.join(folder, "tiktoken.model"), "w", encoding="utf-8") as file:
+            file.writelines(single_bytes)
         os.remove(os.path.join(folder, "golden.safetensors"))
         return folder
 
@@ -159,6 +162,33 @@ class CheckpointTest(CommandLineTest):
         status, report = self.check_json(os.path.join(GOLDENS, golden_names()[0]))
         self.assertEqual(status, 1)
         self.assertTrue(any("tiktoken.model" in problem for problem in report["problems"]), report)
+
+    def test_a_vocabulary_that_cannot_be_served_is_a_problem(self):
+        def problems_of(name, spoil):
+            folder = shutil.copytree(self.checkpoint, self.path(name))
+            spoil(folder)
+            status, report = self.check_json(folder)
+            self.assertEqual((status, report["ok"], len(report["problems"])), (1, False, 1), report)
+            return report["problems"][0]
+
+        def make_folder(folder):
+            os.remove(os.path.join(folder, "tokenizer_config.json"))
+            os.mkdir(os.path.join(folder, "tokenizer_config.json"))
+
+        def spoil_line(folder):
+            with open(os.path.join(folder, "tiktoken.model"), "a", encoding="utf-8") as file:
+                file.write("no token\n")
+
+        def cut(folder):
+            path = os.path.join(folder, "tiktoken.model")
+            with open(path, encoding="utf-8") as file:
+                lines = file.readlines()
+            with open(path, "w", encoding="utf-8") as file:
+                file.writelines(lines[:-10])
+
+        self.assertRegex(problems_of("config_folder", make_folder), "tokenizer_config.json: .*found a folder")
+        self.assertRegex(problems_of("spoilt_line", spoil_line), r"tiktoken.model:\d+: expected")
+        self.assertRegex(problems_of("cut_vocabulary", cut), "first id .*is tiktoken.model whole")
 
     def test_a_truncated_shard_is_named(self):
         folder = self.copy_of_golden("k2_thinking", "cut")

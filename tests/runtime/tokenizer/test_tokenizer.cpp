@@ -223,8 +223,9 @@ TEST_CASE("a bad tokenizer_config.json is named by its field", "[tokenizer]") {
   check_load_error(good, decoder(R"("300": 7)"), R"(["300"].content: expected a string)");
   check_load_error(good, decoder(R"("300": {"content": ""})"), "that is not empty");
   check_load_error(good, decoder(R"("300": {"content": "x", "special": 1})"), ".special");
-  check_load_error(good, decoder(R"("300": {"content": "x"}, "301": {"content": "x"})"),
-                   "`x` names both 300 and 301");
+  check_load_error(good, decoder(R"("256": {"content": "x"}, "301": {"content": "x"})"),
+                   "`x` names both 256 and 301");
+  check_load_error(good, decoder(R"("257": {"content": "x"})"), "first id to be 256");
 }
 
 TEST_CASE("names come from tokenizer_config.json where it has any", "[tokenizer]") {
