@@ -62,6 +62,10 @@ class AssistantParser {
   [[nodiscard]] int32_t num_tool_calls() const;     // emitted so far
   [[nodiscard]] int32_t num_dropped_calls() const;  // named no function that could be inferred
   [[nodiscard]] bool in_unclosed_call() const;
+  // Of content that has come, what no delta has shown: held back, or cut off by a stop.
+  [[nodiscard]] size_t num_hidden_bytes() const {
+    return stops_.num_hidden_bytes() + held_space_.size();
+  }
   // Generated inside the thinking part, markers included.
   [[nodiscard]] int32_t reasoning_tokens() const;
 

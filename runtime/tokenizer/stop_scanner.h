@@ -31,6 +31,8 @@ class StopScanner {
   // What is held back: nothing follows that could complete a match.
   std::string flush();
 
+  // Has come and was not shown: held back, or behind the end.
+  [[nodiscard]] size_t num_hidden_bytes() const { return text_.size() - held_begin_; }
   [[nodiscard]] bool stopped() const { return matched_.has_value() || !failure_.empty(); }
   // The string or the pattern that was met.
   [[nodiscard]] const std::optional<std::string>& matched() const { return matched_; }

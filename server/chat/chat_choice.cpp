@@ -20,13 +20,24 @@ bool ChatChoice::push_token(const TokenEvent& event, std::vector<AssistantDelta>
   ++usage_.completion_tokens;
   if (options_.token_ids) token_ids_.push_back(event.token_id);
   const int32_t reasoning_before = parser_.reasoning_tokens();
+  const size_t text_begin = num_shown_bytes_ + parser_.num_hidden_bytes();
+  const size_t num_deltas = deltas.size();
   parser_.push(event.token_id, deltas);
+  for (size_t idx = num_deltas; idx < deltas.size(); ++idx) {
+    if (deltas[idx].kind == AssistantDelta::Kind::kContent)
+      num_shown_bytes_ += deltas[idx].text.size();
+  }
   usage_.reasoning_tokens = parser_.reasoning_tokens();
   const bool is_reasoning = parser_.reasoning_tokens() != reasoning_before;
   const bool is_content =
-      is_reasoning ? options_.parser.reasoning_in_content
-                   : !parser_.in_unclosed_call() && !tokenizer_.is_special(event.token_id);
-  if (options_.logprobs && is_content && !parser_.stopped()) logprobs_.push_back(event);
+      !options_.parser.parse_tool_calls ||
+      (is_reasoning ? options_.parser.reasoning_in_content
+                    : !parser_.in_unclosed_call() && !tokenizer_.is_special(event.token_id));
+  if (options_.logprobs && is_content) logprobs_.push_back({event, text_begin});
+  if (parser_.stopped()) {
+    std::erase_if(logprobs_,
+                  [&](const ContentToken& token) { return token.text_begin >= num_shown_bytes_; });
+  }
   const bool only_call_done =
       options_.first_call_only && parser_.num_tool_calls() > 0 && !parser_.in_unclosed_call();
   cut_ = parser_.stopped() || only_call_done;
@@ -66,7 +77,16 @@ void ChatChoice::finish(const TokenEvent& event, std::vector<AssistantDelta>& de
   }
 }
 
-std::vector<TokenEvent> ChatChoice::take_logprobs() { return std::exchange(logprobs_, {}); }
+std::vector<TokenEvent> ChatChoice::take_logprobs() {
+  std::vector<TokenEvent> taken;
+  auto token = logprobs_.begin();
+  for (; token != logprobs_.end(); ++token) {
+    if (end_ == End::kRunning && token->text_begin >= num_shown_bytes_) break;
+    taken.push_back(std::move(token->event));
+  }
+  logprobs_.erase(logprobs_.begin(), token);
+  return taken;
+}
 
 std::vector<int32_t> ChatChoice::take_token_ids(size_t max_tokens) {
   const auto end =

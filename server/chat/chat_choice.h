@@ -36,7 +36,8 @@ class ChatChoice {
   // the only call: the engine should abort the sequence; what it still sends is ignored.
   bool push(const TokenEvent& event, std::vector<AssistantDelta>& deltas);
 
-  // The tokens of the content that have come since the last call; empty unless asked for.
+  // The tokens of the content that have been shown since the last call, if only in part; of an
+  // ended choice all that are left but those that a stop has cut off. Empty unless asked for.
   std::vector<TokenEvent> take_logprobs();
   // All tokens that have come since the last call, or the first of them; markers, thinking and the
   // stop token included: of an ended choice as many as usage().completion_tokens says. Empty unless
@@ -56,6 +57,11 @@ class ChatChoice {
   [[nodiscard]] int32_t reported_stop_id() const { return reported_stop_id_; }
 
  private:
+  struct ContentToken {
+    TokenEvent event;
+    size_t text_begin = 0;  // in bytes of content
+  };
+
   bool push_token(const TokenEvent& event, std::vector<AssistantDelta>& deltas);
   void finish(const TokenEvent& event, std::vector<AssistantDelta>& deltas);
 
@@ -66,7 +72,8 @@ class ChatChoice {
   End end_ = End::kRunning;
   int32_t reported_stop_id_ = -1;
   ApiError error_;
-  std::vector<TokenEvent> logprobs_;
+  size_t num_shown_bytes_ = 0;          // of content
+  std::vector<ContentToken> logprobs_;  // not taken yet
   std::vector<int32_t> token_ids_;
   TokenUsage usage_;
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -28,6 +29,7 @@ ChatChoice::Options choice_options(const TextRequest& request) {
                          .include_match = request.include_stop_in_output};
   options.parser.parse_tool_calls = false;
   options.parser.parse_reasoning = false;
+  options.logprobs = request.logprobs >= 0;
   options.token_ids = request.return_token_ids;
   options.reported_stop_ids = request.stop_token_ids;
   return options;
@@ -213,8 +215,8 @@ bool TextCompletion::push(int32_t choice_idx, const TokenEvent& event, std::stri
     return false;
   }
   for (const AssistantDelta& delta : deltas_) choice.text += delta.text;
-  const bool is_shown_token = event.kind == TokenEvent::Kind::kToken && !enough;
-  if (is_shown_token && request_.logprobs >= 0) choice.tokens.push_back(std::move(taken));
+  std::vector<TokenEvent> tokens = choice.state.take_logprobs();
+  std::move(tokens.begin(), tokens.end(), std::back_inserter(choice.tokens));
   if (event.kind == TokenEvent::Kind::kToken) ++choice.num_held_tokens;
   const std::vector<int32_t> ids = choice.state.take_token_ids();
   choice.token_ids.insert(choice.token_ids.end(), ids.begin(), ids.end());

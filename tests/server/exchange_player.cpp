@@ -52,8 +52,8 @@ std::string play_once(server::Exchange& exchange,
   FinishReason reason = options.reason;
   for (const int32_t id : ids) {
     if (!exchange.push(0, token_event(id), frames)) continue;
-    reason = FinishReason::kAborted;  // enough has come: the engine is told
-    break;
+    CHECK(reason != FinishReason::kAborted);  // said once
+    reason = FinishReason::kAborted;  // enough has come: the engine is told, and is ahead by then
   }
   CHECK_FALSE(exchange.finished());
   CHECK_FALSE(exchange.push(0, finished_event(ids.size(), reason, options), frames));

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "server/openai/chat_completion.h"
+#include "server/openai/text_completion.h"
 #include "tests/server/exchange_player.h"
 #include "tests/server/server_fixture.h"
 
@@ -154,6 +156,61 @@ TEST_CASE("completions tell the logprobs of their prompts, choice by choice",
                   .contains("prompt_logprobs"));
   refused(client, kText, asked + R"(,"stream":true})", "prompt_logprobs");
   refused(client, kText, R"({"prompt":"a","prompt_logprobs":"x"})", "prompt_logprobs");
+}
+
+TEST_CASE("tokens that a stop has cut off have no logprobs, nor have those behind it",
+          "[server][logprobs]") {
+  const json::object text = {{"prompt", "hi"}, {"logprobs", 0}};
+  const json::object chat = {{"messages", {{{"role", "user"}, {"content", "hi"}}}},
+                             {"logprobs", true}};
+  struct Case {
+    json::object members;
+    std::string_view answer;
+    std::string_view shown;
+  };
+  const std::vector<Case> cases = {
+      {{{"stop", "XYZ"}}, "abXcXYXYZef", "abXcXY"},
+      {{{"stop", "XYZ"}, {"include_stop_str_in_output", true}}, "abXcXYXYZef", "abXcXYXYZ"},
+      {{{"stop", "XYZ"}}, "abXY", "abXY"},  // held back to the end
+      {{{"stop", "b"}}, "bcd", ""},
+      {{{"stop", "\u4e2d"}}, "a\u4e8c\u4e2d!", "a\u4e8c"},  // characters of several tokens
+      {{{"stop_regex", "[0-9]+,"}}, "in 1969, it", "in "}};
+  for (const Case& each : cases) {
+    INFO(each.answer);
+    json::object body = text;
+    for (const auto& member : each.members) body.insert(member);
+    const Playback plain = play_exchange(server::open_text_completion, body, each.answer);
+    const json::value& choice = plain.whole.at("choices").at(0);
+    CHECK(choice.at("text").as_string() == each.shown);
+    size_t num_tokens = 0;
+    for (const NamedEvent& event : plain.events) {
+      num_tokens += event.data.at("choices").at(0).at("logprobs").at("tokens").as_array().size();
+    }
+    CHECK(choice.at("logprobs").at("tokens").as_array().size() == each.shown.size());
+    CHECK(num_tokens == each.shown.size());
+    body = chat;
+    for (const auto& member : each.members) body.insert(member);
+    const Playback said = play_exchange(server::open_chat_completion, body, each.answer);
+    CHECK(said.whole.at("choices").at(0).at("message").at("content").as_string() == each.shown);
+    CHECK(said.whole.at("choices").at(0).at("logprobs").at("content").as_array().size() ==
+          each.shown.size());
+    std::vector<json::value> events;
+    for (const NamedEvent& event : said.events) events.push_back(event.data);
+    CHECK(add_up(events).at(0).logprobs.size() == each.shown.size());
+  }
+}
+
+TEST_CASE("a stop behind thinking that is shown leaves the thinking its logprobs",
+          "[server][logprobs]") {
+  const json::value body = {{"messages", {{{"role", "user"}, {"content", "hi"}}}},
+                            {"logprobs", true},
+                            {"separate_reasoning", false},
+                            {"stop", "XY"}};
+  const Playback playback =
+      play_exchange(server::open_chat_completion, body, "<think>XY</think>XYab");
+  const json::value& choice = playback.whole.at("choices").at(0);
+  CHECK(choice.at("message").at("content").as_string() == "<think>XY</think>");
+  CHECK(choice.at("logprobs").at("content").as_array().size() == 4);
 }
 
 }  // namespace
