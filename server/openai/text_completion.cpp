@@ -40,6 +40,14 @@ int64_t num_chars(std::string_view text) {
                        [](char byte) { return !continues_character(byte); });
 }
 
+// What a token adds to the text: the prompt is echoed as it is, of an answer some special tokens
+// are left out.
+int64_t num_shown_chars(const Tokenizer& tokenizer, const TokenEvent& token) {
+  const bool is_of_prompt = token.kind == TokenEvent::Kind::kPromptToken;
+  if (!is_of_prompt && tokenizer.is_skipped(token.token_id)) return 0;
+  return num_chars(tokenizer.token_bytes(token.token_id));
+}
+
 // Part of a character is no text: OpenAI writes such a token as "bytes:\xe4\xb8", which also keeps
 // the keys of top_logprobs apart.
 std::string token_text(const Tokenizer& tokenizer, int32_t token_id) {
@@ -236,6 +244,7 @@ void TextCompletion::begin_with_prompt(size_t choice_idx) {
   choice.text = model_.tokenizer->decode(prompt_of(choice_idx));
   if (request_.logprobs < 0) return;
   TokenEvent first;
+  first.kind = TokenEvent::Kind::kPromptToken;
   first.token_id = prompt_of(choice_idx).front();
   first.logprob = kNoLogprob;
   choice.tokens.insert(choice.tokens.begin(), std::move(first));
@@ -281,7 +290,7 @@ void TextCompletion::append_chunk(size_t choice_idx, std::string& frames) {
   choice.token_ids.clear();
   choice.num_held_tokens = 0;
   for (const TokenEvent& token : choice.tokens) {
-    choice.text_size_chars += num_chars(model_.tokenizer->token_bytes(token.token_id));
+    choice.text_size_chars += num_shown_chars(*model_.tokenizer, token);
   }
   choice.tokens.clear();
 }
@@ -358,7 +367,7 @@ void TextCompletion::append_logprobs(std::string& out, const Choice& choice) con
   int64_t offset = choice.text_size_chars;
   for (const TokenEvent& token : choice.tokens) {
     json.integer(offset);
-    offset += num_chars(tokenizer.token_bytes(token.token_id));
+    offset += num_shown_chars(tokenizer, token);
   }
   json.end_array().end_object();
 }

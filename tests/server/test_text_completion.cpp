@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "server/openai/text_completion.h"
 #include "server/openai/text_request.h"
 #include "tests/server/exchange_player.h"
 #include "tests/server/server_fixture.h"
@@ -90,6 +91,27 @@ TEST_CASE("echo with logprobs scores the prompt as lm-eval reads it", "[server][
   CHECK(choices[1].at("logprobs").at("token_logprobs").as_array().size() == 2);
   CHECK(answer.at("usage").at("prompt_tokens").as_int64() == 5);
   CHECK(answer.at("usage").at("completion_tokens").as_int64() == 2);
+}
+
+TEST_CASE("text_offset leaves out the special tokens that the text leaves out", "[server][text]") {
+  const auto offsets = [](const json::object& members) {
+    json::object body = {{"logprobs", 0}, {"ignore_eos", true}};
+    for (const auto& member : members) body.insert(member);
+    const Playback playback =
+        play_exchange(server::open_text_completion, body, "a<think>b<|im_end|>cd");
+    json::array streamed;
+    for (const NamedEvent& event : playback.events) {
+      for (const json::value& offset :
+           event.data.at("choices").at(0).at("logprobs").at("text_offset").as_array())
+        streamed.push_back(offset);
+    }
+    const json::value& choice = playback.whole.at("choices").at(0);
+    CHECK(choice.at("logprobs").at("text_offset") == streamed);
+    return json::serialize(streamed);
+  };
+  CHECK(offsets({{"prompt", "hi"}}) == "[0,1,8,9,9,10]");
+  // Those of an echoed prompt are part of the text; its logprobs were not played.
+  CHECK(offsets({{"prompt", "<|im_end|>"}, {"echo", true}}) == "[0,10,11,18,19,19,20]");
 }
 
 TEST_CASE("an echo alone generates nothing", "[server][text]") {
