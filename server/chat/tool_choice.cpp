@@ -55,8 +55,11 @@ void read_allowed_tools(FieldReader& fields, ChatRequest& request, const json::v
   const json::object& allowed =
       nested != nullptr && nested->is_object() ? nested->get_object() : outer;
   const json::value* tools = allowed.if_contains("tools");
-  if (tools == nullptr || !tools->is_array())
-    return fields.fail_value("tool_choice", "allowed_tools with a list of tools", choice);
+  // An empty list of callable tools would stand for all of them.
+  if (tools == nullptr || !tools->is_array() || tools->get_array().empty()) {
+    return fields.fail_value("tool_choice", "allowed_tools with a list of at least one tool",
+                             tools == nullptr ? choice : *tools);
+  }
   for (const json::value& tool : tools->get_array()) add_callable(fields, request, tool);
   const json::value* mode = allowed.if_contains("mode");
   if (mode == nullptr) return;

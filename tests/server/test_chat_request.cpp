@@ -111,6 +111,9 @@ const std::vector<Bad> kBadFields = {
     {with(R"("tool_choice":"required")"), "tool_choice"},
     {with(R"("tool_choice":{"type":"function","function":{"name":"g"}})"), "tool_choice"},
     {with(R"("tool_choice":{"type":"allowed_tools"})"), "tool_choice"},
+    {with(R"("tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":{
+        "type":"allowed_tools","allowed_tools":{"mode":"auto","tools":[]}})"),
+     "tool_choice"},
     {with(R"("thinking_token_budget":-1)"), "thinking_token_budget"},
     {with(R"("thinking":{"budget_tokens":"x"})"), "thinking.budget_tokens"},
     {with(R"("response_format":{"type":"json_schema"})"), "response_format.json_schema.schema"},
