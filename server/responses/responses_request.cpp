@@ -44,7 +44,7 @@ void read_tools(FieldReader& fields, ResponsesRequest& request) {
     if (!parsed) return fields.fail(parsed.error());
     request.tools = std::move(*parsed);
   }
-  read_tool_choice(fields, request.chat);
+  read_tool_choice(fields, request.chat, ResponseTools::model_name);
 }
 
 void read_text_format(FieldReader& fields, ChatRequest& request) {

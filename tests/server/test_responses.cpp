@@ -225,6 +225,35 @@ TEST_CASE("calls can be demanded and formats fixed in a response", "[server][res
   CHECK(by_kwargs.chat.prompt.preserve_thinking);
 }
 
+TEST_CASE("a tool of any kind can be chosen by its name", "[server][responses]") {
+  const auto chosen = [](const std::string& choice) {
+    const auto request = parsed(with(std::string(kTools) + R"(,"tool_choice":)" + choice));
+    CHECK(request.chat.call_required);
+    return request.chat.callable_tools;
+  };
+  using Names = std::vector<std::string>;
+  CHECK(chosen(R"({"type":"custom","name":"apply_patch"})") == Names{"apply_patch"});
+  CHECK(chosen(R"({"type":"function","name":"close_agent","namespace":"multi_agent_v1"})") ==
+        Names{"multi_agent_v1__close_agent"});
+  CHECK(chosen(R"({"type":"allowed_tools","mode":"required","tools":[
+            {"type":"custom","name":"apply_patch"},{"type":"function","name":"exec_command"},
+            {"type":"function","name":"close_agent","namespace":"multi_agent_v1"}]})") ==
+        Names{"apply_patch", "exec_command", "multi_agent_v1__close_agent"});
+  const auto got = [](const std::string& choice) {
+    const auto refused = server::parse_responses_request(
+        json::serialize(with(std::string(kTools) + R"(,"tool_choice":)" + choice)),
+        {.vocab_size = 512});
+    REQUIRE_FALSE(refused.ok());
+    CHECK(refused.error().param == "tool_choice");
+    return refused.error().message.substr(refused.error().message.rfind(", got ") + 2);
+  };
+  CHECK(got(R"({"type":"custom","name":"rename"})") == "got \"rename\"");
+  CHECK(got(R"({"type":"function","name":"f","namespace":"n"})") == "got \"n__f\"");
+  CHECK(got(R"({"type":"web_search"})") == "got \"web_search\"");
+  CHECK(got(R"({"type":"allowed_tools","mode":"any time","tools":[
+            {"type":"custom","name":"apply_patch"}]})") == "got \"any time\"");
+}
+
 TEST_CASE("the request is repeated in the response", "[server][responses]") {
   const Playback playback = play_exchange(
       open_response,
