@@ -46,6 +46,7 @@ void BlockExchange::on_deltas(int32_t /*choice_idx*/,
 }
 
 void BlockExchange::on_end(int32_t /*choice_idx*/, std::string& frames) {
+  has_all_blocks_ = true;
   finish_block(frames);
   end_answer(frames);
 }

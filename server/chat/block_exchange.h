@@ -35,6 +35,8 @@ class BlockExchange : public ChatExchange {
   virtual void end_answer(std::string& frames) = 0;
 
   [[nodiscard]] const std::vector<AnswerBlock>& blocks() const { return blocks_; }
+  // All blocks of the answer have come; the last may be about to end.
+  [[nodiscard]] bool has_all_blocks() const { return has_all_blocks_; }
   [[nodiscard]] ChatChoice::End end() const { return choice(0).end(); }
   [[nodiscard]] bool shows_reasoning() const { return shows_reasoning_; }
 
@@ -49,6 +51,7 @@ class BlockExchange : public ChatExchange {
 
   bool shows_reasoning_;
   bool in_block_ = false;
+  bool has_all_blocks_ = false;
   std::vector<AnswerBlock> blocks_;
 };
 

@@ -48,6 +48,8 @@ class ChatChoice {
   [[nodiscard]] End end() const { return end_; }
   // Of one that failed.
   [[nodiscard]] const ApiError& error() const { return error_; }
+  // It ended in the middle of a call.
+  [[nodiscard]] bool in_unclosed_call() const { return parser_.in_unclosed_call(); }
   // So far; of the prompt nothing before the end.
   [[nodiscard]] const TokenUsage& usage() const { return usage_; }
   [[nodiscard]] const std::optional<std::string>& matched_stop() const {

@@ -16,6 +16,8 @@ namespace json = boost::json;
 
 constexpr std::string_view kInput = "input";
 
+constexpr size_t kMaxOpenEscapeBytes = 11;  // of an escaped pair of surrogates without its end
+
 // {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 json::object custom_parameters() {
   return {{"type", "object"},
@@ -34,6 +36,17 @@ std::string custom_description(FieldReader& tool) {
   if (!definition) return description;
   return fmt::format("{}\n\nThe input follows this {} grammar:\n{}", description,
                      entries.string("syntax").value_or(""), *definition);
+}
+
+// Absent where the arguments are no object with a text.
+std::optional<std::string> input_of(std::string_view arguments) {
+  boost::system::error_code code;
+  const json::value value =
+      json::parse(json::string_view(arguments.data(), arguments.size()), code);
+  if (code || !value.is_object()) return std::nullopt;
+  const json::value* input = value.get_object().if_contains(kInput);
+  if (input == nullptr || !input->is_string()) return std::nullopt;
+  return std::string(as_view(input->get_string()));
 }
 
 class ToolReader {
@@ -128,14 +141,18 @@ std::string ResponseTools::custom_arguments(std::string_view input) {
 }
 
 std::string ResponseTools::custom_input(std::string_view arguments) {
-  boost::system::error_code code;
-  const json::value value =
-      json::parse(json::string_view(arguments.data(), arguments.size()), code);
-  if (!code && value.is_object()) {
-    const json::value* input = value.get_object().if_contains(kInput);
-    if (input != nullptr && input->is_string()) return std::string(as_view(input->get_string()));
+  return input_of(arguments).value_or(std::string(arguments));
+}
+
+std::string ResponseTools::cut_custom_input(std::string_view arguments) {
+  for (size_t num_left_out = 0; num_left_out <= kMaxOpenEscapeBytes; ++num_left_out) {
+    if (num_left_out > arguments.size()) break;
+    std::string closed(arguments.substr(0, arguments.size() - num_left_out));
+    closed += "\"}";
+    if (auto input = input_of(closed)) return *std::move(input);
   }
-  return std::string(arguments);
+  // The text had not begun, or there never was an object around it.
+  return arguments.starts_with('{') ? "" : std::string(arguments);
 }
 
 }  // namespace tandem::server

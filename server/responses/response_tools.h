@@ -38,6 +38,8 @@ class ResponseTools {
   // wrote against the schema comes back as it is.
   static std::string custom_arguments(std::string_view input);
   static std::string custom_input(std::string_view arguments);
+  // Of arguments that end too early: as much of the text as they hold.
+  static std::string cut_custom_input(std::string_view arguments);
 
  private:
   std::unordered_map<std::string, ResponseTool> tools_;  // by the model's name

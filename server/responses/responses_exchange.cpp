@@ -117,7 +117,7 @@ void ResponsesExchange::end_block(const AnswerBlock& block, std::string& frames)
   if (block.kind == AnswerBlock::Kind::kToolCall) {
     const ResponseTool tool = tools_.find(block.call_name);
     if (tool.kind == ResponseTool::Kind::kCustom) {
-      const std::string input = json_quoted(ResponseTools::custom_input(block.text));
+      const std::string input = json_quoted(custom_input(item_idx()));
       append_item_event(frames, "response.custom_tool_call_input.delta", ",\"delta\":" + input);
       append_item_event(frames, "response.custom_tool_call_input.done", ",\"input\":" + input);
     } else {
@@ -161,6 +161,25 @@ std::string ResponsesExchange::body() const { return response_json(final_status(
 ResponsesExchange::Status ResponsesExchange::final_status() const {
   const bool is_whole = end() != ChatChoice::End::kLength && end() != ChatChoice::End::kAborted;
   return is_whole ? Status::kCompleted : Status::kIncomplete;
+}
+
+bool ResponsesExchange::is_cut(size_t idx) const {
+  if (idx + 1 < blocks().size()) return false;
+  if (error()) return true;
+  if (!has_all_blocks() || final_status() == Status::kCompleted) return false;
+  const bool is_call = blocks()[idx].kind == AnswerBlock::Kind::kToolCall;
+  return !is_call || choice(0).in_unclosed_call();
+}
+
+std::string_view ResponsesExchange::item_status(size_t idx, bool done) const {
+  if (!done) return "in_progress";
+  return is_cut(idx) ? "incomplete" : "completed";
+}
+
+std::string ResponsesExchange::custom_input(size_t idx) const {
+  const std::string& arguments = blocks()[idx].text;
+  return is_cut(idx) ? ResponseTools::cut_custom_input(arguments)
+                     : ResponseTools::custom_input(arguments);
 }
 
 std::string ResponsesExchange::response_json(Status status) const {
@@ -213,7 +232,7 @@ std::string ResponsesExchange::item_json(size_t idx, bool done) const {
   JsonWriter json(out);
   json.begin_object().key("id").string(item_ids_[idx]);
   json.key("type").string(is_text ? "message" : "reasoning");
-  json.key("status").string(done ? "completed" : "in_progress");
+  json.key("status").string(item_status(idx, done));
   if (is_text) {
     json.key("role").string("assistant");
   } else {
@@ -235,12 +254,12 @@ std::string ResponsesExchange::call_json(size_t idx, bool done) const {
   JsonWriter json(out);
   json.begin_object().key("id").string(item_ids_[idx]);
   json.key("type").string(is_custom ? "custom_tool_call" : "function_call");
-  json.key("status").string(done ? "completed" : "in_progress");
+  json.key("status").string(item_status(idx, done));
   json.key("call_id").string(block.call_id);
   json.key("name").string(tool.name);
   if (!tool.name_space.empty()) json.key("namespace").string(tool.name_space);
   if (is_custom) {
-    json.key("input").string(done ? ResponseTools::custom_input(text) : "");
+    json.key("input").string(done ? custom_input(idx) : "");
   } else {
     json.key("arguments").string(text);
   }

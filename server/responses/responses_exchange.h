@@ -36,6 +36,11 @@ class ResponsesExchange : public BlockExchange {
 
   [[nodiscard]] size_t item_idx() const { return blocks().size() - 1; }
   [[nodiscard]] Status final_status() const;
+  // An item that is not whole: the last of an answer that is not.
+  [[nodiscard]] bool is_cut(size_t item_idx) const;
+  [[nodiscard]] std::string_view item_status(size_t item_idx, bool done) const;
+  // What the client's own tool gets; of a call that was cut what there is.
+  [[nodiscard]] std::string custom_input(size_t item_idx) const;
   [[nodiscard]] std::string response_json(Status status) const;
   [[nodiscard]] std::string item_json(size_t item_idx, bool done) const;
   [[nodiscard]] std::string call_json(size_t item_idx, bool done) const;
