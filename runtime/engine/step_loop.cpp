@@ -186,12 +186,14 @@ void StepLoop::take_constrained_token(ActiveRequest& request, std::span<const fl
   const auto [tokens, may_end] =
       request.constraint_budget.pay([&] { return request.constraint->allow(allowed_mask_); });
   if (request.constraint_budget.is_spent()) {
+    request.last_event.by_demand = true;
     return finish(request, FinishReason::kError,
                   "finding out what may follow takes too long in " + request.constraint->feature());
   }
   // Complete: only a stop token could follow, so none need be chosen.
   if (tokens == Tokens::kNone && may_end) return finish(request, FinishReason::kStop);
   if (tokens == Tokens::kNone) {
+    request.last_event.by_demand = true;
     return finish(request, FinishReason::kError,
                   "nothing can follow in " + request.constraint->feature());
   }
@@ -210,6 +212,7 @@ void StepLoop::take_constrained_token(ActiveRequest& request, std::span<const fl
 void StepLoop::choose_token(ActiveRequest& request, const SampleRequest& sample) {
   const Result<SampledToken, std::string> token = request.sampler.choose(sample, sampler_scratch_);
   if (!token) {
+    request.last_event.by_demand = token.error() != kNoPossibleToken;
     const std::string where = request.constraint ? " in " + request.constraint->feature() : "";
     return finish(request, FinishReason::kError, token.error() + where);
   }

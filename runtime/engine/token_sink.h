@@ -33,6 +33,8 @@ struct TokenEvent {
   int32_t completion_tokens = 0;           // the stop token counts
   std::chrono::nanoseconds queue_wait{0};  // from submit() to the first step, or to the end
   std::string error;  // kError: what happened; kAborted: why, unless somebody called abort()
+  // kError: by what the request itself demands, which left nothing to say or took too long.
+  bool by_demand = false;
 };
 
 class TokenSink {

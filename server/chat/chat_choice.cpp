@@ -57,6 +57,9 @@ void ChatChoice::finish(const TokenEvent& event, std::vector<AssistantDelta>& de
   if (!parser_.stop_failure().empty()) {
     end_ = End::kFailed;
     error_ = {.message = parser_.stop_failure(), .param = "stop_regex", .code = "invalid_value"};
+  } else if (event.finish_reason == FinishReason::kError && event.by_demand) {
+    end_ = End::kFailed;
+    error_ = {.message = event.error, .param = "", .code = "invalid_value"};
   } else if (event.finish_reason == FinishReason::kError) {
     end_ = End::kFailed;
     error_ =

@@ -209,9 +209,14 @@ TEST_CASE("allowed_token_ids and bad_words hold the answer, beside a format as w
       "bad_words":["n"])")) == "yes");
   const Response stuck = client.post(kChat, chat_body("hello", R"("temperature":0,
       "guided_choice":["no"],"bad_words":["no"])"));
-  CHECK(stuck.status == 500);
-  CHECK(stuck.body.find("nothing can follow in bad_words beside guided_choice") !=
-        std::string::npos);
+  CHECK(stuck.status == 400);  // to try again is no use
+  CHECK(stuck.json().at("error").at("type").as_string() == "invalid_request_error");
+  CHECK(stuck.json().at("error").at("message").as_string() ==
+        "nothing can follow in bad_words beside guided_choice");
+  const Response no_sentence =
+      client.post("/v1/completions", R"({"prompt":"hello","guided_grammar":"root ::= root"})");
+  CHECK(no_sentence.status == 400);
+  CHECK(no_sentence.body.find("nothing can follow in guided_grammar") != std::string::npos);
   const Response text = client.post("/v1/completions", R"({"prompt":"hello","max_tokens":3,
       "temperature":0,"allowed_token_ids":[72]})");
   CHECK(text.json().at("choices").at(0).at("text").as_string() == "HHH");

@@ -171,6 +171,7 @@ TEST_CASE("a row of NaN ends its own request only", "[engine]") {
   const TokenEvent last = bad->wait();
   CHECK(last.finish_reason == FinishReason::kError);
   CHECK(last.error == "the model gave no possible next token");
+  CHECK_FALSE(last.by_demand);
   CHECK(bad->token_ids() == std::vector<int32_t>{101, 102, 103, 104, 105});
   CHECK(good->wait().finish_reason == FinishReason::kLength);
   CHECK(good->num_tokens() == 50);

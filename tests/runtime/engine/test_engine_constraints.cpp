@@ -106,10 +106,12 @@ TEST_CASE("a dead end fails its request by name and no other", "[engine]") {
   const TokenEvent failed = dead->wait();
   CHECK(failed.finish_reason == FinishReason::kError);
   CHECK(failed.error.find("the counting") != std::string::npos);
+  CHECK(failed.by_demand);
   CHECK(dead->token_ids() == counted(7, 20));
   const TokenEvent without_choice = forbidden->wait();
   CHECK(without_choice.finish_reason == FinishReason::kError);
   CHECK(without_choice.error.find("the counting") != std::string::npos);
+  CHECK(without_choice.by_demand);
   CHECK(free->wait().finish_reason == FinishReason::kLength);
   CHECK(free->token_ids() == model.expected_greedy(prompt, 80));
   CHECK_FALSE(engine.stats().failed);
@@ -132,6 +134,7 @@ TEST_CASE("a constraint that takes too much of everybody's time fails its reques
   const TokenEvent failed = slow->wait();
   CHECK(failed.finish_reason == FinishReason::kError);
   CHECK(failed.error == "finding out what may follow takes too long in the counting");
+  CHECK(failed.by_demand);
   CHECK(slow->num_tokens() <= 6);  // 2 s, and 5 ms a token
   CHECK(free->wait().finish_reason == FinishReason::kLength);
   CHECK(free->token_ids() == model.expected_greedy(prompt, 40));
