@@ -62,6 +62,7 @@ void ServerState::set_ready(const ServingModel& model) {
   model_type_ = model.model_type;
   placement_ = lines_of(model.engine->model().description());
   model_.max_n = options.max_n;
+  model_.max_choices = model.engine->options().max_queued_requests;
   model_.max_logprobs = options.max_logprobs;
   model_.preserve_thinking = options.preserve_thinking;
   model_.force_include_usage = options.force_include_usage;

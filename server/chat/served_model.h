@@ -23,6 +23,7 @@ struct ServedModel {
   bool generation_prompt_opens_think = false;
   int64_t created_unix_s = 0;
   int32_t max_n = 8;
+  int32_t max_choices = 256;            // of one request: what the engine's queue takes at once
   int32_t max_logprobs = 20;            // of a token, that a request may ask for; -1: no limit
   GrammarCompiler* grammars = nullptr;  // null: answers are not constrained
   bool preserve_thinking = false;       // what a request that does not say gets

@@ -85,6 +85,17 @@ void write_top(JsonWriter& json,
   json.end_object();
 }
 
+// More than the queue takes would never be accepted, however often a client tries again.
+std::optional<ApiError> check_num_choices(const TextRequest& request, const ServedModel& model) {
+  const size_t num_prompts = request.prompts.size();
+  const size_t num_choices = num_prompts * static_cast<size_t>(request.n);
+  if (num_choices <= static_cast<size_t>(model.max_choices)) return std::nullopt;
+  return invalid_value(
+      num_prompts > 1 ? "prompt" : "n",
+      fmt::format("at most {} choices in all, prompts times n (--max-queue)", model.max_choices),
+      fmt::format("{} times {}", num_prompts, request.n));
+}
+
 std::optional<ApiError> check_logprobs(const TextRequest& request,
                                        std::span<const int32_t> max_new_tokens) {
   int64_t num_tokens = 0;
@@ -111,6 +122,7 @@ Result<std::unique_ptr<TextCompletion>, ApiError> make_text_completion(std::stri
                                                                        const ServedModel& model) {
   auto request = parse_text_request(body, model);
   if (!request) return request.error();
+  if (auto error = check_num_choices(*request, model)) return *std::move(error);
   std::vector<int32_t> max_new_tokens;
   for (const auto& prompt : request->prompts) {
     // The engine generates at least one token; an echo alone leaves it out.

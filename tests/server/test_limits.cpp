@@ -125,6 +125,25 @@ TEST_CASE("a request with half a character is answered", "[server][limits]") {
   }
 }
 
+TEST_CASE("more choices than the queue takes are a 400, as no other time would do",
+          "[server][limits]") {
+  ServerSetup setup;
+  setup.engine.max_queued_requests = 4;
+  ServerFixture fixture(setup);
+  Client client(fixture);
+  const auto error = [&](const std::string& members) {
+    const Response refused = client.post("/v1/completions", "{" + members + "}");
+    CHECK(refused.status == 400);
+    return refused.json().at("error");
+  };
+  const boost::json::value prompts = error(R"("prompt":["a","b","c"],"n":2)");
+  CHECK(prompts.at("param").as_string() == "prompt");
+  CHECK(prompts.at("message").as_string() ==
+        "prompt: expected at most 4 choices in all, prompts times n (--max-queue), got 3 times 2");
+  CHECK(error(R"("prompt":"a","n":5)").at("param").as_string() == "n");
+  CHECK(client.post("/v1/completions", R"({"prompt":["a","b"],"n":2})").status == 200);
+}
+
 TEST_CASE("a full queue is a 429 that says when to come again", "[server][limits]") {
   ServerSetup setup{.scripts = {{"endless", "0123456789", true}, {"", "Hello!"}}};
   setup.engine.max_sequences = 1;
