@@ -20,14 +20,6 @@ namespace asio = boost::asio;
 
 constexpr size_t kInlineInputBytes = 16 << 10;  // about 2 ms of parsing and tokenising
 
-// Of an answer in several passes, where one has been cut short and another would follow.
-ApiError aborted_between_passes() {
-  ApiError error;
-  error.message = "the answer was aborted";
-  error.code = "aborted";
-  return error;
-}
-
 // A request's line in the request log and its span, written when this goes out of scope: every way
 // out of a handler is an end. Nothing where neither is wanted.
 class LoggedRequest {
@@ -105,7 +97,6 @@ class EngineRequests {
   // What the exchange asks for now; one that the engine does not take fails the exchange.
   void submit_due(Exchange& exchange) {
     for (GenerationRequest& request : exchange.take_requests()) {
-      if (entry_.aborted()) return exchange.fail(aborted_between_passes());
       log_.submitting(request);
       request.sink = channel_->make_sink(static_cast<int32_t>(ids_.size()));
       auto submitted = answer_.submit(std::move(request));
@@ -114,6 +105,17 @@ class EngineRequests {
       entry_.add(engine_, *submitted);
     }
   }
+  // Of an answer in several passes that was aborted in one of them: the next ends before it begins.
+  void end_due(Exchange& exchange, std::string& frames) {
+    TokenEvent aborted;
+    aborted.kind = TokenEvent::Kind::kFinished;
+    aborted.finish_reason = FinishReason::kAborted;
+    const size_t num_due = exchange.take_requests().size();
+    for (size_t due_idx = 0; due_idx < num_due; ++due_idx)
+      static_cast<void>(
+          exchange.push(static_cast<int32_t>(ids_.size() + due_idx), aborted, frames));
+  }
+  [[nodiscard]] bool aborted() const { return entry_.aborted(); }
   void end(int32_t choice_idx) {
     channel_->answer_is_complete(choice_idx);
     log_.complete(choice_idx);
@@ -176,6 +178,7 @@ asio::awaitable<bool> relay(Session& session,
     if (!exchange.finished() && exchange.needs_preparation()) {
       co_await run_on_worker(session, [&] { exchange.prepare(); });
     }
+    if (!exchange.finished() && requests.aborted()) requests.end_due(exchange, frames);
     if (!exchange.finished()) requests.submit_due(exchange);
     const auto now = std::chrono::steady_clock::now();
     const bool is_silent = exchange.streams() && now - last_write >= interval;

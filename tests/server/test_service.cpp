@@ -140,14 +140,36 @@ TEST_CASE("an aborted Heavy Mode answer does not begin its final pass", "[server
   ServerFixture fixture(endless());
   Client admin(fixture);
   Client client(fixture);
-  client.send_request("POST", kChat, chat_body("endless", R"("heavy":{"n":2})"),
-                      {"X-Request-Id: heavy"});
-  CHECK(eventually([&] { return fixture.engine.stats().num_running == 2; }));
-  CHECK(admin.post(kAbort, R"({"rid":"heavy"})").json().at("num_aborted").as_int64() == 1);
-  const Response response = client.read_response();
-  CHECK(response.status == 400);
-  CHECK(response.json().at("error").at("code").as_string() == "aborted");
-  CHECK(eventually([&] { return fixture.engine.stats().num_running == 0; }));
+  const std::string heavy = R"("heavy":{"n":2,"return_trajectories":true})";
+  for (const bool streams : {false, true}) {
+    client.send_request("POST", kChat,
+                        chat_body("endless", heavy + (streams ? R"(,"stream":true)" : "")),
+                        {"X-Request-Id: heavy"});
+    CHECK(eventually([&] { return fixture.engine.stats().num_running == 2; }));
+    CHECK(admin.post(kAbort, R"({"rid":"heavy"})").json().at("num_aborted").as_int64() == 1);
+    const Response response = client.read_response();
+    CHECK(response.status == 200);
+    CHECK(eventually([&] { return fixture.engine.stats().num_running == 0; }));
+    // What there is: the trajectories so far, and nothing made of them.
+    json::array trajectories;
+    if (streams) {
+      const auto events = sse_events(response.body);
+      const auto choices = add_up(events);
+      REQUIRE(choices.size() == 1);
+      CHECK(choices[0].content.empty());
+      CHECK(choices[0].finish_reason == "abort");
+      trajectories = events.back().at("trajectories").as_array();
+    } else {
+      const json::value answer = response.json();
+      CHECK(answer.at("choices").at(0).at("message").at("content").as_string().empty());
+      CHECK(answer.at("choices").at(0).at("finish_reason").as_string() == "abort");
+      trajectories = answer.at("trajectories").as_array();
+    }
+    REQUIRE(trajectories.size() == 2);
+    for (const json::value& trajectory : trajectories)
+      CHECK(trajectory.at("finish_reason").as_string() == "abort");
+  }
+  CHECK(fixture.engine.stats().num_aborted == 4);  // the final passes were not begun
 }
 
 TEST_CASE("what acts on all clients has keys of its own where there are some", "[server]") {
