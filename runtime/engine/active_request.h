@@ -39,6 +39,7 @@ struct ActiveRequest {
 
   int32_t num_new_tokens = 0;  // the stop token counts
   bool was_admitted = false;
+  bool is_kept = false;  // through a sleep
   std::chrono::steady_clock::time_point submit_time = std::chrono::steady_clock::now();
   TokenEvent last_event;  // kFinished, filled when finished
 };

@@ -54,7 +54,9 @@ struct Engine::Impl {
   void fail(const std::string& message);
   void fall_asleep();  // as sleep_now says
   void wake();         // as wake_now says
-  void fail_unbegun(const std::string& message);
+  void fail_unkept(const std::string& message);
+  void add_incoming();
+  void reset_prefix_cache_behind(size_t num_before);
   void end_sleepers(const std::string& message);
 
   // With the lock held.
@@ -75,7 +77,7 @@ struct Engine::Impl {
   std::vector<std::unique_ptr<ActiveRequest>> submitted;  // bounded by max_queued_requests
   std::vector<uint64_t> aborted_ids;
   bool abort_all = false;
-  bool reset_cache = false;
+  std::vector<size_t> resets;  // of the prefix cache, each behind so many of `submitted`
   bool stopping = false;
   bool draining = false;
   bool failed = false;
@@ -136,8 +138,8 @@ Result<Engine::RequestId, SubmitError> Engine::Impl::submit(GenerationRequest re
     if (std::optional<SubmitError> asleep_error = refusal_asleep(has_begun)) {
       if (!options.wake_on_request) return *std::move(asleep_error);
       wakes = sleep.state() == SleepState::kAsleep;
-      if (sleep.state() != SleepState::kWaking)
-        called_off = sleep.order_waking(kAllModelMemory, nullptr);
+      // A waking under way may be of a part alone.
+      if (!sleep.ends_awake()) called_off = sleep.order_waking(kAllModelMemory, nullptr);
     }
     submitted.push_back(std::move(active));
     ++num_queued;
@@ -194,7 +196,7 @@ void Engine::abort(RequestId request_id) {
 void Engine::reset_prefix_cache() {
   {
     const std::lock_guard lock(impl_->mutex);
-    impl_->reset_cache = true;
+    impl_->resets.push_back(impl_->submitted.size());
   }
   impl_->has_mail.notify_one();
 }
@@ -268,8 +270,7 @@ int32_t Engine::max_context_tokens() const { return impl_->limits.max_context_to
 void Engine::Impl::run() {
   try {
     while (wait_for_mail()) {
-      for (std::unique_ptr<ActiveRequest>& request : incoming) steps.add(std::move(request));
-      incoming.clear();
+      add_incoming();
       for (const uint64_t request_id : incoming_aborts) steps.abort(request_id);
       // Who was aborted hears of it before the next step, which may take long.
       if (!steps.finished().empty()) publish_and_deliver();
@@ -289,9 +290,17 @@ void Engine::Impl::run() {
   }
 }
 
+// But those that were added before.
+void Engine::Impl::add_incoming() {
+  for (std::unique_ptr<ActiveRequest>& request : incoming) {
+    if (request != nullptr) steps.add(std::move(request));
+  }
+  incoming.clear();
+}
+
 void Engine::Impl::wait_until_there_is_work(std::unique_lock<std::mutex>& lock) {
   const auto has_work = [this] {
-    return stopping || abort_all || reset_cache || !submitted.empty() || !aborted_ids.empty() ||
+    return stopping || abort_all || !resets.empty() || !submitted.empty() || !aborted_ids.empty() ||
            sleep.has_waking() || sleep.has_sleep(is_idle()) || (!steps.empty() && !asleep);
   };
   if (asleep || options.sleep_after.count() <= 0) return has_mail.wait(lock, has_work);
@@ -316,7 +325,7 @@ bool Engine::Impl::wait_for_mail() {
   incoming_aborts.clear();
   std::swap(incoming_aborts, aborted_ids);
   const bool aborts_all = std::exchange(abort_all, false);
-  const bool resets_cache = std::exchange(reset_cache, false);
+  const std::vector<size_t> incoming_resets = std::exchange(resets, {});
   const bool continues = !stopping;
   // With the requests taken above: whoever comes from here on is refused, or is told of the waking.
   if (continues && sleep.has_waking()) {
@@ -325,13 +334,21 @@ bool Engine::Impl::wait_for_mail() {
     sleep_now = sleep.begin_sleep();
   }
   lock.unlock();
-  if (resets_cache) steps.reset_prefix_cache();
+  for (const size_t num_before : incoming_resets) reset_prefix_cache_behind(num_before);
   if (aborts_all || !continues) {
-    for (std::unique_ptr<ActiveRequest>& request : incoming) steps.add(std::move(request));
-    incoming.clear();
+    add_incoming();
     steps.abort_all(kShuttingDown);
   }
   return continues;
+}
+
+// Behind the first `num_before` of what has come: they are earlier requests, those behind them are
+// not.
+void Engine::Impl::reset_prefix_cache_behind(size_t num_before) {
+  for (size_t idx = 0; idx < num_before; ++idx) {
+    if (incoming[idx] != nullptr) steps.add(std::move(incoming[idx]));
+  }
+  steps.reset_prefix_cache();
 }
 
 // First what stats() says, then the last events: who has seen a request finish, finds it counted.
@@ -354,6 +371,7 @@ void Engine::Impl::publish_and_deliver() {
 void Engine::Impl::fall_asleep() {
   const ModelMemory memory = sleep_now->memory;
   if (sleep_now->mode == SleepMode::kAbort) steps.abort_all("");
+  steps.keep_all();
   if (memory.kv_cache) steps.forget_kv_cache();
   publish_and_deliver();
   model.release_memory(memory);
@@ -394,20 +412,20 @@ void Engine::Impl::wake() {
     spdlog::info("the model is awake, after {:.1f} s", taken.count());
   }
   if (outcome.kind != SleepOutcome::Kind::kDone && options.wake_on_request) {
-    fail_unbegun("the model could not be woken: " + outcome.message);
+    fail_unkept("the model could not be woken: " + outcome.message);
   }
   for (const SleepDone& done : order.done) done(outcome);
 }
 
 // They came for the waking; those that were kept through the sleep may wait for another.
-void Engine::Impl::fail_unbegun(const std::string& message) {
+void Engine::Impl::fail_unkept(const std::string& message) {
   {
     const std::lock_guard lock(mutex);
     std::swap(incoming, submitted);
+    std::fill(resets.begin(), resets.end(), 0);
   }
-  for (std::unique_ptr<ActiveRequest>& request : incoming) steps.add(std::move(request));
-  incoming.clear();
-  steps.abort_unbegun(message);
+  add_incoming();
+  steps.abort_unkept(message);
   publish_and_deliver();
 }
 
@@ -433,10 +451,7 @@ void Engine::Impl::fail(const std::string& message) {
     std::move(submitted.begin(), submitted.end(), std::back_inserter(incoming));
     submitted.clear();
   }
-  for (std::unique_ptr<ActiveRequest>& request : incoming) {
-    if (request != nullptr) steps.add(std::move(request));
-  }
-  incoming.clear();
+  add_incoming();
   steps.fail_all("the engine failed: " + message);
   publish_and_deliver();
   end_sleepers("the engine failed: " + message);

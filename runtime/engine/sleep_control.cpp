@@ -25,6 +25,14 @@ SleepState SleepControl::state() const {
   return sleep_order_ || is_falling_ ? SleepState::kFallingAsleep : SleepState::kAwake;
 }
 
+bool SleepControl::ends_awake() const {
+  if (sleep_order_ || is_falling_) return false;
+  ModelMemory woken = waking_memory_;
+  if (waking_order_) woken = woken | waking_order_->memory;
+  woken.host_weights = woken.weights;
+  return !(released_ - woken).any();
+}
+
 void SleepControl::order_sleep(const ModelMemory& memory, SleepMode mode, SleepDone done) {
   merge(sleep_order_, memory, mode, std::move(done));
 }
@@ -53,6 +61,7 @@ SleepControl::Order SleepControl::begin_waking() {
   waking_order_.reset();
   order.memory.host_weights = order.memory.weights;
   order.memory = order.memory & released_;
+  waking_memory_ = order.memory;
   return order;
 }
 
@@ -67,6 +76,7 @@ SleepControl::Order SleepControl::begin_sleep() {
 
 void SleepControl::end_waking(const ModelMemory& restored) {
   is_waking_ = false;
+  waking_memory_ = {};
   released_ = released_ - restored;
 }
 

@@ -49,6 +49,8 @@ class SleepControl {
   [[nodiscard]] const ModelMemory& released() const { return released_; }
   // Requests taken before the sleep live on through it.
   [[nodiscard]] bool keeps_requests() const { return mode_ == SleepMode::kKeep; }
+  // Nothing will be missing when all has been done that was ordered: nobody need order a waking.
+  [[nodiscard]] bool ends_awake() const;
   // A sleep waits for requests; those that belong to answers begun before are taken.
   [[nodiscard]] bool waits() const {
     return sleep_order_ && sleep_order_->mode == SleepMode::kWait && !released_.any();
@@ -82,6 +84,7 @@ class SleepControl {
   std::optional<Order> waking_order_;
   bool is_falling_ = false;
   bool is_waking_ = false;
+  ModelMemory waking_memory_;          // of the waking that is being done
   SleepMode mode_ = SleepMode::kWait;  // of the last sleep
   ModelMemory released_;
 };

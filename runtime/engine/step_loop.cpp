@@ -67,12 +67,16 @@ void StepLoop::abort_all(const std::string& reason) {
   }
 }
 
-void StepLoop::abort_unbegun(const std::string& reason) {
-  std::vector<ActiveRequest*> unbegun;
+void StepLoop::keep_all() {
+  for (const auto& [request_id, request] : requests_) request->is_kept = true;
+}
+
+void StepLoop::abort_unkept(const std::string& reason) {
+  std::vector<ActiveRequest*> unkept;
   for (const auto& [request_id, request] : requests_) {
-    if (!request->was_admitted) unbegun.push_back(request.get());
+    if (!request->is_kept) unkept.push_back(request.get());
   }
-  for (ActiveRequest* request : unbegun) finish(*request, FinishReason::kAborted, reason);
+  for (ActiveRequest* request : unkept) finish(*request, FinishReason::kAborted, reason);
 }
 
 void StepLoop::fail_all(const std::string& message) {

@@ -29,7 +29,9 @@ class StepLoop {
   void abort(uint64_t request_id);  // unknown ids are ignored
   // `reason` is what their last events say; "": somebody asked for it.
   void abort_all(const std::string& reason);
-  void abort_unbegun(const std::string& reason);  // those that no step has had
+  // From now on all that have been added outlive a waking that fails.
+  void keep_all();
+  void abort_unkept(const std::string& reason);
   void fail_all(const std::string& message);
   void reset_prefix_cache() { cache_.forget_all(); }
   // What the pages hold is lost: sequences begin again with what they have so far for a prompt.

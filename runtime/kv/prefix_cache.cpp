@@ -52,6 +52,7 @@ void PrefixCache::insert(PageHash hash, int32_t page_id) {
 }
 
 void PrefixCache::forget_all() {
+  root_hash_ = root_page_hash(++options_.secret);
   for (int32_t page_id = 0; page_id < num_pages(); ++page_id) {
     if (!pages_[page_id].is_known) continue;
     forget(page_id);

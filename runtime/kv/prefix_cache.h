@@ -29,7 +29,8 @@ class PrefixCache {
   // From now on `page_id`, held and full, is found by `hash`. When the contents are known already
   // (two sequences computed them side by side) the first page stays the one that is found.
   void insert(PageHash hash, int32_t page_id);
-  // Nothing that was inserted so far is found any more; idle pages become free.
+  // Nothing that was inserted so far is found any more; idle pages become free. What is hashed from
+  // the root of before finds, and is found by, its like alone.
   void forget_all();
 
   [[nodiscard]] bool enabled() const { return options_.enabled; }

@@ -177,14 +177,15 @@ bool Scheduler::admit(Sequence& sequence) {
 }
 
 // The next page of this prompt is just being computed by another sequence (several choices of one
-// request, two clients with one long system prompt): wait for it rather than compute it twice.
+// request, two clients with one long system prompt): wait for it rather than compute it twice. But
+// not for one that comes after this: it may stand still for long.
 bool Scheduler::waits_for_running_prefill(const Sequence& sequence) const {
   const size_t page_idx = static_cast<size_t>(sequence.pages.num_pages());
   if (!cache_.enabled() || sequence.wants_all_logits) return false;
   if (page_idx >= num_reusable_pages(sequence)) return false;
   return std::any_of(running_.begin(), running_.end(), [&](const Sequence* other) {
     const bool computes_page =
-        page_idx < other->page_hashes.size() &&
+        other->outranks(sequence) && page_idx < other->page_hashes.size() &&
         other->num_computed_tokens / kPageSizeTokens <= static_cast<int32_t>(page_idx);
     return computes_page && other->page_hashes[page_idx] == sequence.page_hashes[page_idx];
   });

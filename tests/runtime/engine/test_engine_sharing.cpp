@@ -227,6 +227,30 @@ TEST_CASE("pages are found under the same salt only, and not behind a reset", "[
   }
 }
 
+TEST_CASE("what earlier requests compute behind a reset is not found by later ones", "[engine]") {
+  HashModel model;
+  Engine engine(model, {.max_sequences = 1, .prefill_chunk_tokens = 50});
+  const std::vector<int32_t> prompt = make_prompt(5, 200, 512);
+  const auto submit = [&](const std::vector<int32_t>& token_ids) {
+    auto sink = std::make_shared<CollectingSink>();
+    REQUIRE(engine.submit(greedy_request(token_ids, 4, sink)).ok());
+    return sink;
+  };
+  model.hold_at_step(2);
+  const auto running = submit(prompt);
+  model.wait_until_held();
+  const std::vector<int32_t> other = make_prompt(6, 200, 512);
+  const auto waiting = submit(other);  // is taken together with the order
+  engine.reset_prefix_cache();
+  const auto later = submit(other);
+  model.resume();
+  running->wait();
+  CHECK(waiting->wait().cached_tokens == 0);
+  CHECK(later->wait().cached_tokens == 0);
+  CHECK(submit(prompt)->wait().cached_tokens == 0);
+  CHECK(submit(prompt)->wait().cached_tokens == 192);
+}
+
 TEST_CASE("a better priority takes the place of a worse one, which loses nothing", "[engine]") {
   HashModel model;
   Engine engine(model, {.max_sequences = 1});

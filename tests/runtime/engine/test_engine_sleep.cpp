@@ -425,6 +425,44 @@ TEST_CASE("where requests wake the engine, those that come are answered behind o
   CHECK(model.violations().empty());
 }
 
+TEST_CASE("a request that comes while a part is woken wakes the rest", "[engine]") {
+  HashModel model;
+  Engine engine(model, {.wake_on_request = true});
+  CHECK(sleep_now(engine).kind == Kind::kDone);
+  model.hold_restores();
+  engine.wake_up(kWeights, {});
+  model.wait_until_restoring();
+  const auto sink = submit(engine, make_prompt(1, 30, 512), 5);
+  model.let_restores_go();
+  CHECK(sink->wait().finish_reason == FinishReason::kLength);
+
+  // And where it is to sleep again behind the waking.
+  CHECK(sleep_now(engine).kind == Kind::kDone);
+  model.hold_restores();
+  engine.wake_up(kAll, {});
+  model.wait_until_restoring();
+  Outcome called_off;
+  engine.sleep(kOnDevices, SleepMode::kKeep, called_off.done());
+  const auto late = submit(engine, make_prompt(2, 30, 512), 5);
+  model.let_restores_go();
+  CHECK(called_off.wait().kind == Kind::kCalledOff);
+  CHECK(late->wait().finish_reason == FinishReason::kLength);
+}
+
+TEST_CASE("who waited for a place before a sleep outlives a waking that fails", "[engine]") {
+  HashModel model;
+  Engine engine(model, {.max_sequences = 1, .wake_on_request = GENERATE(false, true)});
+  model.hold_at_step(4);
+  const std::vector sinks = {submit(engine, make_prompt(1, 30, 512), 100),
+                             submit(engine, make_prompt(2, 30, 512), 100)};
+  model.wait_until_held();
+  CHECK(sleep_now_and_resume(engine, model, SleepMode::kKeep).kind == Kind::kDone);
+  model.fail_restores(1);
+  CHECK(wake_now(engine).kind == Kind::kNotWoken);
+  CHECK(wake_now(engine).kind == Kind::kDone);
+  for (const auto& sink : sinks) CHECK(sink->wait().finish_reason == FinishReason::kLength);
+}
+
 TEST_CASE("idle for long enough an engine sleeps by itself, and a request wakes it", "[engine]") {
   CapturedLog log;
   HashModel model;

@@ -65,6 +65,17 @@ TEST_CASE("a prompt is cut into chunks and only its end produces a token", "[sch
   CHECK(sequence.num_computed_tokens == 252);
 }
 
+TEST_CASE("a sequence does not wait for the prefill of one that it outranks", "[scheduler]") {
+  Fixture fixture({.prefill_chunk_tokens = 100}, 200);
+  fixture.add(1000, 10, 0, {.priority = 2});
+  fixture.step();
+  fixture.add(5000, 10, 100000, {.priority = 1});  // takes all chunks
+  fixture.step();
+  const Sequence& best = fixture.add(1000, 10, 0, {.priority = 0});  // the first one's prompt
+  for (int step = 0; step < 10; ++step) fixture.step();
+  CHECK(best.num_tokens() == 1001);
+}
+
 TEST_CASE("decodes go first and prompts fill the rest of the step", "[scheduler]") {
   Fixture fixture({.max_batch_tokens = 64, .prefill_chunk_tokens = 64}, 20);
   Sequence& first = fixture.add(30, 10, 0);
