@@ -45,8 +45,8 @@ class MoeExperts {
   };
   static PlannedSize planned_size(const MoeShape& shape, const WorkerPool& pool);
 
-  // Takes the memory of every expert. Throws std::bad_alloc-derived LoadError
-  // with GiB wanted and had.
+  // Takes the memory of every expert. Throws std::bad_alloc-derived LoadError with GiB wanted and
+  // had.
   MoeExperts(const MoeShape& shape, WorkerPool& pool);
   ~MoeExperts();
   MoeExperts(const MoeExperts&) = delete;
