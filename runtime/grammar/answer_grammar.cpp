@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <boost/json/parse.hpp>
 #include <mutex>
 #include <utility>
 
 #include "runtime/grammar/answer_matcher.h"
 #include "runtime/grammar/ebnf.h"
 #include "runtime/grammar/json_schema.h"
+#include "runtime/grammar/nested_json.h"
 #include "runtime/grammar/regex.h"
 #include "runtime/grammar/schema_check.h"
 #include "runtime/grammar/structural_tag.h"
@@ -21,16 +21,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr size_t kMaxChoices = 4096;
-constexpr size_t kMaxJsonDepth = 1024;
-
-std::optional<json::value> parse_json(std::string_view text) {
-  json::parse_options options;
-  options.max_depth = kMaxJsonDepth;
-  boost::system::error_code code;
-  json::value value = json::parse(json::string_view(text.data(), text.size()), code, {}, options);
-  if (code) return std::nullopt;
-  return value;
-}
+constexpr size_t kMaxArgumentsDepth = 1024;  // and of their schemas
 
 // What is known of a function's schema beyond its grammar.
 struct LooseSchema {
@@ -54,7 +45,7 @@ class CompiledGrammar : public AnswerGrammar {
       std::string_view function, std::string_view arguments) const override {
     for (const LooseSchema& loose : loose_) {
       if (loose.function != function) continue;
-      const auto value = parse_json(arguments);
+      const auto value = parse_nested_json(arguments, kMaxArgumentsDepth);
       if (!value) return "no JSON";
       return check_schema(*value, loose.schema, loose.schema).violation;
     }
@@ -221,7 +212,7 @@ Result<std::shared_ptr<const AnswerGrammar>, GrammarError> GrammarCompiler::comp
       return GrammarError{
           fmt::format("tools: strict: true of function {}", unenforced[num_unenforced])};
     }
-    if (auto schema = parse_json(tool.parameters_json))
+    if (auto schema = parse_nested_json(tool.parameters_json, kMaxArgumentsDepth))
       loose.push_back({tool.name, *std::move(schema)});
   }
   if (rules.format) {

@@ -1,14 +1,12 @@
 #include "runtime/grammar/json_schema.h"
 
-#include <boost/json/parse.hpp>
-
+#include "runtime/grammar/nested_json.h"
 #include "runtime/grammar/schema_writer.h"
 
 namespace tandem {
 namespace {
 
 constexpr size_t kMaxSchemaBytes = 1 << 20;
-constexpr size_t kMaxJsonDepth = 128;
 
 }  // namespace
 
@@ -19,14 +17,10 @@ Result<SchemaGrammar, GrammarError> json_schema_grammar(std::string_view schema_
     return SchemaGrammar{json_object_grammar(), {}, {std::move(message)}};
   };
   if (schema_json.size() > kMaxSchemaBytes) return failed("the schema is too large for a grammar");
-  boost::json::parse_options options;
-  options.max_depth = kMaxJsonDepth;
-  boost::system::error_code code;
-  const boost::json::value root = boost::json::parse(
-      boost::json::string_view(schema_json.data(), schema_json.size()), code, {}, options);
-  if (code) return failed("the schema is no JSON");
+  const auto root = parse_nested_json(schema_json, kMaxSchemaDepth);
+  if (!root) return failed("the schema is no JSON");
   try {
-    if (auto grammar = SchemaWriter(root, policy).write()) return *std::move(grammar);
+    if (auto grammar = SchemaWriter(*root, policy).write()) return *std::move(grammar);
     return failed("no value satisfies the schema");
   } catch (SchemaRefusal& refusal) {
     return failed(std::move(refusal.message));

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <cstdint>
 #include <initializer_list>
@@ -14,6 +13,7 @@
 
 #include "runtime/grammar/ebnf.h"
 #include "runtime/grammar/json_schema.h"
+#include "runtime/grammar/nested_json.h"
 #include "runtime/grammar/regex.h"
 
 namespace tandem {
@@ -22,7 +22,6 @@ namespace {
 namespace json = boost::json;
 
 constexpr size_t kMaxTagBytes = 1 << 20;
-constexpr size_t kMaxJsonDepth = 128;
 constexpr int kMaxDepth = 32;         // of formats in formats
 constexpr int kMaxFormats = 256;      // each is compiled: some 20 ms of K2's vocabulary
 constexpr int64_t kMaxRepeats = 999;  // of a format, those around it multiplied
@@ -45,15 +44,6 @@ struct TagRefusal {
 }
 
 std::string_view as_view(const json::string& text) { return {text.data(), text.size()}; }
-
-std::optional<json::value> parse_json(std::string_view text) {
-  json::parse_options options;
-  options.max_depth = kMaxJsonDepth;
-  boost::system::error_code code;
-  json::value value = json::parse(json::string_view(text.data(), text.size()), code, {}, options);
-  if (code) return std::nullopt;
-  return value;
-}
 
 // One format; `repeats`: how often it stands in the text where everything around it is counted.
 struct Place {
@@ -234,7 +224,7 @@ class TagWriter {
   // As an object or as its text.
   static json::value parsed_schema(const json::value& schema, const std::string& path) {
     if (!schema.is_string()) return schema;
-    auto parsed = parse_json(as_view(schema.get_string()));
+    auto parsed = parse_nested_json(as_view(schema.get_string()), kMaxSchemaDepth);
     if (!parsed) refuse(path + ".schema", "expected a JSON Schema");
     return *std::move(parsed);
   }
@@ -423,7 +413,7 @@ class TagWriter {
 Result<std::string, GrammarError> structural_tag(std::string_view tag_json) {
   if (tag_json.size() > kMaxTagBytes)
     return GrammarError{fmt::format("expected at most {} bytes", kMaxTagBytes)};
-  const std::optional<json::value> tag = parse_json(tag_json);
+  const std::optional<json::value> tag = parse_nested_json(tag_json, kMaxSchemaDepth);
   if (!tag) return GrammarError{"expected a structural tag as JSON"};
   try {
     return json::serialize(TagWriter().write(*tag));

@@ -1,0 +1,25 @@
+// JSON that may nest deeper than the 32 levels which Boost's parser takes by itself.
+#pragma once
+
+#include <boost/json/parse.hpp>
+#include <optional>
+#include <string_view>
+
+namespace tandem {
+
+// Of schemas and structural tags: a request's own limit.
+inline constexpr size_t kMaxSchemaDepth = 128;
+
+// Absent for what is no JSON, or deeper.
+inline std::optional<boost::json::value> parse_nested_json(std::string_view text,
+                                                           size_t max_depth) {
+  boost::json::parse_options options;
+  options.max_depth = max_depth;
+  boost::system::error_code code;
+  boost::json::value value =
+      boost::json::parse(boost::json::string_view(text.data(), text.size()), code, {}, options);
+  if (code) return std::nullopt;
+  return value;
+}
+
+}  // namespace tandem
