@@ -2,6 +2,7 @@
 // requests under way.
 #include <boost/json/value.hpp>
 #include <catch2/catch_test_macros.hpp>
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,7 @@ TEST_CASE("behind a reset nothing of before is found", "[server]") {
 
 TEST_CASE("an answer is aborted by its id, the client's id or its header", "[server]") {
   ServerFixture fixture(endless());
+  fixture.model.set_step_time(std::chrono::milliseconds(1));  // 4,000 tokens outlast the order
   Client admin(fixture);
   const auto abort = [&](const std::string& body) {
     const Response response = admin.post(kAbort, body);
