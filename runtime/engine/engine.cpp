@@ -196,7 +196,9 @@ void Engine::abort(RequestId request_id) {
 void Engine::reset_prefix_cache() {
   {
     const std::lock_guard lock(impl_->mutex);
-    impl_->resets.push_back(impl_->submitted.size());
+    std::vector<size_t>& resets = impl_->resets;
+    const size_t num_before = impl_->submitted.size();
+    if (resets.empty() || resets.back() != num_before) resets.push_back(num_before);
   }
   impl_->has_mail.notify_one();
 }
@@ -402,16 +404,18 @@ void Engine::Impl::wake() {
     outcome = {SleepOutcome::Kind::kNotWoken, error.what()};
     order.memory = {};
   }
+  bool is_woken_next = false;  // by an order that has come meanwhile
   {
     const std::lock_guard lock(mutex);
     sleep.end_waking(order.memory);
     asleep = sleep.released().any();
+    is_woken_next = sleep.ends_awake();
   }
   if (!asleep) {
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
     spdlog::info("the model is awake, after {:.1f} s", taken.count());
   }
-  if (outcome.kind != SleepOutcome::Kind::kDone && options.wake_on_request) {
+  if (outcome.kind != SleepOutcome::Kind::kDone && options.wake_on_request && !is_woken_next) {
     fail_unkept("the model could not be woken: " + outcome.message);
   }
   for (const SleepDone& done : order.done) done(outcome);

@@ -193,11 +193,6 @@ void FakeModel::restore_memory(const ModelMemory& what, const ProgressFn& progre
   ++num_restores_;
   is_restoring_ = true;
   changed_.notify_all();
-  if (num_failing_restores_ > 0) {
-    --num_failing_restores_;
-    is_restoring_ = false;
-    throw LoadError("the fake device is full\nmemory map");
-  }
   do {
     changed_.wait_for(lock, std::chrono::milliseconds(1), [this] { return !holds_restores_; });
     lock.unlock();
@@ -205,6 +200,10 @@ void FakeModel::restore_memory(const ModelMemory& what, const ProgressFn& progre
     lock.lock();
   } while (holds_restores_);
   is_restoring_ = false;
+  if (num_failing_restores_ > 0) {
+    --num_failing_restores_;
+    throw LoadError("the fake device is full\nmemory map");
+  }
   if ((what - released_).any()) violations_.emplace_back("memory was restored that was there");
   released_ = released_ - what;
 }

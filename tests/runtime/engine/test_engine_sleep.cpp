@@ -429,13 +429,13 @@ TEST_CASE("a request that comes while a part is woken wakes the rest", "[engine]
   HashModel model;
   Engine engine(model, {.wake_on_request = true});
   CHECK(sleep_now(engine).kind == Kind::kDone);
+  model.fail_restores(GENERATE(0, 1));  // of the part
   model.hold_restores();
   engine.wake_up(kWeights, {});
   model.wait_until_restoring();
   const auto sink = submit(engine, make_prompt(1, 30, 512), 5);
   model.let_restores_go();
   CHECK(sink->wait().finish_reason == FinishReason::kLength);
-
   // And where it is to sleep again behind the waking.
   CHECK(sleep_now(engine).kind == Kind::kDone);
   model.hold_restores();
