@@ -56,7 +56,7 @@ struct Engine::Impl {
   void wake();         // as wake_now says
   void fail_unkept(const std::string& message);
   void add_incoming();
-  void reset_prefix_cache_behind(size_t num_before);
+  void add_first_incoming(size_t num_first);
   void end_sleepers(const std::string& message);
 
   // With the lock held.
@@ -292,12 +292,16 @@ void Engine::Impl::run() {
   }
 }
 
-// But those that were added before.
 void Engine::Impl::add_incoming() {
-  for (std::unique_ptr<ActiveRequest>& request : incoming) {
-    if (request != nullptr) steps.add(std::move(request));
-  }
+  add_first_incoming(incoming.size());
   incoming.clear();
+}
+
+// But those that were added before.
+void Engine::Impl::add_first_incoming(size_t num_first) {
+  for (size_t idx = 0; idx < num_first; ++idx) {
+    if (incoming[idx] != nullptr) steps.add(std::move(incoming[idx]));
+  }
 }
 
 void Engine::Impl::wait_until_there_is_work(std::unique_lock<std::mutex>& lock) {
@@ -336,21 +340,15 @@ bool Engine::Impl::wait_for_mail() {
     sleep_now = sleep.begin_sleep();
   }
   lock.unlock();
-  for (const size_t num_before : incoming_resets) reset_prefix_cache_behind(num_before);
+  for (const size_t num_before : incoming_resets) {
+    add_first_incoming(num_before);  // what they compute is not found by those behind them
+    steps.reset_prefix_cache();
+  }
   if (aborts_all || !continues) {
     add_incoming();
     steps.abort_all(kShuttingDown);
   }
   return continues;
-}
-
-// Behind the first `num_before` of what has come: they are earlier requests, those behind them are
-// not.
-void Engine::Impl::reset_prefix_cache_behind(size_t num_before) {
-  for (size_t idx = 0; idx < num_before; ++idx) {
-    if (incoming[idx] != nullptr) steps.add(std::move(incoming[idx]));
-  }
-  steps.reset_prefix_cache();
 }
 
 // First what stats() says, then the last events: who has seen a request finish, finds it counted.

@@ -20,14 +20,14 @@ void merge(std::optional<SleepControl::Order>& order,
 }  // namespace
 
 SleepState SleepControl::state() const {
-  if (is_waking_ || (waking_order_ && released_.any())) return SleepState::kWaking;
+  if (waking_ || (waking_order_ && released_.any())) return SleepState::kWaking;
   if (released_.any()) return SleepState::kAsleep;
   return sleep_order_ || is_falling_ ? SleepState::kFallingAsleep : SleepState::kAwake;
 }
 
 bool SleepControl::ends_awake() const {
   if (sleep_order_ || is_falling_) return false;
-  ModelMemory woken = waking_memory_;
+  ModelMemory woken = waking_.value_or(ModelMemory{});
   if (waking_order_) woken = woken | waking_order_->memory;
   woken.host_weights = woken.weights;
   return !(released_ - woken).any();
@@ -56,12 +56,11 @@ std::vector<SleepControl::Call> SleepControl::order_waking(const ModelMemory& me
 }
 
 SleepControl::Order SleepControl::begin_waking() {
-  is_waking_ = true;
   Order order = std::move(*waking_order_);
   waking_order_.reset();
   order.memory.host_weights = order.memory.weights;
   order.memory = order.memory & released_;
-  waking_memory_ = order.memory;
+  waking_ = order.memory;
   return order;
 }
 
@@ -75,8 +74,7 @@ SleepControl::Order SleepControl::begin_sleep() {
 }
 
 void SleepControl::end_waking(const ModelMemory& restored) {
-  is_waking_ = false;
-  waking_memory_ = {};
+  waking_.reset();
   released_ = released_ - restored;
 }
 

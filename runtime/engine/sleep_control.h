@@ -83,8 +83,7 @@ class SleepControl {
   std::optional<Order> sleep_order_;
   std::optional<Order> waking_order_;
   bool is_falling_ = false;
-  bool is_waking_ = false;
-  ModelMemory waking_memory_;          // of the waking that is being done
+  std::optional<ModelMemory> waking_;  // what is being woken
   SleepMode mode_ = SleepMode::kWait;  // of the last sleep
   ModelMemory released_;
 };
