@@ -9,11 +9,11 @@
 #include "runtime/grammar/answer_matcher.h"
 #include "runtime/grammar/ebnf.h"
 #include "runtime/grammar/json_schema.h"
-#include "runtime/grammar/nested_json.h"
 #include "runtime/grammar/regex.h"
 #include "runtime/grammar/schema_check.h"
 #include "runtime/grammar/structural_tag.h"
 #include "runtime/grammar/text_grammar.h"
+#include "runtime/tokenizer/nested_json.h"
 
 namespace tandem {
 namespace {

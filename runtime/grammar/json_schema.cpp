@@ -1,7 +1,7 @@
 #include "runtime/grammar/json_schema.h"
 
-#include "runtime/grammar/nested_json.h"
 #include "runtime/grammar/schema_writer.h"
+#include "runtime/tokenizer/nested_json.h"
 
 namespace tandem {
 namespace {
@@ -17,7 +17,7 @@ Result<SchemaGrammar, GrammarError> json_schema_grammar(std::string_view schema_
     return SchemaGrammar{json_object_grammar(), {}, {std::move(message)}};
   };
   if (schema_json.size() > kMaxSchemaBytes) return failed("the schema is too large for a grammar");
-  const auto root = parse_nested_json(schema_json, kMaxSchemaDepth);
+  const auto root = parse_nested_json(schema_json, kMaxRequestDepth);
   if (!root) return failed("the schema is no JSON");
   try {
     if (auto grammar = SchemaWriter(*root, policy).write()) return *std::move(grammar);

@@ -13,8 +13,8 @@
 
 #include "runtime/grammar/ebnf.h"
 #include "runtime/grammar/json_schema.h"
-#include "runtime/grammar/nested_json.h"
 #include "runtime/grammar/regex.h"
+#include "runtime/tokenizer/nested_json.h"
 
 namespace tandem {
 namespace {
@@ -224,7 +224,7 @@ class TagWriter {
   // As an object or as its text.
   static json::value parsed_schema(const json::value& schema, const std::string& path) {
     if (!schema.is_string()) return schema;
-    auto parsed = parse_nested_json(as_view(schema.get_string()), kMaxSchemaDepth);
+    auto parsed = parse_nested_json(as_view(schema.get_string()), kMaxRequestDepth);
     if (!parsed) refuse(path + ".schema", "expected a JSON Schema");
     return *std::move(parsed);
   }
@@ -413,7 +413,7 @@ class TagWriter {
 Result<std::string, GrammarError> structural_tag(std::string_view tag_json) {
   if (tag_json.size() > kMaxTagBytes)
     return GrammarError{fmt::format("expected at most {} bytes", kMaxTagBytes)};
-  const std::optional<json::value> tag = parse_nested_json(tag_json, kMaxSchemaDepth);
+  const std::optional<json::value> tag = parse_nested_json(tag_json, kMaxRequestDepth);
   if (!tag) return GrammarError{"expected a structural tag as JSON"};
   try {
     return json::serialize(TagWriter().write(*tag));

@@ -4,21 +4,19 @@
 #include <boost/json.hpp>
 #include <cmath>
 
+#include "runtime/tokenizer/nested_json.h"
+
 namespace tandem {
 namespace {
 
 namespace json = boost::json;
 
 constexpr std::string_view kPrefix = "functions.";
-constexpr size_t kMaxJsonDepth = 128;  // a request's own limit
 
 std::optional<json::object> parse_object(std::string_view text) {
-  json::parse_options options;
-  options.max_depth = kMaxJsonDepth;
-  json::error_code error;
-  json::value value = json::parse({text.data(), text.size()}, error, {}, options);
-  if (error || !value.is_object()) return std::nullopt;
-  return std::move(value.get_object());
+  auto value = parse_nested_json(text, kMaxRequestDepth);
+  if (!value || !value->is_object()) return std::nullopt;
+  return std::move(value->get_object());
 }
 
 bool is_declared(std::string_view name, std::span<const ToolDeclaration> tools) {

@@ -2,13 +2,14 @@
 #pragma once
 
 #include <boost/json/parse.hpp>
+#include <cstddef>
 #include <optional>
 #include <string_view>
 
 namespace tandem {
 
-// Of schemas and structural tags: a request's own limit.
-inline constexpr size_t kMaxSchemaDepth = 128;
+// Of a request, and of what stands in one as text: tool schemas nest two levels a property.
+inline constexpr size_t kMaxRequestDepth = 128;
 
 // Absent for what is no JSON, or deeper.
 inline std::optional<boost::json::value> parse_nested_json(std::string_view text,

@@ -10,6 +10,7 @@
 #include <new>
 #include <utility>
 
+#include "runtime/tokenizer/nested_json.h"
 #include "server/chat/field_recorder.h"
 #include "server/chat/json_repair.h"
 #include "server/chat/json_text.h"
@@ -18,8 +19,6 @@ namespace tandem::server {
 namespace {
 
 namespace json = boost::json;
-
-constexpr size_t kMaxJsonDepth = 128;  // tool schemas nest two levels per property
 
 // What a parsed body may take: text needs 3 bytes a byte, while its string grows; token ids need
 // more, and have a million's room. Short arrays without end would take 30.
@@ -54,7 +53,7 @@ json::value parse_json(std::string_view text,
                        size_t max_memory_bytes,
                        boost::system::error_code& code) {
   json::parse_options options;
-  options.max_depth = kMaxJsonDepth;
+  options.max_depth = kMaxRequestDepth;
   const json::storage_ptr memory = json::make_shared_resource<BoundedMemory>(max_memory_bytes);
   std::array<unsigned char, 4096> buffer;  // enough for most bodies' unfinished values
   json::parser parser(memory, options, buffer.data(), buffer.size());
