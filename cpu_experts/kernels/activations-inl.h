@@ -10,6 +10,8 @@
 // quad a group and the best of eight scales, which takes a quarter off the error of normally
 // distributed values. The input of down has two: longer tails, and the errors of gate and up in it
 // already.
+//
+// Where nibbles mix (simd/rows.h), v is made of what comes out as x: unmix().
 #pragma once
 
 #include <cstdint>
@@ -21,8 +23,6 @@
 
 namespace tandem::cpu_experts {
 namespace {
-
-constexpr float kOrigin = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
 
 // A group of one token. Words stand in the order in which the layout gives their pairs, columns
 // 0 2 4 6 1 3 5 7 of every eight.
@@ -42,9 +42,8 @@ struct ByteGroup {
   int8_t values[kGroupCols];
   int8_t rest[kWideQuads][4];     // of the wide quads: v = value + rest
   int32_t wide_quad[kWideQuads];  // 0 .. 7
-  float scale;                    // s
-  float origin;                   // kOrigin * s
-  int32_t start;                  // of its sums
+  float scale;                    // of sums: s, a sixteenth of it where nibbles mix
+  int32_t offset;                 // of sums: offset_of_bytes
 };
 using InputBytes = ByteGroup<1, true>;
 using ActivatedBytes = ByteGroup<2, false>;
@@ -63,17 +62,9 @@ inline GroupIntegers integers_of(const float* values, float inverse, float limit
     scaled *= inverse;
     scaled = scaled < limit ? scaled : F32x16{} + limit;
     scaled = scaled > -limit ? scaled : F32x16{} - limit;
-    v.half[half] = reinterpret_cast<I32x16>(scaled + kOrigin) - word_at(&kOrigin);
+    v.half[half] = reinterpret_cast<I32x16>(scaled + kOrigin) - kOriginBits;
   }
   return v;
-}
-
-// What a Sum over v begins with.
-template <typename Value>
-int32_t start_of(const GroupIntegers& v, float origin, Value value) {
-  int32_t columns[kGroupCols];
-  std::memcpy(columns, &v, sizeof(columns));
-  return start_of_sum(columns, word_at(&origin), value);
 }
 
 inline float float_of(int32_t bits) {
@@ -85,7 +76,7 @@ inline float float_of(int32_t bits) {
 constexpr int32_t kInfinityBits = 0x7f800000;
 
 // 32 values as a group. NaN or infinity among them makes s NaN, and the row's result with it.
-inline void store_group(const float* values, WordGroup& group) {
+inline void store_group(const FloatGroup& values, WordGroup& group) {
   int32_t largest = 0;  // of the magnitudes' bits, which order like the magnitudes
   for (int col = 0; col < 32; ++col) {
     const int32_t bits = word_at(&values[col]) & 0x7fffffff;
@@ -103,7 +94,9 @@ inline void store_group(const float* values, WordGroup& group) {
   } else {
     group.origin = __builtin_nanf("");
   }
-  group.start = start_of(v, group.origin, int16_t{});
+  int32_t columns[kGroupCols];
+  std::memcpy(columns, &v, sizeof(columns));
+  group.start = start_of_words(columns, word_at(&group.origin));
   using Words = int16_t __attribute__((vector_size(32)));
   for (int half = 0; half < 2; ++half) {
     Words words = __builtin_convertvector(v.half[half], Words);
@@ -111,6 +104,10 @@ inline void store_group(const float* values, WordGroup& group) {
                                     8, 10, 12, 14, 9, 11, 13, 15);
     std::memcpy(group.values + 16 * half, &words, sizeof(words));
   }
+}
+
+inline void store_groups(const FloatGroup* values, int32_t num_groups, WordGroup* groups) {
+  for (int32_t idx = 0; idx < num_groups; ++idx) store_group(values[idx], groups[idx]);
 }
 
 // The quads of a group by their largest magnitude: a lane each, the magnitude's bits, of which the
@@ -148,7 +145,7 @@ struct QuadKeys {
 };
 
 // Of eight scales, 1/128 of the smallest apart, the one with the least squared error of 32 values.
-inline float best_scale(const float* values, float smallest) {
+inline float best_scale(const FloatGroup& values, float smallest) {
   using Scales = float __attribute__((vector_size(32)));
   using Bits = int32_t __attribute__((vector_size(32)));
   const Scales numbers = {0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f, 7.0f};
@@ -156,7 +153,7 @@ inline float best_scale(const float* values, float smallest) {
   const Scales inverse = 1.0f / scales;
   Scales error[4] = {};
 #pragma GCC unroll 32
-  for (int col = 0; col < 32; ++col) {
+  for (int col = 0; col < kGroupCols; ++col) {
     const Scales scaled = inverse * values[col];
     const Scales beside = scaled - ((scaled + kOrigin) - kOrigin);
     error[col % 4] += beside * beside;
@@ -171,8 +168,27 @@ inline float best_scale(const float* values, float smallest) {
   return smallest * (1.0f + static_cast<float>(keys[0] & 7) / 128.0f);
 }
 
-template <int kWideQuads, bool kBestScale>
-void store_group(const float* values, ByteGroup<kWideQuads, kBestScale>& group) {
+// The values whose products with mixed nibbles are those of x: a column's own value plus a
+// sixteenth of the one that counts for it too. One of three goes into the next.
+inline void unmix(FloatGroup& x) {
+  using Columns = float __attribute__((vector_size(32)));
+  constexpr float kPart = 1.0f / 16;
+  for (int vector = 0; vector < kGroupCols / 8; ++vector) {
+    Columns v;
+    std::memcpy(&v, x + 8 * vector, sizeof(v));
+    v -= Columns{0, kPart, 0, kPart, 0, 0, 0, 0} *
+         __builtin_shufflevector(v, v, 0, 5, 2, 7, 4, 5, 6, 7);
+    v -= Columns{0, 0, 0, 0, kPart, 0, kPart, 0} *
+         __builtin_shufflevector(v, v, 0, 1, 2, 3, 1, 5, 3, 7);
+    v -= Columns{kPart, 0, kPart, 0, 0, 0, 0, 0} *
+         __builtin_shufflevector(v, v, 4, 1, 6, 3, 4, 5, 6, 7);
+    std::memcpy(x + 8 * vector, &v, sizeof(v));
+  }
+}
+
+// Which quads of 32 values are wide, and the smallest scale; NaN where a value is no number.
+template <typename Group>
+void choose_wide_quads(const FloatGroup& values, Group& group) {
   QuadKeys keys(values);
   QuadKeys::Lanes next = keys.largest();
   const int32_t largest = next[0];
@@ -185,17 +201,15 @@ void store_group(const float* values, ByteGroup<kWideQuads, kBestScale>& group) 
   const float of_others = float_of(next[0] & ~7) * (1.0f / 127.0f);
   float smallest = of_wide > of_others ? of_wide : of_others;
   smallest = smallest < 0x1p103f ? smallest : 0x1p103f;  // kOrigin * s stays finite
-  GroupIntegers v{};
-  if (largest >= kInfinityBits) [[unlikely]] {
-    group.scale = __builtin_nanf("");
-  } else if (smallest > 1e-38f) [[likely]] {
-    const float scale = kBestScale ? best_scale(values, smallest) : smallest;
-    group.scale = float_of(word_at(&scale) & ~3);  // so that kOrigin * s is exact
-    v = integers_of(values, 1.0f / group.scale, 254.0f);
-  } else {
-    group.scale = 0.0f;
-  }
-  group.origin = kOrigin * group.scale;
+  smallest = smallest > 2e-37f ? smallest : 0.0f;        // s / 16 is normal
+  group.scale = largest < kInfinityBits ? smallest : __builtin_nanf("");
+}
+
+// v of 32 values for the group's scale and wide quads.
+template <typename Group>
+void store_bytes(const FloatGroup& values, Group& group) {
+  const GroupIntegers v =
+      integers_of(values, group.scale > 0.0f ? 1.0f / group.scale : 0.0f, 254.0f);
   using Bytes = int8_t __attribute__((vector_size(16)));
   int8_t rest[kGroupCols];
   for (int half = 0; half < 2; ++half) {
@@ -207,10 +221,30 @@ void store_group(const float* values, ByteGroup<kWideQuads, kBestScale>& group) 
     std::memcpy(group.values + 16 * half, &value_bytes, sizeof(value_bytes));
     std::memcpy(rest + 16 * half, &rest_bytes, sizeof(rest_bytes));
   }
-  for (int idx = 0; idx < kWideQuads; ++idx) {
+  for (int idx = 0; idx < Group::kWideQuads; ++idx) {
     std::memcpy(group.rest[idx], rest + 4 * group.wide_quad[idx], sizeof(group.rest[idx]));
   }
-  group.start = start_of(v, kOrigin, int8_t{});
+  if constexpr (kNibblesMix) group.scale *= 1.0f / 16;
+  int32_t columns[kGroupCols];
+  std::memcpy(columns, &v, sizeof(columns));
+  group.offset = offset_of_bytes(columns, group.scale);
+}
+
+// Step by step for all groups: while one waits for what its last step made, others go on.
+template <int kWideQuads, bool kBestScale>
+void store_groups(FloatGroup* values,
+                  int32_t num_groups,
+                  ByteGroup<kWideQuads, kBestScale>* groups) {
+  for (int32_t idx = 0; idx < num_groups; ++idx) {
+    if constexpr (kNibblesMix) unmix(values[idx]);
+    choose_wide_quads(values[idx], groups[idx]);
+  }
+  if constexpr (kBestScale) {
+    for (int32_t idx = 0; idx < num_groups; ++idx) {
+      groups[idx].scale = best_scale(values[idx], groups[idx].scale);
+    }
+  }
+  for (int32_t idx = 0; idx < num_groups; ++idx) store_bytes(values[idx], groups[idx]);
 }
 
 }  // namespace

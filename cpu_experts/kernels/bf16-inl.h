@@ -97,14 +97,16 @@ struct Bf16Core {
   static constexpr int64_t kRowBlocks = 4;
   static constexpr TileLimits kTile = {};
 
-  static void store_group(const float* values, Bf16Group& group) {
+  static void store_groups(const FloatGroup* values, int32_t num_groups, Bf16Group* groups) {
     alignas(64) static constexpr uint16_t kOrder[32] = {0,  2,  4,  6,  1,  3,  5,  7,  8,  10, 12,
                                                         14, 9,  11, 13, 15, 16, 18, 20, 22, 17, 19,
                                                         21, 23, 24, 26, 28, 30, 25, 27, 29, 31};
-    const auto rounded = reinterpret_cast<__m512i>(
-        _mm512_cvtne2ps_pbh(_mm512_loadu_ps(values + 16), _mm512_loadu_ps(values)));
-    _mm512_storeu_si512(group.columns,
-                        _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), rounded));
+    for (int32_t idx = 0; idx < num_groups; ++idx) {
+      const auto rounded = reinterpret_cast<__m512i>(
+          _mm512_cvtne2ps_pbh(_mm512_loadu_ps(values[idx] + 16), _mm512_loadu_ps(values[idx])));
+      _mm512_storeu_si512(groups[idx].columns,
+                          _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), rounded));
+    }
   }
 
   static void dot(const uint8_t* weights,

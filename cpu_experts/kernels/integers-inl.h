@@ -5,7 +5,8 @@
 // which v's unit is the last bit (1.5 * 2^23 units): what stands there at the end, read as a float,
 // is origin + sum, and the conversion an instruction would do is part of taking the origin away.
 // The sum times s is added to the row's total times the weights' scale by one fused multiply-add,
-// groups ascending. Hence the same bits for any number of tokens and on any CPU.
+// groups ascending. Hence the same bits for any number of tokens and on any CPU; in bytes on any
+// with VNNI, and on any without, since what the integers stand for differs (simd/rows.h).
 //
 // The operands of a product are the codes of one part of a vector (simd/rows.h): two columns of
 // words, four of bytes. The first tile of some rows decodes them and keeps them for the tiles that
@@ -149,7 +150,7 @@ template <typename Group, int kRowBlocks, int kTokens>
 // masked where they stand, and sums of 16 and 256 times the products kept beside the others: below
 // 8 * 3840 * 2^14 < 2^29, and exact when they are joined.
 inline Sum sum_of_one(const uint8_t* codes, const WordGroup& x) {
-  Sum sum = start_sum(&x.start);
+  Sum sum = start_words(&x.start);
   Sum sum16 = zero_sum();
   Sum sum256 = zero_sum();
 #pragma GCC unroll 4
@@ -165,16 +166,20 @@ inline Sum sum_of_one(const uint8_t* codes, const WordGroup& x) {
   return join(sum, sum16, sum256);
 }
 
-// A sum times s.
+// What a sum begins with, and what it is times s.
+inline Sum start_sum(const WordGroup& x) { return start_words(&x.start); }
 inline Rows value_of(const Sum& sum, const WordGroup& x) { return from_origin(sum, x.origin); }
 template <int kWideQuads, bool kBestScale>
+Sum start_sum(const ByteGroup<kWideQuads, kBestScale>& x) {
+  return start_bytes(&x.offset);
+}
+template <int kWideQuads, bool kBestScale>
 Rows value_of(const Sum& sum, const ByteGroup<kWideQuads, kBestScale>& x) {
-  return scaled_from_origin(sum, x.scale, x.origin);
+  return scaled_bytes(sum, x.scale, x.offset);
 }
 
 // Tokens whose products come between a token's last and the scaling of its sums. Scaled all at once
 // at the end, their loads and stores of totals hold up the products: 82 against 88 % of the peak.
-// Wide quads' products stand between them as they are; without a lag fewer registers are in use.
 constexpr int kFinishLag = 2;
 
 // total[row_block][token] += W[16 rows, a group] x[token]
@@ -202,31 +207,24 @@ template <Operands kOperands, typename Group, int kRowBlocks, int kTokens>
   } else {
     for (int token = 0; token < kTokens; ++token) {
       for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
-        sum[row_block][token] = start_sum(&group.x[token].start);
+        sum[row_block][token] = start_sum(group.x[token]);
       }
     }
 #pragma GCC unroll 3
     for (int v = 0; v < 3; ++v) {
       add_vector<kOperands, Group, kRowBlocks, kTokens>(group, v, sum, [](int) {});
     }
-    if constexpr (Group::kWideQuads == 0) {
-      add_vector<kOperands, Group, kRowBlocks, kTokens>(
-          group, 3, sum, [&](int token) __attribute__((always_inline)) {
-            if (token == 0) load_row_scales();
-            if (token >= kFinishLag) finish(token - kFinishLag);
-          });
+    add_vector<kOperands, Group, kRowBlocks, kTokens>(
+        group, 3, sum, [&](int token) __attribute__((always_inline)) {
+          if (token == 0) load_row_scales();
+          if constexpr (Group::kWideQuads != 0) {
+            add_wide_quads<Group, kRowBlocks, kTokens>(group, token, sum);
+          }
+          if (token >= kFinishLag) finish(token - kFinishLag);
+        });
 #pragma GCC unroll 16
-      for (int token = kTokens > kFinishLag ? kTokens - kFinishLag : 0; token < kTokens; ++token) {
-        finish(token);
-      }
-    } else {
-      add_vector<kOperands, Group, kRowBlocks, kTokens>(group, 3, sum, [](int) {});
-      load_row_scales();
-#pragma GCC unroll 16
-      for (int token = 0; token < kTokens; ++token) {
-        add_wide_quads<Group, kRowBlocks, kTokens>(group, token, sum);
-        finish(token);
-      }
+    for (int token = kTokens > kFinishLag ? kTokens - kFinishLag : 0; token < kTokens; ++token) {
+      finish(token);
     }
   }
 }
@@ -301,7 +299,8 @@ struct RowsByTiles {
   // an eighth 4 %.
   static constexpr int64_t kDepthBlocks = 32;
   // Of the first tile, at least: with fewer tokens it would wait for the memory that it reads.
-  static constexpr int32_t kFirstTokens = 2 * kTokensOfSeveral / 3;
+  static constexpr int32_t kFirstTokens =
+      Group::kWideQuads != 0 ? 4 * kTokensOfSeveral / 5 : 2 * kTokensOfSeveral / 3;
 
   const uint8_t* weights;
   int64_t num_col_blocks;
@@ -378,8 +377,8 @@ struct IntegerCore {
   static constexpr int64_t kRowBlocks = 4;
   static constexpr TileLimits kTile = {.row_blocks = kTileRowBlocks, .few_tokens = kFewTokens};
 
-  static void store_group(const float* values, Group& group) {
-    cpu_experts::store_group(values, group);
+  static void store_groups(FloatGroup* values, int32_t num_groups, Group* groups) {
+    cpu_experts::store_groups(values, num_groups, groups);
   }
 
   static void dot(const uint8_t* weights,

@@ -1,8 +1,9 @@
 // The two products of a routed expert around a core of dot products, included once per instruction
 // set before the core's own header.
 //
-// A core has Record, the form of 32 values, which store_group(values, record) makes, kRowBlocks, a
-// multiple of four, kTile, and dot(weights, num_row_blocks, num_col_blocks, x, num_tokens, totals):
+// A core has Record, the form of 32 values, which store_groups(groups, num_groups, records) makes
+// of floats that it may write over, kRowBlocks, a multiple of four, kTile, and dot(weights,
+// num_row_blocks, num_col_blocks, x, num_tokens, totals):
 //   totals[row_block][token][row] = W x, for up to kRowBlocks row blocks that follow each other and
 //   up to kMaxPassTokens tokens, the first of x.
 #pragma once
@@ -18,6 +19,8 @@ namespace {
 
 // Of one pass: its activations stay in the second cache.
 using RowBlockTotals = float[kMaxPassTokens][kBlockRows];
+
+using FloatGroup = float[kGroupCols];
 
 // Records [group][token], from some token on.
 template <typename Record>
@@ -115,7 +118,7 @@ void gate_up(const GateUpCall& call) {
   auto* activated_records = static_cast<typename ActivatedCore::Record*>(call.activated) +
                             call.first_row / kGroupCols * call.num_tokens;
   alignas(64) RowBlockTotals totals[Core::kRowBlocks];
-  alignas(64) float activated[kMaxPassTokens][kGroupCols];
+  alignas(64) FloatGroup activated[kMaxPassTokens];
   for (int32_t first = 0; first < call.num_tokens; first += kMaxPassTokens) {
     const int32_t num_pass = at_most(kMaxPassTokens, call.num_tokens - first);
     const auto x = gather<typename Core::Record>(call.x + first, 2 * call.num_col_blocks, num_pass,
@@ -130,17 +133,16 @@ void gate_up(const GateUpCall& call) {
           activate(rows[0][token], rows[1][token], activated[token]);
           activate(rows[2][token], rows[3][token], activated[token] + kBlockRows);
         }
-        auto* records = activated_records + (unit + idx) * call.num_tokens + first;
-        for (int32_t token = 0; token < num_pass; ++token) {
-          ActivatedCore::store_group(activated[token], records[token]);
-        }
+        ActivatedCore::store_groups(activated, num_pass,
+                                    activated_records + (unit + idx) * call.num_tokens + first);
       }
     }
   }
   if (!call.ends_half_block) return;
-  const float zeros[kGroupCols] = {};
   for (int32_t token = 0; token < call.num_tokens; ++token) {
-    ActivatedCore::store_group(zeros, activated_records[call_units * call.num_tokens + token]);
+    FloatGroup zeros = {};
+    ActivatedCore::store_groups(&zeros, 1,
+                                activated_records + call_units * call.num_tokens + token);
   }
 }
 
@@ -181,18 +183,20 @@ void down(const DownCall& call) {
 
 template <typename Core>
 void prepare(const uint16_t* values, int64_t num_values, void* row) {
+  constexpr int32_t kRunGroups = 8;
   auto* records = static_cast<typename Core::Record*>(row);
-  for (int64_t group_idx = 0; group_idx < num_values / kGroupCols; ++group_idx) {
-    float group[kGroupCols];
-    for (int64_t col = 0; col < kGroupCols; ++col) {
-      const uint32_t word = static_cast<uint32_t>(values[group_idx * kGroupCols + col]) << 16;
-      std::memcpy(&group[col], &word, sizeof(word));
+  // Whole blocks: behind the last value there are zeros.
+  const int64_t num_groups = 2 * ((num_values + kBlockCols - 1) / kBlockCols);
+  for (int64_t begin = 0; begin < num_groups; begin += kRunGroups) {
+    const auto num_run = static_cast<int32_t>(at_most<int64_t>(kRunGroups, num_groups - begin));
+    alignas(64) FloatGroup groups[kRunGroups] = {};
+    const int64_t first = begin * kGroupCols;
+    const int64_t num_cols = at_most(num_run * kGroupCols, num_values - first);
+    for (int64_t col = 0; col < num_cols; ++col) {
+      const uint32_t word = static_cast<uint32_t>(values[first + col]) << 16;
+      std::memcpy(&groups[col / kGroupCols][col % kGroupCols], &word, sizeof(word));
     }
-    Core::store_group(group, records[group_idx]);
-  }
-  if (num_values % kBlockCols != 0) {
-    const float zeros[kGroupCols] = {};
-    Core::store_group(zeros, records[num_values / kGroupCols]);
+    Core::store_groups(groups, num_run, records + begin);
   }
 }
 

@@ -8,6 +8,7 @@
 #include "runtime/base/bf16.h"
 #include "runtime/base/matrix_view.h"
 #include "runtime/model/expert_tensors.h"
+#include "runtime/topology/cpu_isa.h"
 
 namespace tandem::tests {
 
@@ -64,6 +65,10 @@ struct NaiveRow {
   std::vector<double> group_magnitude;
 };
 NaiveRow naive_expert(const OwnedExpert& expert, const bf16* x);
+
+// Whether a byte of the products of bytes holds two codes (cpu_experts/simd/rows.h): an activation
+// is then off by its own rounding and a sixteenth of another's.
+inline bool mixes_nibbles(CpuIsa isa) { return isa != CpuIsa::kAvx2 && isa != CpuIsa::kAvx512; }
 
 // The largest magnitude of each value's group of 32.
 std::vector<double> group_maxima(const std::vector<double>& values);

@@ -108,12 +108,14 @@ std::vector<float> run(MoeExperts& moe,
 
 // What an activation may be off by: BF16 products round the input of down to BF16 (2^-9 of it).
 // Words are within one unit, 2^-14 of the group's largest; bytes, for the layer's input alone,
-// within half of 1/127 of it.
+// within half of 1/127 of it, where nibbles mix of 17/16 of it, and a sixteenth of another's error.
 struct ActivationError {
   double of_value = 0.0, of_group = 0.0;
 };
 ActivationError activation_error(CpuIsa isa, ActivationMode mode) {
-  if (mode == ActivationMode::kInt8) return {.of_group = 1.0 / 250.0};
+  if (mode == ActivationMode::kInt8) {
+    return {.of_group = mixes_nibbles(isa) ? 1.0 / 220.0 : 1.0 / 250.0};
+  }
   if (isa >= CpuIsa::kAvx512Bf16) return {.of_value = std::ldexp(1.0, -9)};
   return {.of_group = std::ldexp(1.0, -14)};
 }
@@ -313,7 +315,8 @@ TEST_CASE("the input of down may be as large as its bytes hold, under the extrem
   const MoeShape shape = shape_of_one_expert(32, 32, 15, ActivationMode::kInt8);
   Layer layer(shape, 17);
   // Of the first column alone: silu(56) is 56, so the input of down is 1 or 2 times the same
-  // number, 2 in two quads, and every byte is at its limit.
+  // number, 2 in two quads, and every byte is at its limit, exact but where nibbles mix. What did
+  // not hold its sum would be off by all of it.
   const auto of_first = [](int code, int col) { return col == 0 ? code : 0; };
   layer.experts[0].gate_proj = square_of(8.0f, [&](int, int col) { return of_first(7, col); });
   layer.experts[0].up_proj = square_of(1.0f / 64.0f, [&](int row, int col) {
@@ -335,7 +338,7 @@ TEST_CASE("the input of down may be as large as its bytes hold, under the extrem
     routing.expert_weights.assign(static_cast<size_t>(num_tokens), 1.0f);
     const double relative_error = check_against_naive(
         layer, routing, num_tokens, run(machine.moe, shape, routing, num_tokens), active_isa());
-    CHECK(relative_error <= 1e-5);
+    CHECK(relative_error <= (mixes_nibbles(active_isa()) ? 1.0 / 254.0 : 1e-5));
   }
 }
 
