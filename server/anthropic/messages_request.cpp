@@ -38,6 +38,11 @@ void read_messages(FieldReader& fields, ChatRequest& request) {
   auto& prompt = request.prompt.messages;
   prompt.insert(prompt.end(), std::make_move_iterator(parsed->begin()),
                 std::make_move_iterator(parsed->end()));
+  if (prompt.empty()) return;
+  const ChatMessage& last = prompt.back();
+  const bool is_empty = last.content.empty() && last.reasoning_content.empty();
+  request.prompt.continue_final_message =
+      last.role == "assistant" && last.tool_calls.empty() && !is_empty;
 }
 
 // Tools of Anthropic's own (web_search_20250305 and the like) have no schema and are run by its

@@ -377,6 +377,28 @@ TEST_CASE("an answer goes on with a message that was begun", "[server][constrain
   CHECK(thought.at("content").as_string() == "then");
 }
 
+TEST_CASE("Messages goes on with an assistant's message at the end", "[server][messages]") {
+  ServerFixture fixture({.scripts = {{"text", "and more"}, {"thought", "and</think>then"}}});
+  Client client(fixture);
+  const auto go_on = [&](const std::string& user, const std::string& block) {
+    const Response response = client.post(
+        "/v1/messages", R"({"max_tokens":60,"temperature":0,"thinking":{"type":"enabled"},)"
+                        R"("messages":[{"role":"user","content":")" +
+                            user + R"("},{"role":"assistant","content":[)" + block + "]}]}");
+    INFO(response.body);
+    REQUIRE(response.status == 200);
+    return response.json().at("content").as_array();
+  };
+  const json::array text = go_on("text", R"({"type":"text","text":"some text"})");
+  REQUIRE(text.size() == 1);
+  CHECK(text[0].at("text").as_string() == "and more");
+  const json::array thought =
+      go_on("thought", R"({"type":"thinking","thinking":"a thought","signature":""})");
+  REQUIRE(thought.size() == 2);
+  CHECK(thought[0].at("thinking").as_string() == "and");
+  CHECK(thought[1].at("text").as_string() == "then");
+}
+
 TEST_CASE("choices of one request are constrained each by itself", "[server][constraint]") {
   ServerFixture fixture({.scripts = scripts()});
   Client client(fixture);
