@@ -31,7 +31,9 @@ inline float exp_kernel(float x) {
   sum = sum * r + 1.0f;
   const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) + 127u) << 23;
   const float power = std::bit_cast<float>(exponent);
-  return x > -87.0f ? sum * power : 0.0f;
+  // A mask: a choice between values becomes a branch, and a loop with that one is not vectorised.
+  const uint32_t mask = 0u - uint32_t{x > -87.0f};
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(sum * power) & mask);
 }
 
 bool is_better(const ScoredToken& left, const ScoredToken& right) {
