@@ -11,6 +11,8 @@ namespace tandem {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr int64_t kNumTried = 256;     // sorted tokens: top_p and min_p rarely leave more
+constexpr int32_t kMostSorted = 2048;  // of top_k; a RankedRow is faster with more
 
 // The row without NaN; where +inf occurs, the limit: all weight on those tokens.
 float clean_row(std::span<const float> from, std::span<float> to) {
@@ -146,18 +148,25 @@ void Sampler::change_logits(const SampleRequest& request, std::span<float> logit
   }
 }
 
+bool Sampler::has_top_k(const SamplerScratch& scratch) const {
+  return params_.top_k > 0 && static_cast<size_t>(params_.top_k) < scratch.logits.size();
+}
+
+// All three filters keep a head of the row in order, best first:
+//   top_k: the first k; top_p: the shortest head with at least top_p of the weight that top_k left;
+//   min_p: those of at least min_p times the best token's weight.
+// The draw is an inversion in that order.
 int32_t Sampler::draw(float max, SamplerScratch& scratch) const {
   const bool is_filtered = params_.top_k > 0 || params_.top_p < 1.0f || params_.min_p > 0.0f;
   if (!is_filtered) return draw_from_all(max, scratch);
-  keep_likely(max, scratch);
-  double sum = 0.0;
-  for (const ScoredToken& token : scratch.kept) sum += static_cast<double>(token.score);
-  double left = uniform_at(seed_, draw_idx_) * sum;
-  for (const ScoredToken& token : scratch.kept) {
-    left -= static_cast<double>(token.score);
-    if (left < 0.0) return token.token_id;
-  }
-  return scratch.kept.front().token_id;  // rounding at the end of the range
+  const bool needs_sum = params_.top_p < 1.0f && !has_top_k(scratch);
+  const auto weigh_all = [&] {
+    return exp_weights(scratch.logits, max, 1.0f / params_.temperature, scratch.weights,
+                       scratch.block_sums);
+  };
+  const double sum = needs_sum ? weigh_all() : 0.0;
+  if (keep_few(max, sum, scratch)) return draw_from_few(scratch);
+  return draw_from_many(max, needs_sum ? sum : weigh_all(), scratch);
 }
 
 // Inversion in the order of ids: first the block, then the token in it.
@@ -179,41 +188,66 @@ int32_t Sampler::draw_from_all(float max, SamplerScratch& scratch) const {
                               scratch.logits.begin());
 }
 
-// Leaves in `kept` the tokens that pass top_k, top_p and min_p, best first, scores turned into
-// weights relative to the best token. All three keep a head of the sorted row:
-//   top_k: the first k; top_p: the shortest head with at least top_p of the weight that top_k left;
-//   min_p: those of at least min_p times the best token's weight.
-void Sampler::keep_likely(float max, SamplerScratch& scratch) const {
+// Leaves in `kept` what passes the filters, scores turned into weights relative to the best token;
+// false where more may pass than is sorted. `sum`: of all weights, where top_p needs it.
+bool Sampler::keep_few(float max, double sum, SamplerScratch& scratch) const {
+  const bool is_cut = has_top_k(scratch);
+  if (is_cut && params_.top_k > kMostSorted) return false;
   const int64_t vocab_size = static_cast<int64_t>(scratch.logits.size());
+  const int64_t num_sorted = is_cut ? params_.top_k : std::min(vocab_size, kNumTried);
+  select_best(scratch.logits, num_sorted, scratch.kept);
   const float scale = 1.0f / params_.temperature;
-  const bool has_top_k = params_.top_k > 0 && params_.top_k < vocab_size;
+  double sorted_sum = 0.0;
+  for (ScoredToken& token : scratch.kept) {
+    token.score = exp_of_nonpositive((token.score - max) * scale);
+    sorted_sum += static_cast<double>(token.score);
+  }
   double allowed_sum = std::numeric_limits<double>::infinity();  // the head ends when reached
-  if (params_.top_p < 1.0f && !has_top_k) {
-    allowed_sum = static_cast<double>(params_.top_p) *
-                  exp_weights(scratch.logits, max, scale, scratch.weights, scratch.block_sums);
+  if (params_.top_p < 1.0f)
+    allowed_sum = static_cast<double>(params_.top_p) * (is_cut ? sorted_sum : sum);
+  size_t num_kept = 0;
+  double kept_sum = 0.0;
+  while (num_kept < scratch.kept.size() && kept_sum < allowed_sum &&
+         scratch.kept[num_kept].score >= params_.min_p)
+    kept_sum += static_cast<double>(scratch.kept[num_kept++].score);
+  const bool is_head_complete = is_cut || num_sorted == vocab_size ||
+                                num_kept < static_cast<size_t>(num_sorted) ||
+                                kept_sum >= allowed_sum;
+  scratch.kept.resize(std::max<size_t>(num_kept, 1));
+  scratch.num_kept = static_cast<int64_t>(scratch.kept.size());
+  return is_head_complete;
+}
+
+int32_t Sampler::draw_from_few(const SamplerScratch& scratch) const {
+  double sum = 0.0;
+  for (const ScoredToken& token : scratch.kept) sum += static_cast<double>(token.score);
+  double left = uniform_at(seed_, draw_idx_) * sum;
+  for (const ScoredToken& token : scratch.kept) {
+    left -= static_cast<double>(token.score);
+    if (left < 0.0) return token.token_id;
   }
-  // Without top_k the head's length is not known before: sort a short one, and a longer if needed.
-  int64_t num_sorted = has_top_k ? params_.top_k : std::min<int64_t>(vocab_size, 256);
-  for (;; num_sorted = std::min(num_sorted * 8, vocab_size)) {
-    select_best(scratch.logits, num_sorted, scratch.kept);
-    double sum = 0.0;
-    for (ScoredToken& token : scratch.kept) {
-      token.score = exp_of_nonpositive((token.score - max) * scale);
-      sum += static_cast<double>(token.score);
-    }
-    if (has_top_k && params_.top_p < 1.0f) allowed_sum = static_cast<double>(params_.top_p) * sum;
-    size_t num_kept = 0;
-    double kept_sum = 0.0;
-    while (num_kept < scratch.kept.size() && kept_sum < allowed_sum &&
-           scratch.kept[num_kept].score >= params_.min_p)
-      kept_sum += static_cast<double>(scratch.kept[num_kept++].score);
-    const bool is_head_complete = has_top_k || num_sorted == vocab_size ||
-                                  num_kept < static_cast<size_t>(num_sorted) ||
-                                  kept_sum >= allowed_sum;
-    if (!is_head_complete) continue;
-    scratch.kept.resize(std::max<size_t>(num_kept, 1));
-    return;
-  }
+  return scratch.kept.front().token_id;  // rounding at the end of the range
+}
+
+// As draw_from_few(), with all weights made and none of the tokens sorted.
+int32_t Sampler::draw_from_many(float max, double sum, SamplerScratch& scratch) const {
+  scratch.kept.clear();
+  RankedRow& ranked = scratch.ranked;
+  ranked.assign(scratch.logits, scratch.weights, sum, max, 1.0f / params_.temperature);
+  RankedRow::Head kept{.num_tokens = static_cast<int64_t>(scratch.logits.size()), .weight = sum};
+  const auto keep = [&](const RankedRow::Head& head) {
+    if (head.num_tokens < kept.num_tokens) kept = head;
+  };
+  if (has_top_k(scratch)) keep(ranked.head_of(params_.top_k));
+  if (params_.top_p < 1.0f)
+    keep(ranked.head_reaching(static_cast<double>(params_.top_p) * kept.weight));
+  if (params_.min_p > 0.0f) keep(ranked.head_of_weights(params_.min_p));
+  scratch.num_kept = kept.num_tokens;
+  const double left = uniform_at(seed_, draw_idx_) * kept.weight;
+  const RankedRow::Head drawn = ranked.head_exceeding(left);
+  if (drawn.weight > left && drawn.num_tokens <= kept.num_tokens)
+    return ranked.last_token_of(drawn);
+  return ranked.last_token_of(ranked.head_of(1));  // rounding at the end of the range
 }
 
 }  // namespace tandem

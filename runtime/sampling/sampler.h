@@ -12,6 +12,7 @@
 
 #include "runtime/base/result.h"
 #include "runtime/base/token_choice.h"
+#include "runtime/sampling/ranked_row.h"
 #include "runtime/sampling/row_math.h"
 #include "runtime/sampling/sampling_params.h"
 #include "runtime/sampling/token_counts.h"
@@ -31,7 +32,9 @@ struct SamplerScratch {
   std::vector<float> logits;         // [vocab_size] the row as modified
   std::vector<float> weights;        // [vocab_size] not normalised
   std::vector<double> block_sums;    // of weights
-  std::vector<ScoredToken> kept;     // best first, what the filters left
+  int64_t num_kept = 0;              // how many of the row's best tokens the filters left
+  std::vector<ScoredToken> kept;     // these, best first, where they are few; else empty
+  RankedRow ranked;                  // the row where they are many
   std::vector<ScoredToken> scratch;  // top logprobs
 };
 
@@ -82,7 +85,10 @@ class Sampler {
   void change_logits(const SampleRequest& request, std::span<float> logits) const;
   [[nodiscard]] int32_t draw(float max, SamplerScratch& scratch) const;
   [[nodiscard]] int32_t draw_from_all(float max, SamplerScratch& scratch) const;
-  void keep_likely(float max, SamplerScratch& scratch) const;
+  [[nodiscard]] bool keep_few(float max, double sum, SamplerScratch& scratch) const;
+  [[nodiscard]] int32_t draw_from_few(const SamplerScratch& scratch) const;
+  [[nodiscard]] int32_t draw_from_many(float max, double sum, SamplerScratch& scratch) const;
+  [[nodiscard]] bool has_top_k(const SamplerScratch& scratch) const;
 
   SamplingParams params_;
   uint64_t seed_ = 0;
