@@ -185,18 +185,22 @@ template <typename Core>
 void prepare(const uint16_t* values, int64_t num_values, void* row) {
   constexpr int32_t kRunGroups = 8;
   auto* records = static_cast<typename Core::Record*>(row);
-  // Whole blocks: behind the last value there are zeros.
-  const int64_t num_groups = 2 * ((num_values + kBlockCols - 1) / kBlockCols);
+  const int64_t num_groups = num_values / kGroupCols;
   for (int64_t begin = 0; begin < num_groups; begin += kRunGroups) {
     const auto num_run = static_cast<int32_t>(at_most<int64_t>(kRunGroups, num_groups - begin));
-    alignas(64) FloatGroup groups[kRunGroups] = {};
-    const int64_t first = begin * kGroupCols;
-    const int64_t num_cols = at_most(num_run * kGroupCols, num_values - first);
-    for (int64_t col = 0; col < num_cols; ++col) {
-      const uint32_t word = static_cast<uint32_t>(values[first + col]) << 16;
-      std::memcpy(&groups[col / kGroupCols][col % kGroupCols], &word, sizeof(word));
+    alignas(64) FloatGroup groups[kRunGroups];
+    for (int32_t idx = 0; idx < num_run; ++idx) {
+      const uint16_t* bits = values + (begin + idx) * kGroupCols;
+      for (int64_t col = 0; col < kGroupCols; ++col) {
+        const uint32_t word = static_cast<uint32_t>(bits[col]) << 16;
+        std::memcpy(&groups[idx][col], &word, sizeof(word));
+      }
     }
     Core::store_groups(groups, num_run, records + begin);
+  }
+  if (num_values % kBlockCols != 0) {
+    FloatGroup zeros = {};
+    Core::store_groups(&zeros, 1, records + num_groups);
   }
 }
 
