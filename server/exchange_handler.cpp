@@ -2,14 +2,13 @@
 
 #include <spdlog/spdlog.h>
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/use_awaitable.hpp>
 #include <chrono>
 #include <exception>
 #include <optional>
 #include <vector>
 
 #include "server/request_log/request_record.h"
+#include "server/request_threads.h"
 #include "server/session.h"
 #include "server/token_channel.h"
 
@@ -144,13 +143,12 @@ class ClientWatch {
   Session& session_;
 };
 
-asio::awaitable<void> run_on_worker(Session& session, const std::function<void()>& work) {
-  // Both coroutines live until `work` is done: the references stay good.
-  auto run = [&work]() -> asio::awaitable<void> {
-    work();
-    co_return;
-  };
-  co_await asio::co_spawn(session.workers().get_executor(), run, asio::use_awaitable);
+// False when the client has gone: while it was waiting for a thread, nothing has been prepared.
+asio::awaitable<bool> prepare(Session& session, const TokenChannel& channel, Exchange& exchange) {
+  co_await session.request_threads().run(RequestThreads::Kind::kPreparation, [&] {
+    if (!channel.is_client_gone()) exchange.prepare();
+  });
+  co_return !channel.is_client_gone();
 }
 
 // Relays events until every choice has ended; false when the client has gone. Comments keep a
@@ -176,7 +174,7 @@ asio::awaitable<bool> relay(Session& session,
       if (exchange.push(event.choice_idx, event.event, frames)) requests.end(event.choice_idx);
     }
     if (!exchange.finished() && exchange.needs_preparation()) {
-      co_await run_on_worker(session, [&] { exchange.prepare(); });
+      if (!co_await prepare(session, channel, exchange)) co_return false;
     }
     if (!exchange.finished() && requests.aborted()) requests.end_due(exchange, frames);
     if (!exchange.finished()) requests.submit_due(exchange);
@@ -216,7 +214,7 @@ asio::awaitable<void> run_maybe_on_worker(Session& session,
     work();
     co_return;
   }
-  co_await run_on_worker(session, work);
+  co_await session.request_threads().run(RequestThreads::Kind::kBody, work);
 }
 
 asio::awaitable<bool> serve_exchange(Session& session,
@@ -242,8 +240,16 @@ asio::awaitable<bool> serve_exchange(Session& session,
     }
   };
   co_await run_maybe_on_worker(session, body.size(), open);
+  auto channel = std::make_shared<TokenChannel>(
+      session.executor(), session.state().metrics,
+      static_cast<size_t>(session.state().options.max_buffered_events),
+      [weak = session.weak_from_this()] {
+        if (const auto owner = weak.lock()) owner->cut();
+      });
+  bool prepared = true;
   if (exchange && exchange->needs_preparation()) {
-    co_await run_on_worker(session, [&] { exchange->prepare(); });
+    const ClientWatch watch(session, channel);
+    prepared = co_await prepare(session, *channel, *exchange);
     if (exchange->error()) error = *exchange->error();
   }
   if (!exchange || exchange->error()) {
@@ -251,14 +257,9 @@ asio::awaitable<bool> serve_exchange(Session& session,
     co_return co_await session.send(error_response(error, dialect));
   }
   log.opened(*exchange);
+  if (!prepared) co_return false;
   std::string().swap(body);
 
-  auto channel = std::make_shared<TokenChannel>(
-      session.executor(), session.state().metrics,
-      static_cast<size_t>(session.state().options.max_buffered_events),
-      [weak = session.weak_from_this()] {
-        if (const auto owner = weak.lock()) owner->cut();
-      });
   RunningAnswers::Entry entry(session.state().answers(), exchange->id(), session.request_id());
   bool complete = false;
   {

@@ -21,7 +21,8 @@ boost::asio::awaitable<bool> serve_exchange(Session& session,
                                             std::string_view endpoint,
                                             std::string body);
 
-// Runs `work` here when the input is short, else on the worker pool, and comes back to the strand.
+// Runs `work` here when the input is short, else on a thread for bodies, and comes back to the
+// strand.
 boost::asio::awaitable<void> run_maybe_on_worker(Session& session,
                                                  size_t input_size_bytes,
                                                  const std::function<void()>& work);

@@ -127,7 +127,7 @@ uint16_t port_of(const Acceptor& acceptor) {
 asio::awaitable<void> accept_connections(Acceptor& acceptor,
                                          asio::io_context& io,
                                          asio::ssl::context* tls,
-                                         asio::thread_pool& workers,
+                                         RequestThreads& request_threads,
                                          ServerState& state) {
   asio::steady_timer pause(acceptor.get_executor());
   while (acceptor.is_open()) {
@@ -145,7 +145,7 @@ asio::awaitable<void> accept_connections(Acceptor& acceptor,
       refuse_connection(socket);
       continue;
     }
-    auto session = std::make_shared<Session>(std::move(socket), tls, state, workers);
+    auto session = std::make_shared<Session>(std::move(socket), tls, state, request_threads);
     state.add_session(session);
     start_session(std::move(session));
   }

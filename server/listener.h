@@ -6,8 +6,8 @@
 #include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ssl/context.hpp>
-#include <boost/asio/thread_pool.hpp>
 
+#include "server/request_threads.h"
 #include "server/server_state.h"
 
 namespace tandem::server {
@@ -22,7 +22,7 @@ uint16_t port_of(const Acceptor& acceptor);  // 0 for a Unix socket
 boost::asio::awaitable<void> accept_connections(Acceptor& acceptor,
                                                 boost::asio::io_context& io,
                                                 boost::asio::ssl::context* tls,
-                                                boost::asio::thread_pool& workers,
+                                                RequestThreads& request_threads,
                                                 ServerState& state);
 
 }  // namespace tandem::server

@@ -9,7 +9,6 @@
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/thread_pool.hpp>
 #include <filesystem>
 #include <mutex>
 #include <optional>
@@ -17,6 +16,7 @@
 #include <vector>
 
 #include "server/listener.h"
+#include "server/request_threads.h"
 #include "server/session.h"
 #include "server/tls.h"
 
@@ -63,7 +63,7 @@ struct Server::Impl {
   // Destroyed from below: first the io_context with all coroutines in it, then what they use.
   ServerState state;
   std::unique_ptr<asio::ssl::context> tls;
-  asio::thread_pool workers{2};
+  RequestThreads request_threads;
   asio::io_context io;
   Acceptor acceptor;
   uint16_t port;
@@ -83,8 +83,8 @@ void Server::start() {
   raise_descriptor_limit(impl_->state.options.max_connections);
   impl_->work.emplace(impl_->io.get_executor());
   asio::co_spawn(impl_->acceptor.get_executor(),
-                 accept_connections(impl_->acceptor, impl_->io, impl_->tls.get(), impl_->workers,
-                                    impl_->state),
+                 accept_connections(impl_->acceptor, impl_->io, impl_->tls.get(),
+                                    impl_->request_threads, impl_->state),
                  asio::detached);
   const int num_threads = std::max(1, impl_->state.options.num_io_threads);
   for (int thread_idx = 0; thread_idx < num_threads; ++thread_idx) {
@@ -122,9 +122,11 @@ void Server::stop() {
   impl_->io.stop();
   for (std::thread& thread : impl_->threads) thread.join();
   impl_->threads.clear();
-  impl_->workers.join();
-  // No thread runs a strand any more, so the sockets can be closed from here.
+  // No thread runs a strand any more, so the sockets can be closed from here: before the wait
+  // below, as XGrammar cannot be interrupted while it compiles.
+  impl_->request_threads.drop_waiting();
   impl_->state.for_each_session([](Session& session) { session.cut(); });
+  impl_->request_threads.join();
 }
 
 }  // namespace tandem::server

@@ -91,7 +91,8 @@ class Server {
   // Two-step shutdown: stop accepting, let running answers finish (drain_timeout), then cut. Blocks
   // until done.
   void drain();
-  void stop();  // at once
+  // At once, but for a grammar that is being compiled (up to a minute, clients are gone by then).
+  void stop();
 
  private:
   struct Impl;

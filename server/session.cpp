@@ -142,10 +142,10 @@ class ActiveRequest {
 Session::Session(Connection::Socket socket,
                  asio::ssl::context* tls,
                  ServerState& state,
-                 asio::thread_pool& workers)
+                 RequestThreads& request_threads)
     : connection_(std::move(socket), tls, state.options.vanished_timeout),
       state_(state),
-      workers_(workers),
+      request_threads_(request_threads),
       buffer_(kMaxBufferBytes),
       read_done_(connection_.executor()) {}
 

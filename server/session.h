@@ -4,7 +4,6 @@
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/thread_pool.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
@@ -17,6 +16,7 @@
 #include "server/connection.h"
 #include "server/http/message.h"
 #include "server/http/router.h"
+#include "server/request_threads.h"
 #include "server/server_state.h"
 
 namespace tandem::server {
@@ -25,12 +25,11 @@ class TokenChannel;
 
 class Session : public std::enable_shared_from_this<Session> {
  public:
-  // `workers` runs what would hold up the other connections: parsing and tokenising large bodies.
   // `tls` nullptr: plain.
   Session(Connection::Socket socket,
           boost::asio::ssl::context* tls,
           ServerState& state,
-          boost::asio::thread_pool& workers);
+          RequestThreads& request_threads);
   ~Session();
 
   boost::asio::awaitable<void> run();  // until the connection ends
@@ -52,7 +51,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   boost::asio::any_io_executor executor() { return connection_.executor(); }
   [[nodiscard]] ServerState& state() { return state_; }
-  [[nodiscard]] boost::asio::thread_pool& workers() { return workers_; }
+  [[nodiscard]] RequestThreads& request_threads() { return request_threads_; }
 
  private:
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
@@ -79,7 +78,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   Connection connection_;
   ServerState& state_;
-  boost::asio::thread_pool& workers_;
+  RequestThreads& request_threads_;
   boost::beast::flat_buffer buffer_;
   bool read_pending_ = false;
   boost::system::error_code read_error_;

@@ -107,6 +107,11 @@ void TokenChannel::client_gone() {
   if (timer_) timer_->cancel();
 }
 
+bool TokenChannel::is_client_gone() const {
+  const std::lock_guard lock(mutex_);
+  return gone_;
+}
+
 void TokenChannel::close() {
   sinks_.clear();  // they hold the channel
   std::shared_ptr<asio::steady_timer> timer;

@@ -40,8 +40,9 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
   void take(std::vector<ChoiceEvent>& out);
   // The server is about to abort this choice since its answer is complete: counts as a stop.
   void answer_is_complete(int32_t choice_idx);
-  void client_gone();  // on the strand
-  void close();        // from here on the sinks refuse
+  void client_gone();                         // on the strand
+  [[nodiscard]] bool is_client_gone() const;  // thread-safe
+  void close();                               // from here on the sinks refuse
 
  private:
   class Sink;
@@ -50,7 +51,7 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
   const std::shared_ptr<Metrics> metrics_;
   const size_t capacity_events_;
   std::vector<std::shared_ptr<Sink>> sinks_;  // by choice, until close()
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   // Shared with handlers in flight; null after close(), so that a late sink touches no io_context.
   std::shared_ptr<boost::asio::steady_timer> timer_;
   std::function<void()> on_overflow_;

@@ -66,8 +66,9 @@ class GrammarCompiler {
   GrammarCompiler(const Tokenizer& tokenizer, int32_t vocab_size);
   ~GrammarCompiler();
 
-  // Thread-safe; milliseconds for what is cached, up to some 100 ms for a large schema. The error
-  // begins with the field and names, of a schema, keyword and path.
+  // Thread-safe; milliseconds for what is cached, some 100 ms for a large schema, and up to a
+  // minute for the worst, which nothing interrupts. What another thread is compiling is waited for.
+  // The error begins with the field and names, of a schema, keyword and path.
   Result<std::shared_ptr<const AnswerGrammar>, GrammarError> compile(const AnswerRules& rules);
 
  private:

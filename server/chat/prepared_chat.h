@@ -44,11 +44,11 @@ std::optional<ApiError> check_num_logprobs(std::string_view field,
                                            int32_t num_logprobs,
                                            int64_t num_tokens);
 
-// What no grammar can enforce is an error that names the field. Up to some 100 ms.
+// What no grammar can enforce is an error that names the field. Takes what GrammarCompiler takes.
 Result<std::shared_ptr<const AnswerGrammar>, ApiError> compile_rules(const AnswerRules& rules,
                                                                      const ServedModel& model);
 
-// Whether compile_grammar() has something to do, which takes up to some 100 ms.
+// Whether compile_grammar() has something to do.
 bool needs_grammar(const PreparedChat& chat, const ServedModel& model);
 // A format that no grammar can enforce is an error that names the field; of tools, only one that is
 // declared strict.
