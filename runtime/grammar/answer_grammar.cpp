@@ -9,6 +9,7 @@
 #include "runtime/grammar/answer_matcher.h"
 #include "runtime/grammar/ebnf.h"
 #include "runtime/grammar/json_schema.h"
+#include "runtime/grammar/recent_grammars.h"
 #include "runtime/grammar/regex.h"
 #include "runtime/grammar/schema_check.h"
 #include "runtime/grammar/structural_tag.h"
@@ -50,6 +51,14 @@ class CompiledGrammar : public AnswerGrammar {
       return check_schema(*value, loose.schema, loose.schema).violation;
     }
     return std::nullopt;
+  }
+
+  [[nodiscard]] int64_t size_bytes() const {
+    int64_t num_bytes = 0;
+    if (answer_->header) num_bytes += answer_->header->size_bytes();
+    if (answer_->format) num_bytes += answer_->format->size_bytes();
+    for (const auto& function : answer_->functions) num_bytes += function.arguments->size_bytes();
+    return num_bytes;
   }
 
  private:
@@ -134,6 +143,7 @@ struct GrammarCompiler::Impl {
   const Tokenizer& tokenizer;
   int32_t vocab_size;
   TextGrammarCompiler texts;
+  RecentGrammars recent;
   std::once_flag token_lengths_built;
   std::shared_ptr<const TokenLengths> token_lengths;
 
@@ -177,6 +187,7 @@ GrammarCompiler::GrammarCompiler(const Tokenizer& tokenizer,
                      vocab_size,
                      TextGrammarCompiler(
                          tokenizer, vocab_size, {options.num_threads, options.cache_size_bytes}),
+                     RecentGrammars(options.cache_size_bytes),
                      {},
                      {}}) {
   // What all schemas share is then compiled before the first of them comes.
@@ -226,9 +237,15 @@ Result<std::shared_ptr<const AnswerGrammar>, GrammarError> GrammarCompiler::comp
     has_lengths = has_lengths || answer->format_lengths != nullptr;
   }
   if (has_lengths) answer->token_lengths = impl_->lengths_of_tokens();
-  std::shared_ptr<const AnswerGrammar> grammar =
+  const auto grammar =
       std::make_shared<CompiledGrammar>(std::move(answer), std::move(unenforced), std::move(loose));
-  return grammar;
+  impl_->recent.add(rules, grammar, grammar->size_bytes());
+  return std::shared_ptr<const AnswerGrammar>(grammar);
+}
+
+std::shared_ptr<const AnswerGrammar> GrammarCompiler::find(const AnswerRules& rules) {
+  const bool has_text = !rules.tools.empty() || rules.format;
+  return has_text ? impl_->recent.find(rules) : *compile(rules);
 }
 
 }  // namespace tandem

@@ -40,6 +40,7 @@ struct AnswerRules {
   std::optional<int32_t> thinking_budget{};  // tokens before </think> is forced
 
   [[nodiscard]] bool empty() const { return tools.empty() && !format && !thinking_budget; }
+  bool operator==(const AnswerRules&) const = default;
 };
 
 // Compiled rules, shared by the choices of a request.
@@ -59,7 +60,7 @@ class GrammarCompiler {
  public:
   struct Options {
     int num_threads = 1;
-    int64_t cache_size_bytes = int64_t{512} << 20;
+    int64_t cache_size_bytes = int64_t{512} << 20;  // of texts, and of answers made of them
   };
   // `tokenizer` outlives the compiler and what it compiled. 0.1 s for K2's vocabulary.
   GrammarCompiler(const Tokenizer& tokenizer, int32_t vocab_size, const Options& options);
@@ -70,6 +71,8 @@ class GrammarCompiler {
   // minute for the worst, which nothing interrupts. What another thread is compiling is waited for.
   // The error begins with the field and names, of a schema, keyword and path.
   Result<std::shared_ptr<const AnswerGrammar>, GrammarError> compile(const AnswerRules& rules);
+  // The same, at once, where there is nothing to compile any more; else null. Thread-safe.
+  std::shared_ptr<const AnswerGrammar> find(const AnswerRules& rules);
 
  private:
   struct Impl;

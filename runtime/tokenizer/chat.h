@@ -33,6 +33,8 @@ struct ToolDeclaration {
   std::string name{};
   std::string parameters_json{};  // JSON Schema, "" when absent
   bool is_strict = false;         // a schema that cannot be enforced in full is an error
+
+  bool operator==(const ToolDeclaration&) const = default;
 };
 
 struct ChatPrompt {

@@ -93,6 +93,8 @@ Result<PreparedChat, ApiError> prepare_chat(ChatRequest request, const ServedMod
   chat.num_history_tool_calls = prompt->num_tool_calls;
   chat.prompt_ids = std::move(prompt->ids);
   chat.request = std::move(request);
+  if (needs_grammar(chat, model))
+    chat.grammar = model.grammars->find(answer_rules(chat.request, model));
   return chat;
 }
 

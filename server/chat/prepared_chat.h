@@ -21,7 +21,7 @@ struct PreparedChat {
   std::vector<int32_t> prompt_ids;
   int32_t num_history_tool_calls = 0;
   int32_t max_new_tokens = 0;
-  std::shared_ptr<const AnswerGrammar> grammar;  // once compiled, where the request needs one
+  std::shared_ptr<const AnswerGrammar> grammar;  // where the request needs one and it is compiled
 };
 
 // What a parser must know of the server that `model` stands in.

@@ -150,6 +150,7 @@ TextCompletion::TextCompletion(TextRequest request,
   }
   prompt_tokens_.resize(request_.prompts.size());
   request_.stream_interval = std::max(request_.stream_interval, model.stream_interval);
+  if (request_.format && model.grammars != nullptr) grammar_ = model.grammars->find(answer_rules());
 }
 
 size_t TextCompletion::prompt_idx_of(size_t choice_idx) const {
@@ -168,11 +169,15 @@ bool TextCompletion::needs_preparation() const {
   return request_.format && model_.grammars != nullptr && grammar_ == nullptr;
 }
 
-void TextCompletion::prepare() {
+AnswerRules TextCompletion::answer_rules() const {
   AnswerRules rules;
   rules.format = request_.format;
   rules.may_think = false;
-  auto grammar = compile_rules(rules, model_);
+  return rules;
+}
+
+void TextCompletion::prepare() {
+  auto grammar = compile_rules(answer_rules(), model_);
   if (!grammar) return fail(grammar.error());
   grammar_ = std::move(*grammar);
 }

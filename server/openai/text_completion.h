@@ -57,6 +57,7 @@ class TextCompletion : public Exchange {
   [[nodiscard]] size_t prompt_idx_of(size_t choice_idx) const;
   [[nodiscard]] bool is_first_of_prompt(size_t choice_idx) const;
   [[nodiscard]] const std::vector<int32_t>& prompt_of(size_t choice_idx) const;
+  [[nodiscard]] AnswerRules answer_rules() const;
   void begin_with_prompt(size_t choice_idx);
   void append_chunk(size_t choice_idx, std::string& frames);
   void append_choice(std::string& out, size_t choice_idx, const Choice& choice) const;

@@ -22,7 +22,7 @@ using server::RequestThreads;
 constexpr const char* kChat = "/v1/chat/completions";
 
 // A preparation ends with a line that says what of the tool's schema is not enforced. Whoever
-// writes it for a tool "slow" waits there until release(): a compilation that takes as long.
+// writes it for a tool "slow..." waits there until release(): a compilation that takes as long.
 class GrammarGate : public spdlog::sinks::sink {
  public:
   void log(const spdlog::details::log_msg& message) override {
@@ -32,7 +32,7 @@ class GrammarGate : public spdlog::sinks::sink {
     const std::string_view what = line.substr(kCompiled.size());
     std::unique_lock lock(mutex_);
     compiled_.emplace_back(what.substr(0, what.find(':')));
-    if (compiled_.back() == "slow") released_.wait(lock, [this] { return is_released_; });
+    if (compiled_.back().starts_with("slow")) released_.wait(lock, [this] { return is_released_; });
   }
   void flush() override {}
   void set_pattern(const std::string&) override {}
@@ -43,9 +43,11 @@ class GrammarGate : public spdlog::sinks::sink {
     is_released_ = true;
     released_.notify_all();
   }
-  int num_compiled(const std::string& tool) {
+  int num_compiled(const std::string& prefix) {
     const std::lock_guard lock(mutex_);
-    return static_cast<int>(std::count(compiled_.begin(), compiled_.end(), tool));
+    return static_cast<int>(
+        std::count_if(compiled_.begin(), compiled_.end(),
+                      [&](const std::string& tool) { return tool.starts_with(prefix); }));
   }
 
  private:
@@ -77,14 +79,19 @@ std::string body_with_tool(const std::string& name) {
                              R"({"tags":{"type":"array","uniqueItems":true}}}}}])");
 }
 
-// A server all of whose threads for preparations are taken.
+constexpr const char* kKnownText = R"({"prompt":"a","max_tokens":1,"guided_choice":["b"]})";
+
+// A server all of whose threads for preparations are taken. It knows the grammars of kKnownText and
+// of a tool "known".
 class BusyServer {
  public:
   BusyServer() {
     spdlog::set_level(spdlog::level::debug);
+    CHECK(Client(fixture).post(kChat, body_with_tool("known")).status == 200);
+    CHECK(Client(fixture).post("/v1/completions", kKnownText).status == 200);
     for (int idx = 0; idx < RequestThreads::kNumPreparing; ++idx) {
       slow.push_back(std::make_unique<Client>(fixture));
-      slow.back()->send_request("POST", kChat, body_with_tool("slow"));
+      slow.back()->send_request("POST", kChat, body_with_tool("slow" + std::to_string(idx)));
     }
     CHECK(eventually([&] { return num_compiled("slow") == RequestThreads::kNumPreparing; }));
   }
@@ -93,7 +100,7 @@ class BusyServer {
   BusyServer& operator=(const BusyServer&) = delete;
 
   void release() { log_.gate->release(); }
-  int num_compiled(const std::string& tool) { return log_.gate->num_compiled(tool); }
+  int num_compiled(const std::string& prefix) { return log_.gate->num_compiled(prefix); }
   // There is one io thread: what lay before it when these came, it has seen when it answers.
   void see_all() {
     Client client(fixture);
@@ -116,6 +123,16 @@ TEST_CASE("a large body does not wait for grammars that are being compiled",
   CHECK(client.post(kChat, body).status == 200);
   busy.release();
   for (const auto& slow : busy.slow) CHECK(slow->read_response().status == 200);
+}
+
+TEST_CASE("a grammar that is known, or has no text, does not wait for others",
+          "[server][preparation]") {
+  BusyServer busy;
+  Client client(busy.fixture);
+  CHECK(client.post(kChat, body_with_tool("known")).status == 200);
+  CHECK(busy.num_compiled("known") == 1);
+  CHECK(client.post(kChat, chat_body("hi", R"("thinking_budget":3)")).status == 200);
+  CHECK(client.post("/v1/completions", kKnownText).status == 200);
 }
 
 TEST_CASE("the grammar of a client that left before its turn is not compiled",
