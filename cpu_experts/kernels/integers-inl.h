@@ -260,6 +260,7 @@ void add_tile(const Tile<Group>& tile) {
       prefetch_scales<kRowBlocks>(weights, tile.row_block_size_bytes,
                                   tile.num_blocks_ahead - block);
     }
+#pragma GCC unroll 2
     for (int group = 0; group < 2; ++group) {
       add_group<kOperands, Group, kRowBlocks, kTokens>(
           {.scales = weights + group * 32,
