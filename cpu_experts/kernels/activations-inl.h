@@ -48,10 +48,16 @@ struct ByteGroup {
 using InputBytes = ByteGroup<1, true>;
 using ActivatedBytes = ByteGroup<2, false>;
 
-// v of 32 values.
+// v of 32 values, and by columns.
 struct GroupIntegers {
   I32x16 half[2];
 };
+struct ColumnIntegers {
+  int32_t v[kGroupCols];
+};
+inline ColumnIntegers columns_of(const GroupIntegers& v) {
+  return __builtin_bit_cast(ColumnIntegers, v);
+}
 
 // Values times `inverse`, rounded, within +-limit.
 inline GroupIntegers integers_of(const float* values, float inverse, float limit) {
@@ -65,12 +71,6 @@ inline GroupIntegers integers_of(const float* values, float inverse, float limit
     v.half[half] = reinterpret_cast<I32x16>(scaled + kOrigin) - kOriginBits;
   }
   return v;
-}
-
-inline float float_of(int32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
 }
 
 constexpr int32_t kInfinityBits = 0x7f800000;
@@ -94,9 +94,7 @@ inline void store_group(const FloatGroup& values, WordGroup& group) {
   } else {
     group.origin = __builtin_nanf("");
   }
-  int32_t columns[kGroupCols];
-  std::memcpy(columns, &v, sizeof(columns));
-  group.start = start_of_words(columns, word_at(&group.origin));
+  group.start = start_of_words(columns_of(v).v, word_at(&group.origin));
   using Words = int16_t __attribute__((vector_size(32)));
   for (int half = 0; half < 2; ++half) {
     Words words = __builtin_convertvector(v.half[half], Words);
@@ -225,9 +223,7 @@ void store_bytes(const FloatGroup& values, Group& group) {
     std::memcpy(group.rest[idx], rest + 4 * group.wide_quad[idx], sizeof(group.rest[idx]));
   }
   if constexpr (kNibblesMix) group.scale *= 1.0f / 16;
-  int32_t columns[kGroupCols];
-  std::memcpy(columns, &v, sizeof(columns));
-  group.offset = offset_of_bytes(columns, group.scale);
+  group.offset = offset_of_bytes(columns_of(v).v, group.scale);
 }
 
 // Step by step for all groups: while one waits for what its last step made, others go on.

@@ -146,11 +146,23 @@ template <typename Group, int kRowBlocks, int kTokens>
   }
 }
 
+// What a sum begins with, and what it is times s.
+inline Sum start_sum(const WordGroup& x) { return start_words(&x.start); }
+inline Rows value_of(const Sum& sum, const WordGroup& x) { return from_origin(sum, x.origin); }
+template <int kWideQuads, bool kBestScale>
+Sum start_sum(const ByteGroup<kWideQuads, kBestScale>& x) {
+  return start_bytes(&x.offset);
+}
+template <int kWideQuads, bool kBestScale>
+Rows value_of(const Sum& sum, const ByteGroup<kWideQuads, kBestScale>& x) {
+  return scaled_bytes(sum, x.scale, x.offset);
+}
+
 // The group's sum of one token in words. Alone, a token pays for all of the decoding, so codes are
 // masked where they stand, and sums of 16 and 256 times the products kept beside the others: below
 // 8 * 3840 * 2^14 < 2^29, and exact when they are joined.
 inline Sum sum_of_one(const uint8_t* codes, const WordGroup& x) {
-  Sum sum = start_words(&x.start);
+  Sum sum = start_sum(x);
   Sum sum16 = zero_sum();
   Sum sum256 = zero_sum();
 #pragma GCC unroll 4
@@ -164,18 +176,6 @@ inline Sum sum_of_one(const uint8_t* codes, const WordGroup& x) {
     sum = add_products(sum, part_in_place<3>(vector), values + 6, int16_t{});
   }
   return join(sum, sum16, sum256);
-}
-
-// What a sum begins with, and what it is times s.
-inline Sum start_sum(const WordGroup& x) { return start_words(&x.start); }
-inline Rows value_of(const Sum& sum, const WordGroup& x) { return from_origin(sum, x.origin); }
-template <int kWideQuads, bool kBestScale>
-Sum start_sum(const ByteGroup<kWideQuads, kBestScale>& x) {
-  return start_bytes(&x.offset);
-}
-template <int kWideQuads, bool kBestScale>
-Rows value_of(const Sum& sum, const ByteGroup<kWideQuads, kBestScale>& x) {
-  return scaled_bytes(sum, x.scale, x.offset);
 }
 
 // Tokens whose products come between a token's last and the scaling of its sums. Scaled all at once

@@ -33,7 +33,12 @@ inline int32_t word_at(const void* from) {
   std::memcpy(&word, from, sizeof(word));
   return word;
 }
-// The same as an operand in memory.
+inline float float_of(int32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+// A word as an operand in memory.
 using AliasedWord = int32_t __attribute__((may_alias, aligned(1)));
 inline const AliasedWord& word_of(const void* from) {
   return *static_cast<const AliasedWord*>(from);
@@ -46,7 +51,7 @@ constexpr bool kNibblesMix = false;
 #endif
 
 constexpr float kOrigin = 12582912.0f;  // 1.5 * 2^23: its last bit is one
-constexpr int32_t kOriginBits = 0x4b400000;
+constexpr int32_t kOriginBits = __builtin_bit_cast(int32_t, kOrigin);
 
 // What a Sum of words over `v`, 32 values in the order of the columns, begins with in every row:
 // codes are stored as code + 8. It counts from `origin`, the bits of a float.
@@ -58,21 +63,19 @@ inline int32_t start_of_words(const int32_t* v, int32_t origin) {
 // What takes the 8 off a Sum of bytes that is scaled by s: the bits of a float that s times the sum
 // is to be reduced by, where all sums begin with kOriginBits, else two lanes to begin with.
 inline int32_t offset_of_bytes(const int32_t* v, float s) {
-#if !defined(__AVX2__) || defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-  int32_t sum = 0, mixed = 0;
-  for (int col = 0; col < 32; ++col) {
-    sum += v[col];
-    mixed += v[col] & (col % 8 >= 4 || col % 2 != 0 ? -1 : 0);
+  if constexpr (kNibblesMix) {
+    int32_t sum = 0, mixed = 0;
+    for (int col = 0; col < 32; ++col) {
+      sum += v[col];
+      mixed += v[col] & (col % 8 >= 4 || col % 2 != 0 ? -1 : 0);
+    }
+    const float offset = s * (kOrigin + static_cast<float>(8 * (16 * sum + mixed)));
+    return word_at(&offset);
   }
-  const float offset = s * (kOrigin + static_cast<float>(8 * (16 * sum + mixed)));
-  return word_at(&offset);
-#else
-  static_cast<void>(s);
   int32_t lane[2] = {};  // columns 0, 1 and 2, 3 of every four
   for (int col = 0; col < 32; ++col) lane[col / 2 % 2] += v[col];
   return static_cast<int32_t>((static_cast<uint32_t>(-8 * lane[0]) & 0xffffu) |
                               static_cast<uint32_t>(-8 * lane[1]) << 16);
-#endif
 }
 
 #if defined(__AVX512BW__)
@@ -429,11 +432,9 @@ inline Rows from_origin(const Sum& sum, float origin) {
   return rows;
 }
 inline Rows scaled_bytes(const Sum& sum, float s, int32_t offset) {
-  float reduction;
-  std::memcpy(&reduction, &offset, sizeof(reduction));
   Rows rows;
   std::memcpy(rows.row, sum.row, sizeof(rows.row));
-  for (float& row : rows.row) row = __builtin_fmaf(row, s, -reduction);
+  for (float& row : rows.row) row = __builtin_fmaf(row, s, -float_of(offset));
   return rows;
 }
 
