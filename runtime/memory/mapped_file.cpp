@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "runtime/base/errors.h"
+#include "runtime/memory/file_descriptor.h"
 
 namespace tandem {
 
@@ -21,16 +22,6 @@ namespace {
   const int error = errno;
   throw LoadError(fmt::format("{}: cannot {}: {}", path.string(), action, std::strerror(error)));
 }
-
-struct FileDescriptor {
-  int value = -1;
-  explicit FileDescriptor(int fd) : value(fd) {}
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  ~FileDescriptor() {
-    if (value >= 0) ::close(value);
-  }
-};
 
 int madvise_value(AccessHint hint) {
   switch (hint) {
@@ -55,15 +46,15 @@ int madvise_value(AccessHint hint) {
 MappedFile::MappedFile(const std::filesystem::path& path) {
   // O_NONBLOCK: opening a FIFO must not wait for a writer; it is refused below.
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.value < 0) throw_system_error(path, "open");
+  if (!file.is_open()) throw_system_error(path, "open");
   struct stat status = {};
-  if (::fstat(file.value, &status) != 0) throw_system_error(path, "read its size");
+  if (::fstat(file.get(), &status) != 0) throw_system_error(path, "read its size");
   if (!S_ISREG(status.st_mode)) {
     throw LoadError(fmt::format("{}: not a regular file", path.string()));
   }
   if (status.st_size == 0) return;  // mmap refuses empty mappings
   const auto size = static_cast<size_t>(status.st_size);
-  void* address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.value, 0);
+  void* address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), 0);
   if (address == MAP_FAILED) throw_system_error(path, "map");
   data_ = static_cast<const std::byte*>(address);
   size_bytes_ = size;
