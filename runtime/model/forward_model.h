@@ -2,6 +2,7 @@
 // it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -31,6 +32,12 @@ struct Batch {
   std::span<const int32_t> token_ids;        // [num_tokens] of all items, one after the other
   std::span<const BatchItem> items;          // in the order of token_begin
   std::span<const int32_t> logit_token_idx;  // [num_logit_rows] indices into token_ids, ascending
+};
+
+// A KV page beside the memory that its contents are copied to, or come from.
+struct KvPageBytes {
+  int32_t page_id = 0;
+  std::span<std::byte> bytes;  // [kv_page_size_bytes()]
 };
 
 class ForwardModel {
@@ -69,6 +76,18 @@ class ForwardModel {
     static_cast<void>(what);
     static_cast<void>(progress);
   }
+
+  // Bytes of a KV page, all layers; 0: pages cannot be copied, and the four below mean nothing.
+  [[nodiscard]] virtual int64_t kv_page_size_bytes() const { return 0; }
+  // Copies pages out of the model's memory and back into it, maybe of another run: between steps,
+  // while the KV cache is there, no page twice in a call. `bytes` is any memory of the host.
+  virtual void read_kv_pages(std::span<const KvPageBytes> pages) { static_cast<void>(pages); }
+  virtual void write_kv_pages(std::span<const KvPageBytes> pages) { static_cast<void>(pages); }
+  // All that a page's bytes depend on besides its tokens: pages of models of one identity can stand
+  // for each other, with the promise of forward().
+  [[nodiscard]] virtual std::string kv_identity() const { return ""; }
+  // Host memory that was planned for copies of pages.
+  [[nodiscard]] virtual int64_t kv_host_size_bytes() const { return 0; }
 
   [[nodiscard]] virtual int32_t vocab_size() const = 0;
   [[nodiscard]] virtual int32_t num_kv_pages() const = 0;  // pages 0 .. num_kv_pages-1 may be named

@@ -176,6 +176,57 @@ FakeModel::Cell& FakeModel::cell_at(const BatchItem& item, int32_t position) {
   return cells_[static_cast<size_t>(page_id * kPageSizeTokens + position % kPageSizeTokens)];
 }
 
+int64_t FakeModel::kv_page_size_bytes() const {
+  return int64_t{kPageSizeTokens} * static_cast<int64_t>(sizeof(Cell));
+}
+
+std::vector<std::span<std::byte>> FakeModel::cells_of(std::span<const KvPageBytes> pages) {
+  if (released().kv_cache) violate("a page is copied without the KV cache");
+  std::vector<std::span<std::byte>> cells;
+  std::vector<bool> is_named(static_cast<size_t>(options_.num_kv_pages));
+  for (const KvPageBytes& page : pages) {
+    cells.emplace_back();
+    if (page.page_id < 0 || page.page_id >= options_.num_kv_pages) {
+      violate("a page that is copied is out of range");
+    } else if (is_named[static_cast<size_t>(page.page_id)]) {
+      violate("a page is copied twice in a call");
+    } else if (static_cast<int64_t>(page.bytes.size()) != kv_page_size_bytes()) {
+      violate("a page is copied to or from bytes of another size");
+    } else {
+      is_named[static_cast<size_t>(page.page_id)] = true;
+      cells.back() = std::as_writable_bytes(std::span<Cell>(cells_).subspan(
+          static_cast<size_t>(page.page_id) * kPageSizeTokens, kPageSizeTokens));
+    }
+  }
+  return cells;
+}
+
+void FakeModel::read_kv_pages(std::span<const KvPageBytes> pages) {
+  const std::vector<std::span<std::byte>> cells = cells_of(pages);
+  for (size_t idx = 0; idx < pages.size(); ++idx)
+    std::copy(cells[idx].begin(), cells[idx].end(), pages[idx].bytes.begin());
+  const std::lock_guard lock(mutex_);
+  num_kv_pages_read_ += static_cast<int64_t>(pages.size());
+}
+
+void FakeModel::write_kv_pages(std::span<const KvPageBytes> pages) {
+  const std::vector<std::span<std::byte>> cells = cells_of(pages);
+  for (size_t idx = 0; idx < pages.size(); ++idx)
+    std::copy_n(pages[idx].bytes.begin(), cells[idx].size(), cells[idx].begin());
+  const std::lock_guard lock(mutex_);
+  num_kv_pages_written_ += static_cast<int64_t>(pages.size());
+}
+
+int64_t FakeModel::num_kv_pages_read() const {
+  const std::lock_guard lock(mutex_);
+  return num_kv_pages_read_;
+}
+
+int64_t FakeModel::num_kv_pages_written() const {
+  const std::lock_guard lock(mutex_);
+  return num_kv_pages_written_;
+}
+
 void FakeModel::violate(const std::string& message) {
   const std::lock_guard lock(mutex_);
   if (violations_.size() < 20) violations_.push_back(message);

@@ -17,12 +17,14 @@
 //        .script = answers_by_substring({{ids_of("weather"), answer_ids}}, default_answer_ids)});
 //
 // Both can be slowed down (step_delay), held (pause, hold_at_step, wait_until_held, resume),
-// broken (fail_at_step) and put to sleep (release_memory): a step meanwhile is a violation.
-// Thread-safe where a test needs it: holding, num_steps, violations, traces.
+// broken (fail_at_step) and put to sleep (release_memory): a step meanwhile is a violation, and so
+// is a page copied out or back without the KV cache.
+// Thread-safe where a test needs it: holding, num_steps, violations, traces, pages copied.
 #pragma once
 
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -44,6 +46,7 @@ struct FakeModelOptions {
   std::chrono::microseconds step_delay{0};
   bool chooses_tokens = false;  // as a model on a card does
   int64_t fail_at_step = -1;    // forward() number fail_at_step (from 0) throws std::runtime_error
+  int64_t kv_host_size_bytes = 0;
 };
 
 // What a step computed, for tests that count work.
@@ -73,6 +76,16 @@ class FakeModel : public ForwardModel {
   void hold_restores();                        // they wait, and go on telling their progress...
   void wait_until_restoring();
   void let_restores_go();  // ...until here
+
+  // A page's bytes are its cells, history hashes included: one that comes back to another prompt's
+  // place is found out by the step that reads it.
+  [[nodiscard]] int64_t kv_page_size_bytes() const override;
+  void read_kv_pages(std::span<const KvPageBytes> pages) override;
+  void write_kv_pages(std::span<const KvPageBytes> pages) override;
+  [[nodiscard]] std::string kv_identity() const override { return "fake"; }
+  [[nodiscard]] int64_t kv_host_size_bytes() const override { return options_.kv_host_size_bytes; }
+  [[nodiscard]] int64_t num_kv_pages_read() const;
+  [[nodiscard]] int64_t num_kv_pages_written() const;
 
   [[nodiscard]] int32_t vocab_size() const override { return options_.vocab_size; }
   [[nodiscard]] int32_t num_kv_pages() const override { return options_.num_kv_pages; }
@@ -112,6 +125,8 @@ class FakeModel : public ForwardModel {
   void append_tokens(const Batch& batch, const BatchItem& item);
   void read_history(const BatchItem& item, int32_t num_tokens, std::vector<int32_t>& history);
   Cell& cell_at(const BatchItem& item, int32_t position);
+  // The cells [64] of the pages, in their order; empty for one that cannot be copied, a violation.
+  std::vector<std::span<std::byte>> cells_of(std::span<const KvPageBytes> pages);
   void violate(const std::string& message);
 
   const FakeModelOptions options_;
@@ -128,6 +143,8 @@ class FakeModel : public ForwardModel {
   bool releases_fail_ = false;
   bool holds_restores_ = false;
   bool is_restoring_ = false;
+  int64_t num_kv_pages_read_ = 0;
+  int64_t num_kv_pages_written_ = 0;
   std::vector<std::string> violations_;
 };
 
