@@ -17,12 +17,14 @@
 #include <utility>
 
 #include "runtime/base/check.h"
+#include "runtime/base/random_seed.h"
 #include "runtime/engine/request_check.h"
 #include "runtime/engine/step_loop.h"
 
 namespace tandem {
 namespace {
 
+constexpr auto kPagesPatience = std::chrono::milliseconds(100);
 constexpr const char* kShuttingDown = "the server is shutting down";
 
 RequestLimits request_limits(const ForwardModel& model) {
@@ -41,13 +43,14 @@ struct Engine::Impl {
       : model(model_in),
         options(options_in),
         limits(request_limits(model_in)),
-        steps(model_in, options_in) {
-    seed_base = steps.random_seed();
+        steps(model_in, options_in, [this] { note_pages(); }) {
+    seed_base = random_seed();
     published = steps.stats();
     thread = std::thread([this] { run(); });
   }
 
   void run();
+  void note_pages();
   bool wait_for_mail();  // false: the engine ends
   void wait_until_there_is_work(std::unique_lock<std::mutex>& lock);
   void publish_and_deliver();
@@ -78,6 +81,7 @@ struct Engine::Impl {
   std::vector<uint64_t> aborted_ids;
   bool abort_all = false;
   std::vector<size_t> resets;  // of the prefix cache, each behind so many of `submitted`
+  bool pages_came = false;     // from the disk
   bool stopping = false;
   bool draining = false;
   bool failed = false;
@@ -304,11 +308,29 @@ void Engine::Impl::add_first_incoming(size_t num_first) {
   }
 }
 
+// By the threads that read and write pages.
+void Engine::Impl::note_pages() {
+  {
+    const std::lock_guard lock(mutex);
+    pages_came = true;
+  }
+  has_mail.notify_one();
+}
+
 void Engine::Impl::wait_until_there_is_work(std::unique_lock<std::mutex>& lock) {
-  const auto has_work = [this] {
+  const bool has_steps = !steps.empty() && !asleep;
+  const bool waits_for_pages = has_steps && steps.waits_for_pages();
+  const auto has_work = [&] {
     return stopping || abort_all || !resets.empty() || !submitted.empty() || !aborted_ids.empty() ||
-           sleep.has_waking() || sleep.has_sleep(is_idle()) || (!steps.empty() && !asleep);
+           sleep.has_waking() || sleep.has_sleep(is_idle()) ||
+           (waits_for_pages ? pages_came : has_steps);
   };
+  if (waits_for_pages) {
+    // Now and then without news as well: a disk may be given up.
+    has_mail.wait_for(lock, kPagesPatience, has_work);
+    pages_came = false;
+    return;
+  }
   if (asleep || options.sleep_after.count() <= 0) return has_mail.wait(lock, has_work);
   while (!has_mail.wait_for(lock, options.sleep_after, has_work)) {
     // Nobody has asked for so long; somebody may be about to, for an answer of several requests.
@@ -372,7 +394,7 @@ void Engine::Impl::fall_asleep() {
   const ModelMemory memory = sleep_now->memory;
   if (sleep_now->mode == SleepMode::kAbort) steps.abort_all("");
   steps.keep_all();
-  if (memory.kv_cache) steps.forget_kv_cache();
+  if (memory.kv_cache) steps.leave_kv_cache();
   publish_and_deliver();
   model.release_memory(memory);
   asleep = true;

@@ -13,6 +13,7 @@
 #include "runtime/engine/repetition.h"
 #include "runtime/engine/sleep_control.h"
 #include "runtime/engine/token_sink.h"
+#include "runtime/kv_store/page_folder.h"
 #include "runtime/model/forward_model.h"
 #include "runtime/sampling/sampling_params.h"
 #include "runtime/sampling/token_constraint.h"
@@ -41,6 +42,10 @@ struct EngineOptions {
   int32_t max_queued_requests = 256;   // submit beyond it fails with kQueueFull
   int32_t prefill_chunk_tokens = 512;  // prompt tokens a step takes beside the running decodes
   bool prefix_cache = true;
+  // Where KV pages outlive the process; null: nowhere. Beside it, copies of pages that have left
+  // the model's memory are kept in host memory, as much as the model planned for them.
+  std::shared_ptr<PageFolder> kv_folder = nullptr;
+  std::chrono::milliseconds kv_folder_patience{10'000};  // with a disk that does not answer
   bool wake_on_request = false;  // submit wakes a sleeping engine in place of refusing
   // Idle for so long, the engine sleeps by itself: the devices' memory goes. 0: never.
   std::chrono::milliseconds sleep_after{0};
@@ -57,6 +62,12 @@ struct EngineStats {
   int64_t kv_pages_used = 0, kv_pages_total = 0;
   int64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;  // since start
   int64_t num_steps = 0, num_finished = 0, num_aborted = 0;
+  // Copies of KV pages beside the model's memory.
+  int64_t restored_tokens = 0;  // of cached_tokens: came back from such copies
+  int64_t kv_host_pages_used = 0, kv_host_pages_total = 0;
+  int64_t kv_disk_size_bytes = 0, kv_disk_limit_bytes = 0;  // limit 0: no folder
+  int64_t kv_disk_pages_read = 0, kv_disk_pages_written = 0;
+  int64_t kv_disk_failures = 0;  // pages that could not be read or written, or were damaged
   bool failed = false, draining = false;
   SleepState sleep_state = SleepState::kAwake;
   ModelMemory released;          // while asleep

@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <random>
+#include <optional>
 #include <utility>
 
 #include "runtime/base/check.h"
+#include "runtime/base/random_seed.h"
 
 namespace tandem {
 namespace {
@@ -15,6 +16,12 @@ SchedulerLimits scheduler_limits(const ForwardModel& model, const EngineOptions&
           .max_logit_rows = model.max_logit_rows(),
           .max_batch_tokens = model.max_batch_tokens(),
           .prefill_chunk_tokens = options.prefill_chunk_tokens};
+}
+
+// Page hashes are keyed with it.
+uint64_t secret_of(const PageStore* store) {
+  const std::optional<uint64_t> secret = store != nullptr ? store->secret() : std::nullopt;
+  return secret ? *secret : random_seed();
 }
 
 TokenEvent token_event(TokenEvent::Kind kind, const SampledToken& token) {
@@ -31,12 +38,20 @@ TokenEvent token_event(TokenEvent::Kind kind, const SampledToken& token) {
 
 }  // namespace
 
-StepLoop::StepLoop(ForwardModel& model, const EngineOptions& options)
+StepLoop::StepLoop(ForwardModel& model,
+                   const EngineOptions& options,
+                   std::function<void()> on_pages)
     : model_(model),
+      page_store_(options.prefix_cache ? PageStore::make(model,
+                                                         {.folder = options.kv_folder,
+                                                          .patience = options.kv_folder_patience,
+                                                          .on_progress = std::move(on_pages)})
+                                       : nullptr),
       cache_({.num_pages = model.num_kv_pages(),
               .enabled = options.prefix_cache,
-              .secret = random_seed()}),
-      scheduler_(scheduler_limits(model, options), cache_),
+              .secret = secret_of(page_store_.get()),
+              .lists_changes = page_store_ != nullptr}),
+      scheduler_(scheduler_limits(model, options), cache_, page_store_.get()),
       batch_(scheduler_.limits()),
       logits_(static_cast<size_t>(scheduler_.limits().max_sequences) *
               static_cast<size_t>(model.vocab_size())),
@@ -83,14 +98,44 @@ void StepLoop::fail_all(const std::string& message) {
   while (!requests_.empty()) finish(*requests_.begin()->second, FinishReason::kError, message);
 }
 
-void StepLoop::forget_kv_cache() {
+void StepLoop::reset_prefix_cache() {
+  if (page_store_) page_store_->forget_all();
+  cache_.forget_all(secret_of(page_store_.get()));
+}
+
+void StepLoop::leave_kv_cache() {
+  if (page_store_) page_store_->keep_leaving(cache_.known_pages());
   scheduler_.preempt_all();
-  cache_.forget_all();
+  cache_.forget_pages();
 }
 
 void StepLoop::step() {
+  if (page_store_) page_store_->begin_plan();
   const std::span<const ScheduledItem> items = scheduler_.plan();
+  if (page_store_) move_pages();
+  waits_for_pages_ = items.empty() && scheduler_.restored().empty();
+  if (items.empty()) return;
   note_admissions(items);
+  compute(items);
+  if (page_store_) page_store_->keep_new(cache_.learned());
+  cache_.clear_changes();
+}
+
+// What is about to be written over is copied out first, to come back another time.
+void StepLoop::move_pages() {
+  page_store_->keep_leaving(cache_.evicted());
+  restored_pages_.clear();
+  for (const RestoredPage& restored : scheduler_.restored()) {
+    restored_pages_.push_back(restored.page);
+    if (!restored.is_cached_prompt) continue;
+    counters_.restored_tokens += kPageSizeTokens;
+    // Else it is counted when it is admitted.
+    if (request_of_.at(restored.sequence)->was_admitted) counters_.cached_tokens += kPageSizeTokens;
+  }
+  page_store_->restore(restored_pages_);
+}
+
+void StepLoop::compute(std::span<const ScheduledItem> items) {
   const Batch batch = batch_.build(items);
   if (model_.chooses_tokens() && collect_choices()) {
     take_tokens(batch);
@@ -283,14 +328,18 @@ EngineStats StepLoop::stats() const {
   stats.num_waiting = static_cast<int64_t>(scheduler_.waiting().size());
   stats.kv_pages_used = cache_.num_used();
   stats.kv_pages_total = cache_.num_pages();
+  if (!page_store_) return stats;
+  const PageStoreStats kept = page_store_->stats();
+  stats.kv_host_pages_used = kept.host_pages_used;
+  stats.kv_host_pages_total = kept.host_pages_total;
+  stats.kv_disk_size_bytes = kept.disk.size_bytes;
+  stats.kv_disk_limit_bytes = kept.disk.max_size_bytes;
+  stats.kv_disk_pages_read = kept.pages_read;
+  stats.kv_disk_pages_written = kept.pages_written;
+  stats.kv_disk_failures = kept.failures;
   return stats;
 }
 
 int64_t StepLoop::take_num_left_queue() { return std::exchange(num_left_queue_, 0); }
-
-uint64_t StepLoop::random_seed() {
-  std::random_device device;
-  return uint64_t{device()} << 32 | device();
-}
 
 }  // namespace tandem

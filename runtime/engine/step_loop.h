@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -13,6 +14,7 @@
 #include "runtime/engine/engine.h"
 #include "runtime/engine/step_batch.h"
 #include "runtime/kv/prefix_cache.h"
+#include "runtime/kv_store/page_store.h"
 #include "runtime/sampling/sampler.h"
 #include "runtime/scheduler/scheduler.h"
 
@@ -20,7 +22,9 @@ namespace tandem {
 
 class StepLoop {
  public:
-  StepLoop(ForwardModel& model, const EngineOptions& options);
+  // `on_pages` is called by other threads when waits_for_pages() may be over.
+  StepLoop(
+      ForwardModel& model, const EngineOptions& options, std::function<void()> on_pages = [] {});
   ~StepLoop();
   StepLoop(const StepLoop&) = delete;
   StepLoop& operator=(const StepLoop&) = delete;
@@ -33,9 +37,10 @@ class StepLoop {
   void keep_all();
   void abort_unkept(const std::string& reason);
   void fail_all(const std::string& message);
-  void reset_prefix_cache() { cache_.forget_all(); }
-  // What the pages hold is lost: sequences begin again with what they have so far for a prompt.
-  void forget_kv_cache();
+  void reset_prefix_cache();
+  // What the model's pages hold is about to be lost, but for what is kept beside it: sequences
+  // begin again with what they have so far for a prompt.
+  void leave_kv_cache();
 
   // One step; tokens go to their sinks, requests that end become finished(). Throws what the model
   // throws.
@@ -48,15 +53,16 @@ class StepLoop {
   void deliver_finished();
 
   [[nodiscard]] bool empty() const { return requests_.empty(); }
+  // The last step could do nothing but wait for pages on their way from the disk.
+  [[nodiscard]] bool waits_for_pages() const { return waits_for_pages_; }
   [[nodiscard]] EngineStats stats() const;
   // Requests admitted, or ended before that, since the last call.
   int64_t take_num_left_queue();
 
-  // From the operating system: secret of the page hashes, base of the seeds.
-  static uint64_t random_seed();
-
  private:
+  void move_pages();
   void note_admissions(std::span<const ScheduledItem> items);
+  void compute(std::span<const ScheduledItem> items);
   void tell_prompt_token(ActiveRequest& request, int32_t token_idx, std::span<const float> logits);
   // Fills choices_ with how the tokens of all rows are chosen; false where one needs its logits.
   bool collect_choices();
@@ -71,6 +77,7 @@ class StepLoop {
   void leave_queue(ActiveRequest& request);
 
   ForwardModel& model_;
+  std::unique_ptr<PageStore> page_store_;  // null: no page is kept beside the model's memory
   PrefixCache cache_;
   Scheduler scheduler_;
   StepBatch batch_;
@@ -84,6 +91,8 @@ class StepLoop {
   std::vector<std::unique_ptr<ActiveRequest>> finished_;
   EngineStats counters_;
   int64_t num_left_queue_ = 0;
+  std::vector<KnownPage> restored_pages_;
+  bool waits_for_pages_ = false;
 };
 
 }  // namespace tandem

@@ -12,11 +12,16 @@ PrefixCache::PrefixCache(const Options& options)
       root_hash_(root_page_hash(options.secret)),
       allocator_(options.num_pages),
       pages_(static_cast<size_t>(options.num_pages)),
-      buckets_(std::bit_ceil(static_cast<size_t>(std::max(options.num_pages, 1))), -1) {}
+      buckets_(std::bit_ceil(static_cast<size_t>(std::max(options.num_pages, 1))), -1) {
+  if (!options.lists_changes) return;
+  evicted_.reserve(pages_.size());
+  learned_.reserve(pages_.size());
+}
 
 int32_t PrefixCache::allocate() {
   if (allocator_.num_free() == 0 && num_idle_ > 0) {
     const int32_t page_id = oldest_idle_;
+    if (options_.lists_changes) evicted_.push_back({pages_[page_id].hash, page_id});
     remove_idle(page_id);
     forget(page_id);
     allocator_.free(page_id);
@@ -49,10 +54,16 @@ void PrefixCache::insert(PageHash hash, int32_t page_id) {
   page.is_known = true;
   page.next_in_bucket = buckets_[bucket_of(hash)];
   buckets_[bucket_of(hash)] = page_id;
+  if (options_.lists_changes) learned_.push_back({hash, page_id});
 }
 
-void PrefixCache::forget_all() {
-  root_hash_ = root_page_hash(++options_.secret);
+void PrefixCache::forget_all(uint64_t secret) {
+  root_hash_ = root_page_hash(secret);
+  forget_pages();
+}
+
+void PrefixCache::forget_pages() {
+  clear_changes();
   for (int32_t page_id = 0; page_id < num_pages(); ++page_id) {
     if (!pages_[page_id].is_known) continue;
     forget(page_id);
@@ -60,6 +71,22 @@ void PrefixCache::forget_all() {
     remove_idle(page_id);
     allocator_.free(page_id);
   }
+}
+
+void PrefixCache::clear_changes() {
+  evicted_.clear();
+  learned_.clear();
+}
+
+std::vector<KnownPage> PrefixCache::known_pages() const {
+  std::vector<KnownPage> known;
+  for (int32_t page_id = oldest_idle_; page_id >= 0; page_id = pages_[page_id].newer)
+    known.push_back({pages_[page_id].hash, page_id});
+  for (int32_t page_id = 0; page_id < num_pages(); ++page_id) {
+    if (pages_[page_id].is_known && allocator_.ref_count(page_id) > 0)
+      known.push_back({pages_[page_id].hash, page_id});
+  }
+  return known;
 }
 
 size_t PrefixCache::bucket_of(PageHash hash) const { return hash.low & (buckets_.size() - 1); }

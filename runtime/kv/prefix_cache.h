@@ -3,12 +3,19 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "runtime/kv/page_allocator.h"
 #include "runtime/kv/page_hash.h"
 
 namespace tandem {
+
+// A page and what is known of its contents.
+struct KnownPage {
+  PageHash hash;
+  int32_t page_id = 0;
+};
 
 // A page is free, held by sequences, or idle: held by none but known by its hash. Idle pages count
 // as available; the one idle for longest is forgotten when no page is free.
@@ -19,6 +26,7 @@ class PrefixCache {
     int32_t num_pages = 0;
     bool enabled = true;  // false: nothing is remembered, released pages are free at once
     uint64_t secret = 0;
+    bool lists_changes = false;  // of what is known: evicted() and learned()
   };
   explicit PrefixCache(const Options& options);
 
@@ -29,9 +37,18 @@ class PrefixCache {
   // From now on `page_id`, held and full, is found by `hash`. When the contents are known already
   // (two sequences computed them side by side) the first page stays the one that is found.
   void insert(PageHash hash, int32_t page_id);
-  // Nothing that was inserted so far is found any more; idle pages become free. What is hashed from
-  // the root of before finds, and is found by, its like alone.
-  void forget_all();
+  // What the pages held is lost: none is known any more, idle ones become free.
+  void forget_pages();
+  // The same, and what is hashed from the root of before finds, and is found by, its like alone.
+  void forget_all(uint64_t secret);
+
+  // Since the last clear_changes(): pages forgotten to be used for others, whose contents are there
+  // until somebody writes to them; pages that have become known.
+  [[nodiscard]] std::span<const KnownPage> evicted() const { return evicted_; }
+  [[nodiscard]] std::span<const KnownPage> learned() const { return learned_; }
+  void clear_changes();
+  // All known pages: idle ones from the one idle for longest, then those that are held.
+  [[nodiscard]] std::vector<KnownPage> known_pages() const;
 
   [[nodiscard]] bool enabled() const { return options_.enabled; }
   [[nodiscard]] PageHash root_hash() const { return root_hash_; }
@@ -56,6 +73,7 @@ class PrefixCache {
   void remove_idle(int32_t page_id);
 
   Options options_;
+  std::vector<KnownPage> evicted_, learned_;  // [at most num_pages]
   PageHash root_hash_;
   PageAllocator allocator_;
   std::vector<Page> pages_;       // [num_pages]

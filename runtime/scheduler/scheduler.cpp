@@ -8,6 +8,9 @@
 namespace tandem {
 namespace {
 
+// A step with more of them would keep others waiting: 8,192 tokens, 0.6 GB of Kimi-K2.
+constexpr size_t kMaxRestoredPages = 128;
+
 // Pages that hold nothing but known prompt tokens; at least one token is left to compute, for it
 // is the last one's logits that are wanted.
 size_t num_reusable_pages(const Sequence& sequence) {
@@ -25,8 +28,8 @@ bool is_in_prefill(const Sequence* sequence) { return sequence->num_uncomputed_t
 
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerLimits& limits, PrefixCache& cache)
-    : limits_(limits), cache_(cache) {
+Scheduler::Scheduler(const SchedulerLimits& limits, PrefixCache& cache, PageSource* kept_pages)
+    : limits_(limits), cache_(cache), kept_pages_(kept_pages) {
   TANDEM_CHECK(limits.max_batch_tokens >= 1 && limits.max_logit_rows >= 1,
                "a step needs room for a token");
   limits_.prefill_chunk_tokens = std::max(limits_.prefill_chunk_tokens, 1);
@@ -37,6 +40,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits, PrefixCache& cache)
       std::min({limits_.max_sequences, limits_.max_batch_tokens, limits_.max_logit_rows});
   running_.reserve(limits_.max_sequences);
   items_.reserve(limits_.max_sequences);
+  if (kept_pages_ != nullptr) restored_.reserve(kMaxRestoredPages);
 }
 
 void Scheduler::enqueue(Sequence& sequence) {
@@ -70,6 +74,7 @@ void Scheduler::preempt_all() {
 
 std::span<const ScheduledItem> Scheduler::plan() {
   items_.clear();
+  restored_.clear();
   num_planned_tokens_ = 0;
   num_planned_rows_ = 0;
   preempted_in_step_ = false;
@@ -78,7 +83,8 @@ std::span<const ScheduledItem> Scheduler::plan() {
   prefill_tokens_left_ =
       std::min(limits_.prefill_chunk_tokens, limits_.max_batch_tokens - num_planned_tokens_);
   plan_prefills();
-  TANDEM_CHECK(!items_.empty() || empty(), "a step without work while sequences wait");
+  TANDEM_CHECK(!items_.empty() || kept_pages_ != nullptr || empty(),
+               "a step without work while sequences wait");
   return items_;
 }
 
@@ -191,9 +197,47 @@ bool Scheduler::waits_for_running_prefill(const Sequence& sequence) const {
   });
 }
 
+// The next pages of a prompt, as far as they are at hand. False where the one behind them will be.
+bool Scheduler::restore_pages(Sequence& sequence) {
+  if (kept_pages_ == nullptr || sequence.wants_all_logits || !cache_.enabled() ||
+      sequence.num_computed_tokens % kPageSizeTokens != 0) {
+    return true;
+  }
+  const auto first_page_idx = static_cast<size_t>(sequence.num_computed_tokens / kPageSizeTokens);
+  const size_t end = std::min(num_reusable_pages(sequence), sequence.page_hashes.size());
+  size_t page_idx = first_page_idx;
+  PagePresence presence = PagePresence::kAbsent;
+  for (; page_idx < end; ++page_idx) {
+    const PageHash hash = sequence.page_hashes[page_idx];
+    presence = kept_pages_->look_up(hash);
+    if (presence == PagePresence::kThere && restored_.size() == kMaxRestoredPages)
+      presence = PagePresence::kComing;  // at the next step
+    if (presence != PagePresence::kThere) break;
+    restored_.push_back({.page = {hash, sequence.pages.page_ids()[page_idx]},
+                         .sequence = &sequence,
+                         .is_cached_prompt = sequence.num_preemptions == 0});
+    sequence.num_computed_tokens += kPageSizeTokens;
+    if (sequence.num_preemptions == 0) sequence.num_cached_tokens += kPageSizeTokens;
+  }
+  sequence.pages.remember_full_pages(cache_, std::span(sequence.page_hashes).first(page_idx));
+  if (presence == PagePresence::kComing) ask_ahead(sequence, page_idx + 1);
+  return presence != PagePresence::kComing && presence != PagePresence::kNoRoom;
+}
+
+// So that they come while those before them do.
+void Scheduler::ask_ahead(const Sequence& sequence, size_t page_idx) {
+  const size_t end = std::min({num_reusable_pages(sequence), sequence.page_hashes.size(),
+                               page_idx + static_cast<size_t>(kept_pages_->read_ahead_pages())});
+  while (page_idx < end) {
+    const PagePresence presence = kept_pages_->look_up(sequence.page_hashes[page_idx++]);
+    if (presence == PagePresence::kAbsent || presence == PagePresence::kNoRoom) return;
+  }
+}
+
 // A step has max_sequences logit rows: one is left for each of the `num_later` sequences that may
 // finish their prompts in this step, too.
 void Scheduler::plan_prefill(Sequence& sequence, int32_t num_later) {
+  if (!restore_pages(sequence)) return;
   int32_t num_tokens = std::min(prefill_tokens_left_, sequence.num_uncomputed_tokens());
   if (sequence.wants_all_logits) {
     num_tokens = std::min(num_tokens, limits_.max_sequences - num_planned_rows_ - num_later);

@@ -9,10 +9,13 @@
 // tokens, generated ones included, are its prompt then. It also gives way when one of a better
 // priority finds no room, but never to one of its own.
 //
+// Pages of a running prompt that are kept beside the model's memory are copied back in place of
+// being computed; while the next one is on its way, nothing of this prompt is computed.
+//
 // Why nobody starves among equals: within a priority, running sequences are older than waiting
 // ones, always. The first in rank is never preempted, for alone it has all pages and the request
 // was checked against them; so every step computes at least one token of it, or admits it, or
-// computes the page that it waits for.
+// computes the page that it waits for; or its next page is on its way.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +24,7 @@
 #include <vector>
 
 #include "runtime/kv/prefix_cache.h"
+#include "runtime/kv_store/page_source.h"
 #include "runtime/scheduler/sequence.h"
 
 namespace tandem {
@@ -39,10 +43,16 @@ struct ScheduledItem {
                                // all of a sequence that wants them
 };
 
+struct RestoredPage {
+  KnownPage page;
+  const Sequence* sequence = nullptr;
+  bool is_cached_prompt = false;  // counts as found: the sequence has not run before
+};
+
 class Scheduler {
  public:
-  // `cache` outlives the scheduler.
-  Scheduler(const SchedulerLimits& limits, PrefixCache& cache);
+  // What is pointed to outlives the scheduler; `kept_pages` is null where there are none.
+  Scheduler(const SchedulerLimits& limits, PrefixCache& cache, PageSource* kept_pages = nullptr);
 
   // `sequence` stays where it is until remove(). Its max_total_tokens fit into all pages.
   void enqueue(Sequence& sequence);
@@ -53,9 +63,11 @@ class Scheduler {
   // All give their pages back and wait. Not between plan() and complete().
   void preempt_all();
 
-  // The next step; takes its pages. Empty only when there is no sequence. Valid until the next
-  // call.
+  // The next step; takes its pages. Empty only when there is no sequence, or all that run get or
+  // wait for kept pages. Valid until the next call.
   std::span<const ScheduledItem> plan();
+  // Pages that get their kept contents before the planned step, which reads them.
+  [[nodiscard]] std::span<const RestoredPage> restored() const { return restored_; }
   // The planned step was computed.
   void complete();
 
@@ -74,6 +86,8 @@ class Scheduler {
   bool admit(Sequence& sequence);
   [[nodiscard]] bool waits_for_running_prefill(const Sequence& sequence) const;
   void plan_prefill(Sequence& sequence, int32_t num_later);
+  bool restore_pages(Sequence& sequence);
+  void ask_ahead(const Sequence& sequence, size_t page_idx);
   void plan_item(Sequence& sequence, int32_t num_tokens);
   void preempt_last();
 
@@ -81,7 +95,9 @@ class Scheduler {
   PrefixCache& cache_;
   std::vector<Sequence*> running_;  // first in rank first
   std::deque<Sequence*> waiting_;   // first in rank first
+  PageSource* kept_pages_;
   std::vector<ScheduledItem> items_;
+  std::vector<RestoredPage> restored_;
   int32_t num_planned_tokens_ = 0;
   int32_t num_planned_rows_ = 0;
   int32_t prefill_tokens_left_ = 0;  // of this step

@@ -81,7 +81,7 @@ TEST_CASE("what is forgotten is not found, and its idle pages are free", "[kv]")
   cache.insert(idle_hash, idle);
   cache.release(idle);
   CHECK(cache.num_idle() == 1);
-  cache.forget_all();
+  cache.forget_all(2);
   CHECK(cache.num_idle() == 0);
   CHECK(cache.num_available() == 3);
   CHECK(cache.acquire(held_hash) == -1);
@@ -92,6 +92,49 @@ TEST_CASE("what is forgotten is not found, and its idle pages are free", "[kv]")
   cache.release(held);
   cache.release(held);
   CHECK(cache.num_available() == 4);
+}
+
+TEST_CASE("what becomes known and what is forgotten for others is listed until it is cleared",
+          "[kv]") {
+  PrefixCache cache({.num_pages = 2, .enabled = true, .secret = 1, .lists_changes = true});
+  const int32_t first = cache.allocate(), second = cache.allocate();
+  cache.insert(hash_of(1), first);
+  cache.insert(hash_of(1), second);  // known already
+  REQUIRE(cache.learned().size() == 1);
+  CHECK(cache.learned()[0].hash == hash_of(1));
+  CHECK(cache.learned()[0].page_id == first);
+  cache.clear_changes();
+  cache.release(first);
+  CHECK(cache.evicted().empty());
+  CHECK(cache.allocate() == first);
+  REQUIRE(cache.evicted().size() == 1);
+  CHECK(cache.evicted()[0].hash == hash_of(1));
+  CHECK(cache.evicted()[0].page_id == first);
+  CHECK(cache.learned().empty());
+  cache.clear_changes();
+  CHECK(cache.evicted().empty());
+}
+
+TEST_CASE("when the pages are lost their contents are known by the same hashes", "[kv]") {
+  PrefixCache cache({.num_pages = 4, .enabled = true, .secret = 1, .lists_changes = true});
+  const int32_t held = cache.allocate(), older = cache.allocate(), newer = cache.allocate();
+  cache.insert(hash_of(1), held);
+  cache.insert(hash_of(2), newer);
+  cache.insert(hash_of(3), older);
+  cache.release(older);
+  cache.release(newer);
+  std::vector<int32_t> known;
+  for (const KnownPage& page : cache.known_pages()) known.push_back(page.page_id);
+  CHECK(known == std::vector<int32_t>{older, newer, held});
+  const PageHash root = cache.root_hash();
+  cache.forget_pages();
+  CHECK(cache.root_hash() == root);
+  CHECK(cache.known_pages().empty());
+  CHECK(cache.learned().empty());
+  CHECK(cache.num_available() == 3);
+  CHECK(cache.acquire(hash_of(1)) == -1);
+  cache.forget_all(2);
+  CHECK_FALSE(cache.root_hash() == root);
 }
 
 TEST_CASE("a page table takes all pages that it asks for, or none", "[kv]") {

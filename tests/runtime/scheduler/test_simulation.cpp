@@ -5,6 +5,8 @@
 #include <memory>
 #include <random>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "runtime/scheduler/scheduler.h"
 #include "tests/support/fake_model.h"
@@ -21,6 +23,55 @@ struct Request {
   int32_t num_wanted_tokens = 0;  // it ends after so many new tokens, <= max_total - prompt
   int32_t age = -1;
   bool is_done = false;
+};
+
+// Keeps some of what leaves the model, and is slow to bring it.
+class SlowPages final : public PageSource {
+ public:
+  SlowPages(uint32_t seed, tests::HashModel& model) : rng_(seed), model_(model) {}
+
+  PagePresence look_up(PageHash hash) override {
+    const auto found = pages_.find({hash.low, hash.high});
+    if (found == pages_.end()) return PagePresence::kAbsent;
+    if (found->second.num_waits == 0) return PagePresence::kThere;
+    ++num_waits;
+    if (rng_() % 8 == 0) return PagePresence::kNoRoom;
+    --found->second.num_waits;
+    return PagePresence::kComing;
+  }
+  [[nodiscard]] int32_t read_ahead_pages() const override { return 3; }
+
+  void forget_sometimes() {
+    if (rng_() % 200 == 0) pages_.clear();
+  }
+  void keep(std::span<const KnownPage> leaving) {
+    for (const KnownPage& page : leaving) {
+      if (rng_() % 8 == 0) continue;
+      Kept kept{.bytes = std::vector<std::byte>(model_.kv_page_size_bytes()),
+                .num_waits = static_cast<int32_t>(rng_() % 4)};
+      model_.read_kv_pages(std::vector<KvPageBytes>{{page.page_id, kept.bytes}});
+      pages_[{page.hash.low, page.hash.high}] = std::move(kept);
+    }
+  }
+  void restore(std::span<const RestoredPage> restored) {
+    for (const RestoredPage& one : restored) {
+      Kept& kept = pages_.at({one.page.hash.low, one.page.hash.high});
+      model_.write_kv_pages(std::vector<KvPageBytes>{{one.page.page_id, kept.bytes}});
+      ++num_restored;
+    }
+  }
+
+  int32_t num_waits = 0;
+  int64_t num_restored = 0;
+
+ private:
+  struct Kept {
+    std::vector<std::byte> bytes;
+    int32_t num_waits = 0;  // until it is there
+  };
+  std::mt19937 rng_;
+  tests::HashModel& model_;
+  std::map<std::pair<uint64_t, uint64_t>, Kept> pages_;
 };
 
 struct Scenario {
@@ -41,9 +92,10 @@ struct Scenario {
   std::mt19937 rng;
   int32_t num_pages;
   SchedulerLimits limits;
+  tests::HashModel model;
+  SlowPages kept_pages;
   PrefixCache cache;
   Scheduler scheduler;
-  tests::HashModel model;
   std::vector<std::unique_ptr<Request>> requests;
   std::map<const Sequence*, Request*> request_of;
   int32_t step_idx = 0;
@@ -60,17 +112,21 @@ Scenario::Scenario(uint32_t seed)
               .max_logit_rows = static_cast<int32_t>(draw(1, 8)),
               .max_batch_tokens = static_cast<int32_t>(draw(1, 5) == 1 ? draw(1, 8) : draw(1, 200)),
               .prefill_chunk_tokens = static_cast<int32_t>(draw(1, 150))}),
-      cache({.num_pages = num_pages, .enabled = draw(1, 4) > 1, .secret = seed}),
-      scheduler(limits, cache),
       model({.vocab_size = kVocabSize,
              .num_kv_pages = num_pages,
              .max_batch_tokens = limits.max_batch_tokens,
              .max_logit_rows = limits.max_logit_rows}),
+      kept_pages(seed, model),
+      cache({.num_pages = num_pages,
+             .enabled = draw(1, 4) > 1,
+             .secret = seed,
+             .lists_changes = true}),
+      scheduler(limits, cache, draw(0, 2) > 0 ? &kept_pages : nullptr),
       has_cache(cache.enabled()),
       has_priorities(draw(0, 2) == 0) {
   std::vector<std::vector<int32_t>> prefixes(3);
   for (std::vector<int32_t>& prefix : prefixes) {
-    prefix.resize(draw(0, 1) ? draw(0, 150) : draw(0, 20));
+    prefix.resize(draw(0, 1) ? draw(0, 400) : draw(0, 20));
     for (int32_t& token_id : prefix) token_id = static_cast<int32_t>(draw(0, kVocabSize - 1));
   }
   const uint32_t num_requests = draw(1, 10);
@@ -116,11 +172,17 @@ void Scenario::run() {
   for (; !all_done(); ++step_idx) {
     enqueue_arrivals();
     abort_some();
+    kept_pages.forget_sometimes();
+    const int32_t num_waits = kept_pages.num_waits;
     const std::span<const ScheduledItem> items = scheduler.plan();
-    REQUIRE(items.empty() == scheduler.empty());
+    kept_pages.keep(cache.evicted());
+    cache.clear_changes();
+    kept_pages.restore(scheduler.restored());
+    const bool has_moved = kept_pages.num_waits > num_waits || !scheduler.restored().empty();
+    REQUIRE((!items.empty() || has_moved || scheduler.empty()));
     if (items.empty()) continue;
     ++num_planned_steps;
-    REQUIRE(num_planned_steps <= max_steps);
+    REQUIRE(num_planned_steps <= max_steps + kept_pages.num_waits);
     check_order();
     compute(items);
     check_pages();
@@ -226,6 +288,7 @@ void Scenario::check_pages() const {
 TEST_CASE("in any scenario every request ends, with its own tokens, in bounded steps",
           "[scheduler]") {
   int64_t num_preemptions = 0, num_cached_tokens = 0, num_scenarios_with_cache = 0;
+  int64_t num_restored_pages = 0;
   constexpr uint32_t kNumScenarios = 1500;
   for (uint32_t seed = 0; seed < kNumScenarios; ++seed) {
     INFO("seed " << seed);
@@ -233,6 +296,7 @@ TEST_CASE("in any scenario every request ends, with its own tokens, in bounded s
     scenario.run();
     num_preemptions += scenario.scheduler.num_preemptions();
     num_scenarios_with_cache += scenario.has_cache ? 1 : 0;
+    num_restored_pages += scenario.kept_pages.num_restored;
     for (const std::unique_ptr<Request>& request : scenario.requests)
       num_cached_tokens += std::max(request->sequence.num_cached_tokens, 0);
   }
@@ -240,6 +304,7 @@ TEST_CASE("in any scenario every request ends, with its own tokens, in bounded s
   CHECK(num_preemptions > kNumScenarios / 4);
   CHECK(num_cached_tokens > 10 * kNumScenarios);
   CHECK(num_scenarios_with_cache > kNumScenarios / 2);
+  CHECK(num_restored_pages > kNumScenarios / 10);
 }
 
 }  // namespace

@@ -1,0 +1,119 @@
+#include "runtime/kv_store/page_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "runtime/memory/file_descriptor.h"
+
+namespace tandem {
+namespace {
+
+static_assert(std::endian::native == std::endian::little);
+
+struct Header {
+  std::array<char, 8> magic = {'t', 'a', 'n', 'd', 'e', 'm', 'k', '1'};
+  uint64_t page_size_bytes = 0;
+  PageHash hash;
+  uint64_t checksum = 0;
+  bool operator==(const Header&) const = default;
+};
+static_assert(sizeof(Header) == kPageFileHeaderBytes);
+
+bool read_all(int fd, std::span<std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t num_read = ::read(fd, bytes.data(), bytes.size());
+    if (num_read < 0 && errno == EINTR) continue;
+    if (num_read <= 0) return false;
+    bytes = bytes.subspan(static_cast<size_t>(num_read));
+  }
+  return true;
+}
+
+bool write_all(int fd, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t num_written = ::write(fd, bytes.data(), bytes.size());
+    if (num_written < 0 && errno == EINTR) continue;
+    if (num_written < 0) return false;
+    bytes = bytes.subspan(static_cast<size_t>(num_written));
+  }
+  return true;
+}
+
+}  // namespace
+
+namespace {
+
+// Odd and then a shift onto itself: one to one, so that a chain never forgets a difference, and the
+// bits of a word reach all others.
+uint64_t mix(uint64_t state, uint64_t word) {
+  const uint64_t product = (state ^ word) * 0x9e3779b97f4a7c15u;
+  return product ^ (product >> 32);
+}
+
+}  // namespace
+
+// Eight chains side by side, since one alone would wait for its own multiplications.
+uint64_t page_checksum(std::span<const std::byte> bytes) {
+  constexpr size_t kNumChains = 8;
+  std::array<uint64_t, kNumChains> chains;
+  for (size_t chain = 0; chain < kNumChains; ++chain) chains[chain] = bytes.size() + chain;
+  const auto take = [&](size_t chain, const std::byte* from, size_t size_bytes) {
+    uint64_t word = 0;
+    std::memcpy(&word, from, size_bytes);
+    chains[chain] = mix(chains[chain], word);
+  };
+  size_t offset = 0;
+  for (; offset + kNumChains * 8 <= bytes.size(); offset += kNumChains * 8) {
+    for (size_t chain = 0; chain < kNumChains; ++chain) take(chain, &bytes[offset + chain * 8], 8);
+  }
+  for (size_t chain = 0; offset < bytes.size(); ++chain, offset += 8) {
+    take(chain, &bytes[offset], std::min<size_t>(8, bytes.size() - offset));
+  }
+  uint64_t sum = 0;
+  for (const uint64_t chain : chains) sum = mix(sum, chain);
+  return sum;
+}
+
+PageRead read_page_file(const std::filesystem::path& path,
+                        PageHash hash,
+                        std::span<std::byte> bytes) {
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file.is_open()) return errno == ENOENT ? PageRead::kMissing : PageRead::kDamaged;
+  Header header;
+  if (!read_all(file.get(), std::as_writable_bytes(std::span(&header, 1)))) {
+    return PageRead::kDamaged;
+  }
+  Header expected{.page_size_bytes = bytes.size(), .hash = hash, .checksum = header.checksum};
+  if (!(header == expected) || !read_all(file.get(), bytes)) return PageRead::kDamaged;
+  if (page_checksum(bytes) != header.checksum) return PageRead::kDamaged;
+  // Used now: what the folder goes by after a restart. Where the system refuses, it is only older.
+  static_cast<void>(::futimens(file.get(), nullptr));
+  return PageRead::kDone;
+}
+
+std::string write_page_file(const std::filesystem::path& path,
+                            PageHash hash,
+                            std::span<const std::byte> bytes) {
+  const std::string unfinished = path.string() + ".tmp";
+  FileDescriptor file(
+      ::open(unfinished.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, S_IRUSR | S_IWUSR));
+  if (!file.is_open()) return std::strerror(errno);
+  const Header header{
+      .page_size_bytes = bytes.size(), .hash = hash, .checksum = page_checksum(bytes)};
+  const bool is_written = write_all(file.get(), std::as_bytes(std::span(&header, 1))) &&
+                          write_all(file.get(), bytes) &&
+                          std::rename(unfinished.c_str(), path.c_str()) == 0;
+  if (is_written) return "";
+  const int error = errno;
+  ::unlink(unfinished.c_str());
+  return std::strerror(error);
+}
+
+}  // namespace tandem

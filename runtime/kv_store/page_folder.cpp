@@ -1,0 +1,263 @@
+#include "runtime/kv_store/page_folder.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "runtime/base/errors.h"
+#include "runtime/base/random_seed.h"
+
+namespace tandem {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kForgotten = ".forgotten.";
+
+[[noreturn]] void refuse(const fs::path& path, std::string_view why) {
+  throw ConfigError(fmt::format("{}: cannot keep KV pages: {}", path.string(), why));
+}
+
+std::optional<uint64_t> parse_hex(std::string_view digits) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), value, 16);
+  if (digits.size() != 16 || error != std::errc() || end != digits.end()) return std::nullopt;
+  return value;
+}
+
+// "0123456789abcdef0123456789abcdef.kv", or nothing.
+std::optional<PageHash> parse_page_name(std::string_view name) {
+  if (name.size() != 35 || !name.ends_with(".kv")) return std::nullopt;
+  const std::optional<uint64_t> high = parse_hex(name.substr(0, 16));
+  const std::optional<uint64_t> low = parse_hex(name.substr(16, 16));
+  if (!high || !low) return std::nullopt;
+  return PageHash{.low = *low, .high = *high};
+}
+
+bool is_forgotten(const std::string& name) {
+  return name.find(kForgotten) == 16 && parse_hex(std::string_view(name).substr(0, 16));
+}
+
+std::vector<fs::path> list_folder(const fs::path& dir) {
+  std::vector<fs::path> paths;
+  std::error_code error;
+  for (fs::directory_iterator entry(dir, error), end; !error && entry != end;
+       entry.increment(error)) {
+    paths.push_back(entry->path());
+  }
+  return paths;
+}
+
+}  // namespace
+
+std::shared_ptr<PageFolder> PageFolder::open(const Options& options) {
+  std::error_code error;
+  if (options.dir.has_parent_path()) fs::create_directories(options.dir.parent_path(), error);
+  if (!error && ::mkdir(options.dir.c_str(), S_IRWXU) != 0 && errno != EEXIST)
+    error = std::error_code(errno, std::generic_category());
+  if (error) refuse(options.dir, error.message());
+  const fs::path lock_path = options.dir / "lock";
+  FileDescriptor lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR));
+  if (!lock.is_open()) refuse(options.dir, std::strerror(errno));
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    refuse(options.dir, errno == EWOULDBLOCK ? "another process uses it" : std::strerror(errno));
+  }
+  return std::shared_ptr<PageFolder>(new PageFolder(options, std::move(lock)));
+}
+
+PageFolder::PageFolder(const Options& options, FileDescriptor lock)
+    : options_(options), lock_(std::move(lock)) {}
+
+void PageFolder::select_model(const std::string& identity) {
+  identity_ = identity;
+  const uint64_t model = page_checksum(std::as_bytes(std::span(identity)));
+  model_dir_ = options_.dir / fmt::format("{:016x}", model);
+  if (::mkdir(model_dir_.c_str(), S_IRWXU) != 0 && errno != EEXIST)
+    refuse(model_dir_, std::strerror(errno));
+  read_key(identity);
+  find_pages();
+}
+
+// A key of another text, of the same 16 digits by chance, opens nothing here.
+void PageFolder::read_key(const std::string& identity) {
+  std::ifstream stream(model_dir_ / "key");
+  std::string secret;
+  std::getline(stream, secret);
+  const std::string rest{std::istreambuf_iterator<char>(stream), {}};
+  const std::optional<uint64_t> known = parse_hex(secret);
+  if (known && rest == identity) {
+    secret_ = *known;
+    return;
+  }
+  secret_ = random_seed();
+  if (!write_key()) refuse(model_dir_, "its key cannot be written");
+}
+
+bool PageFolder::write_key() const {
+  const fs::path path = model_dir_ / "key";
+  const fs::path unfinished = path.string() + ".tmp";
+  std::error_code error;
+  std::ofstream stream(unfinished, std::ios::trunc);
+  fs::permissions(unfinished, fs::perms::owner_read | fs::perms::owner_write, error);
+  stream << fmt::format("{:016x}\n", secret_) << identity_;
+  stream.close();
+  if (!stream) return false;
+  fs::rename(unfinished, path, error);
+  return !error;
+}
+
+// All that the limit counts, in the order of last use.
+void PageFolder::find_pages() {
+  struct Found {
+    Page page;
+    timespec used;
+  };
+  std::vector<Found> found;
+  for (const fs::path& model_dir : list_folder(options_.dir)) {
+    if (!parse_hex(model_dir.filename().string())) continue;
+    for (const fs::path& pages_dir : list_folder(model_dir)) {
+      for (const fs::path& path : list_folder(pages_dir)) {
+        const std::string name = path.filename().string();
+        const std::optional<PageHash> hash = parse_page_name(name);
+        if (path.extension() == ".tmp" && parse_page_name(path.stem().string()))
+          ::unlink(path.c_str());  // a process was ended while it wrote
+        struct stat status = {};
+        if (!hash || ::stat(path.c_str(), &status) != 0) continue;
+        found.push_back({.page = {.path = path,
+                                  .size_bytes = int64_t{status.st_size},
+                                  .hash = *hash,
+                                  .is_own = model_dir == model_dir_},
+                         .used = status.st_mtim});
+      }
+    }
+  }
+  std::sort(found.begin(), found.end(), [](const Found& left, const Found& right) {
+    return std::pair(left.used.tv_sec, left.used.tv_nsec) <
+           std::pair(right.used.tv_sec, right.used.tv_nsec);
+  });
+  const std::lock_guard lock(mutex_);
+  for (Found& one : found) add(std::move(one.page));
+  make_room(0);  // the limit may be lower than it was
+}
+
+fs::path PageFolder::path_of(PageHash hash) const {
+  const std::string name = fmt::format("{:016x}{:016x}", hash.high, hash.low);
+  return model_dir_ / name.substr(0, 2) / (name + ".kv");
+}
+
+uint64_t PageFolder::secret() const {
+  const std::lock_guard lock(mutex_);
+  return secret_;
+}
+
+bool PageFolder::contains(PageHash hash) const {
+  const std::lock_guard lock(mutex_);
+  return page_of_.contains(hash);
+}
+
+PageRead PageFolder::read(PageHash hash, std::span<std::byte> bytes) {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = page_of_.find(hash);
+    if (found == page_of_.end()) return PageRead::kMissing;
+    pages_.splice(pages_.end(), pages_, found->second);
+  }
+  const PageRead outcome = read_page_file(path_of(hash), hash, bytes);
+  if (outcome == PageRead::kDone) return outcome;
+  const std::lock_guard lock(mutex_);
+  const auto found = page_of_.find(hash);
+  if (found != page_of_.end()) remove(found->second);
+  return outcome;
+}
+
+std::string PageFolder::write(PageHash hash, std::span<const std::byte> bytes, uint64_t secret) {
+  const int64_t size_bytes = static_cast<int64_t>(bytes.size()) + kPageFileHeaderBytes;
+  if (size_bytes > options_.max_size_bytes) {
+    return fmt::format("a page has {} bytes, the folder may have {}", size_bytes,
+                       options_.max_size_bytes);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (secret != secret_ || page_of_.contains(hash)) return "";
+    make_room(size_bytes);
+    writing_bytes_ += size_bytes;
+  }
+  const fs::path path = path_of(hash);
+  std::error_code ignored;  // what is missing shows when the file is opened
+  fs::create_directories(path.parent_path(), ignored);
+  std::string failure = write_page_file(path, hash, bytes);
+  const std::lock_guard lock(mutex_);
+  writing_bytes_ -= size_bytes;
+  if (secret != secret_) {
+    ::unlink(path.c_str());  // it may have been written behind what was forgotten
+    return "";
+  }
+  if (failure.empty()) add({.path = path, .size_bytes = size_bytes, .hash = hash, .is_own = true});
+  return failure;
+}
+
+// Without its key a page is of no use, so where one cannot be moved the other goes.
+bool PageFolder::forget_all() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [hash, page] : page_of_) {
+    size_bytes_ -= page->size_bytes;
+    pages_.erase(page);
+  }
+  page_of_.clear();
+  secret_ = random_seed();
+  const fs::path forgotten = fmt::format("{}{}{:016x}", model_dir_.string(), kForgotten, secret_);
+  std::error_code error, ignored;
+  fs::rename(model_dir_, forgotten, error);
+  ::mkdir(model_dir_.c_str(), S_IRWXU);
+  const bool has_new_key = write_key();
+  return !error || has_new_key || fs::remove(model_dir_ / "key", ignored);
+}
+
+void PageFolder::remove_forgotten() {
+  for (const fs::path& path : list_folder(options_.dir)) {
+    std::error_code ignored;  // what cannot be removed now may be at the next start
+    if (is_forgotten(path.filename().string())) fs::remove_all(path, ignored);
+  }
+}
+
+PageFolderUse PageFolder::use() const {
+  const std::lock_guard lock(mutex_);
+  return {.num_pages = static_cast<int64_t>(page_of_.size()),
+          .size_bytes = size_bytes_,
+          .max_size_bytes = options_.max_size_bytes};
+}
+
+void PageFolder::add(Page page) {
+  if (page.is_own && page_of_.contains(page.hash)) return;
+  size_bytes_ += page.size_bytes;
+  const auto place = pages_.insert(pages_.end(), std::move(page));
+  if (place->is_own) page_of_[place->hash] = place;
+}
+
+void PageFolder::remove(Pages::iterator page) {
+  ::unlink(page->path.c_str());
+  size_bytes_ -= page->size_bytes;
+  if (page->is_own) page_of_.erase(page->hash);
+  pages_.erase(page);
+}
+
+void PageFolder::make_room(int64_t size_bytes) {
+  while (!pages_.empty() && size_bytes_ + writing_bytes_ + size_bytes > options_.max_size_bytes) {
+    remove(pages_.begin());
+  }
+}
+
+}  // namespace tandem

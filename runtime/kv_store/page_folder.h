@@ -1,0 +1,101 @@
+// A folder on disk that keeps KV pages beyond the process.
+//
+//   lock                       held by the process that uses the folder
+//   <model>/key                the secret that page hashes are keyed with, what the pages depend on
+//   <model>/<2>/<32>.kv        a page (page_file.h) by the hex digits of its hash
+//   <model>.forgotten.<n>      pages on their way out
+//
+// <model> are 16 hex digits of a hash of ForwardModel::kv_identity(). Whatever is deleted is
+// computed again; other files are left alone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <unordered_map>
+
+#include "runtime/kv/page_hash.h"
+#include "runtime/kv_store/page_file.h"
+#include "runtime/memory/file_descriptor.h"
+
+namespace tandem {
+
+struct PageFolderUse {
+  int64_t num_pages = 0;   // that can be found
+  int64_t size_bytes = 0;  // of all pages in the folder, other models' too
+  int64_t max_size_bytes = 0;
+};
+
+class PageFolder {
+ public:
+  struct Options {
+    std::filesystem::path dir;
+    int64_t max_size_bytes = 0;  // of all pages in it; those unused for longest go first
+  };
+  // Makes the folder, readable by its owner alone, where it is not there yet, and holds it: no
+  // other process can open it meanwhile. Throws ConfigError that names it and says why it cannot be
+  // used.
+  static std::shared_ptr<PageFolder> open(const Options& options);
+
+  // Before all of the below: from here on the folder's pages are those of models of this identity.
+  // Throws ConfigError.
+  void select_model(const std::string& identity);
+  // What the hashes of the pages are keyed with, until forget_all().
+  [[nodiscard]] uint64_t secret() const;
+
+  // From any thread.
+  [[nodiscard]] bool contains(PageHash hash) const;
+  // A page that cannot be read is not found again.
+  PageRead read(PageHash hash, std::span<std::byte> bytes);
+  // Makes room first. Returns why it failed; "" where it did not, and where the page's hash is
+  // keyed with another secret than is right by now.
+  std::string write(PageHash hash, std::span<const std::byte> bytes, uint64_t secret);
+  // No page of the model is found any more, nor what is just being written; the secret is another.
+  // False where the disk does not let go of them, so that they may come back at the next start.
+  bool forget_all();
+  // Gives back the disk's room of what was forgotten, which takes its time.
+  void remove_forgotten();
+  [[nodiscard]] PageFolderUse use() const;
+  [[nodiscard]] const std::filesystem::path& dir() const { return options_.dir; }
+
+ private:
+  struct HashOfHash {
+    size_t operator()(const PageHash& hash) const { return static_cast<size_t>(hash.low); }
+  };
+  struct Page {
+    std::filesystem::path path;
+    int64_t size_bytes = 0;
+    PageHash hash;
+    bool is_own = false;  // of the selected model
+  };
+  using Pages = std::list<Page>;
+
+  PageFolder(const Options& options, FileDescriptor lock);
+  void read_key(const std::string& identity);
+  [[nodiscard]] bool write_key() const;
+  void find_pages();
+  [[nodiscard]] std::filesystem::path path_of(PageHash hash) const;
+  // With the mutex held.
+  void add(Page page);
+  void remove(Pages::iterator page);
+  void make_room(int64_t size_bytes);
+
+  const Options options_;
+  const FileDescriptor lock_;
+  std::string identity_;
+  std::filesystem::path model_dir_;
+
+  mutable std::mutex mutex_;
+  uint64_t secret_ = 0;
+  Pages pages_;  // the one unused for longest first
+  std::unordered_map<PageHash, Pages::iterator, HashOfHash> page_of_;  // of the selected model
+  int64_t size_bytes_ = 0;                                             // of pages_
+  int64_t writing_bytes_ = 0;                                          // of pages on their way in
+};
+
+}  // namespace tandem

@@ -1,0 +1,83 @@
+#include "runtime/kv_store/page_io.h"
+
+#include <utility>
+
+namespace tandem {
+namespace {
+
+// One alone waits for the disk between two pages and adds up checksums meanwhile.
+constexpr int kNumThreads = 4;
+
+}  // namespace
+
+PageIo::PageIo(std::shared_ptr<PageFolder> folder, std::function<void()> on_done)
+    : folder_(std::move(folder)), on_done_(std::move(on_done)) {
+  for (int idx = 0; idx < kNumThreads; ++idx) threads_.emplace_back([this] { run(); });
+}
+
+PageIo::~PageIo() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    reads_.clear();
+  }
+  has_jobs_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void PageIo::read(HostPage& page) { add(reads_, &page); }
+void PageIo::write(HostPage& page) { add(writes_, &page); }
+void PageIo::remove_forgotten() { add(writes_, nullptr); }
+
+void PageIo::add(std::deque<Job>& queue, HostPage* page) {
+  const uint64_t secret = folder_->secret();
+  {
+    const std::lock_guard lock(mutex_);
+    queue.push_back({.page = page, .secret = secret});
+  }
+  has_jobs_.notify_one();
+}
+
+std::vector<PageIo::Done> PageIo::take_done() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(done_, {});
+}
+
+int64_t PageIo::num_queued_writes() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<int64_t>(writes_.size());
+}
+
+void PageIo::run() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    has_jobs_.wait(lock, [this] { return stopping_ || !reads_.empty() || !writes_.empty(); });
+    const bool is_write = reads_.empty();
+    std::deque<Job>& queue = is_write ? writes_ : reads_;
+    if (queue.empty()) return;
+    const Job job = queue.front();
+    queue.pop_front();
+    lock.unlock();
+    Done done = do_job(job, is_write);
+    lock.lock();
+    if (done.page == nullptr) continue;
+    done_.push_back(std::move(done));
+    lock.unlock();
+    on_done_();
+    lock.lock();
+  }
+}
+
+PageIo::Done PageIo::do_job(const Job& job, bool is_write) {
+  Done done{.page = job.page, .is_write = is_write, .failure = ""};
+  if (job.page == nullptr) {
+    folder_->remove_forgotten();
+  } else if (is_write) {
+    done.failure = folder_->write(job.page->hash, job.page->bytes, job.secret);
+  } else {
+    done.read = folder_->read(job.page->hash, job.page->bytes);
+  }
+  return done;
+}
+
+}  // namespace tandem

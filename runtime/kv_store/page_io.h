@@ -1,0 +1,62 @@
+// Threads that read pages from a folder and write them to it, behind the engine's back.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "runtime/kv_store/host_pages.h"
+#include "runtime/kv_store/page_folder.h"
+
+namespace tandem {
+
+class PageIo {
+ public:
+  // `on_done` is called by these threads whenever take_done() has something new.
+  PageIo(std::shared_ptr<PageFolder> folder, std::function<void()> on_done);
+  // Writes what was given, reads nothing more.
+  ~PageIo();
+  PageIo(const PageIo&) = delete;
+  PageIo& operator=(const PageIo&) = delete;
+
+  // The pages' bytes are these threads' until take_done() names them. Reads go first.
+  void read(HostPage& page);
+  void write(HostPage& page);
+  void remove_forgotten();
+
+  struct Done {
+    HostPage* page = nullptr;
+    bool is_write = false;
+    PageRead read = PageRead::kDone;
+    std::string failure;  // of a write; "": it is there
+  };
+  std::vector<Done> take_done();
+  [[nodiscard]] int64_t num_queued_writes() const;
+
+ private:
+  struct Job {
+    HostPage* page = nullptr;  // null: remove what was forgotten
+    uint64_t secret = 0;       // that the page's hash is keyed with
+  };
+  void run();
+  [[nodiscard]] Done do_job(const Job& job, bool is_write);
+  void add(std::deque<Job>& queue, HostPage* page);
+
+  const std::shared_ptr<PageFolder> folder_;
+  const std::function<void()> on_done_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable has_jobs_;
+  std::deque<Job> reads_, writes_;
+  std::vector<Done> done_;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace tandem

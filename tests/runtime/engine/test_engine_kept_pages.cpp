@@ -1,0 +1,288 @@
+// KV pages that have left the model's memory come back in place of being computed: from host
+// memory, from a folder, behind a sleep and in another process.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <filesystem>
+#include <future>
+#include <memory>
+#include <optional>
+#include <random>
+#include <vector>
+
+#include "runtime/engine/engine.h"
+#include "runtime/memory/file_descriptor.h"
+#include "tests/runtime/engine/engine_fixture.h"
+#include "tests/runtime/model/temp_dir.h"
+
+namespace tandem::tests {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kMuchHostMemory = int64_t{1} << 24;
+constexpr int32_t kNumPages = 12;
+
+FakeModelOptions small_model(int64_t kv_host_size_bytes, int32_t num_kv_pages = kNumPages) {
+  FakeModelOptions options;
+  options.num_kv_pages = num_kv_pages;
+  options.kv_host_size_bytes = kv_host_size_bytes;
+  return options;
+}
+
+EngineOptions with_folder(const fs::path& dir) {
+  EngineOptions options;
+  options.kv_folder = PageFolder::open({.dir = dir, .max_size_bytes = 1 << 24});
+  return options;
+}
+
+std::vector<int32_t> prompt_of(uint32_t seed) { return make_prompt(seed, 8 * 64 + 10, 512); }
+
+// Tokens found of a prompt whose answer is right.
+int32_t num_cached(Engine& engine, const HashModel& model, const std::vector<int32_t>& prompt) {
+  const auto sink = std::make_shared<CollectingSink>();
+  REQUIRE(engine.submit(greedy_request(prompt, 4, sink)).ok());
+  const TokenEvent last = sink->wait();
+  CHECK(last.finish_reason == FinishReason::kLength);
+  CHECK(sink->token_ids() == model.expected_greedy(prompt, 4));
+  CHECK(model.violations() == std::vector<std::string>{});
+  return last.cached_tokens;
+}
+
+void order(Engine& engine, bool sleeps, const ModelMemory& memory, SleepMode mode) {
+  std::promise<SleepOutcome> promise;
+  const SleepDone done = [&](const SleepOutcome& outcome) { promise.set_value(outcome); };
+  if (sleeps) {
+    engine.sleep(memory, mode, done);
+  } else {
+    engine.wake_up(memory, done);
+  }
+  CHECK(promise.get_future().get().kind == SleepOutcome::Kind::kDone);
+}
+
+TEST_CASE("a prompt that had to make room comes back from host memory", "[engine]") {
+  HashModel model(small_model(kMuchHostMemory));
+  Engine engine(model, {});
+  for (uint32_t seed = 1; seed <= 5; ++seed) CHECK(num_cached(engine, model, prompt_of(seed)) == 0);
+  for (uint32_t seed = 1; seed <= 5; ++seed)
+    CHECK(num_cached(engine, model, prompt_of(seed)) == 512);
+  const EngineStats stats = engine.stats();
+  CHECK(stats.cached_tokens == 5 * 512);
+  CHECK(stats.restored_tokens > 4 * 512);
+  CHECK(stats.restored_tokens <= 5 * 512);
+  CHECK(stats.kv_host_pages_used > 0);
+  CHECK(stats.kv_host_pages_total == kMuchHostMemory / model.kv_page_size_bytes());
+  CHECK(stats.kv_disk_limit_bytes == 0);
+  engine.reset_prefix_cache();
+  for (uint32_t seed = 1; seed <= 5; ++seed) CHECK(num_cached(engine, model, prompt_of(seed)) == 0);
+}
+
+TEST_CASE("without a place for them pages are computed again", "[engine]") {
+  HashModel model(small_model(0));
+  Engine engine(model, {});
+  for (int time_idx = 0; time_idx < 2; ++time_idx) {
+    for (uint32_t seed = 1; seed <= 3; ++seed) num_cached(engine, model, prompt_of(seed));
+  }
+  CHECK(engine.stats().restored_tokens == 0);
+  CHECK(model.num_kv_pages_read() == 0);
+}
+
+TEST_CASE("an engine that remembers no prefix keeps no pages either", "[engine]") {
+  const test::TempDir dir;
+  HashModel model(small_model(kMuchHostMemory));
+  EngineOptions options = with_folder(dir.path());
+  options.prefix_cache = false;
+  Engine engine(model, options);
+  for (int time_idx = 0; time_idx < 2; ++time_idx)
+    CHECK(num_cached(engine, model, prompt_of(1)) == 0);
+  CHECK(model.num_kv_pages_read() == 0);
+}
+
+TEST_CASE("prompts come back in another process, with what was answered", "[engine]") {
+  const test::TempDir dir;
+  const int64_t host_size_bytes = GENERATE(int64_t{0}, kMuchHostMemory);
+  std::vector<int32_t> prompt = prompt_of(1);
+  {
+    HashModel model(small_model(host_size_bytes));
+    Engine engine(model, with_folder(dir.path()));
+    const auto sink = std::make_shared<CollectingSink>();
+    REQUIRE(engine.submit(greedy_request(prompt, 200, sink)).ok());
+    CHECK(sink->wait().finish_reason == FinishReason::kLength);
+    const std::vector<int32_t> answer = sink->token_ids();
+    prompt.insert(prompt.end(), answer.begin(), answer.end());
+  }
+  HashModel model(small_model(host_size_bytes));
+  Engine engine(model, with_folder(dir.path()));
+  // The last token of an answer is never computed.
+  CHECK(num_cached(engine, model, prompt) == (8 * 64 + 10 + 199) / 64 * 64);
+  const EngineStats stats = engine.stats();
+  CHECK(stats.kv_disk_pages_read == 11);
+  CHECK(stats.restored_tokens == 11 * 64);
+  CHECK(stats.cached_tokens == 11 * 64);
+  CHECK(stats.kv_disk_size_bytes > 0);
+  CHECK(stats.kv_disk_limit_bytes == 1 << 24);
+  // One step computed the rest of the prompt.
+  CHECK(model.traces().front().num_tokens == 8 * 64 + 10 + 200 - 11 * 64);
+}
+
+// A FIFO in a page's place stands for a disk that does not answer: who opens it waits for a writer.
+TEST_CASE("a disk that does not answer keeps no request waiting for ever", "[engine]") {
+  const test::TempDir dir;
+  {
+    HashModel model(small_model(0));
+    Engine engine(model, with_folder(dir.path()));
+    num_cached(engine, model, prompt_of(1));
+  }
+  std::vector<fs::path> fifos;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir.path())) {
+    if (entry.path().extension() == ".kv") fifos.push_back(entry.path());
+  }
+  REQUIRE(fifos.size() == 8);
+  HashModel model(small_model(0));
+  EngineOptions options = with_folder(dir.path());
+  options.kv_folder_patience = std::chrono::milliseconds(20);
+  std::vector<FileDescriptor> writers;
+  {
+    Engine engine(model, options);
+    for (const fs::path& path : fifos) {
+      fs::remove(path);
+      REQUIRE(::mkfifo(path.c_str(), S_IRUSR | S_IWUSR) == 0);
+    }
+    CHECK(num_cached(engine, model, prompt_of(1)) == 0);
+    CHECK(num_cached(engine, model, prompt_of(2)) == 0);
+    // Lets go of those that wait, so that the engine can end.
+    for (const fs::path& path : fifos) writers.emplace_back(::open(path.c_str(), O_RDWR));
+    for (const FileDescriptor& writer : writers) {
+      CHECK(::write(writer.get(), std::string(100, 'x').data(), 100) == 100);
+    }
+  }
+}
+
+TEST_CASE("a reset forgets the folder for good", "[engine]") {
+  const test::TempDir dir;
+  {
+    HashModel model(small_model(0));
+    Engine engine(model, with_folder(dir.path()));
+    num_cached(engine, model, prompt_of(1));
+    engine.reset_prefix_cache();
+    CHECK(num_cached(engine, model, prompt_of(1)) == 0);
+    engine.reset_prefix_cache();
+    num_cached(engine, model, prompt_of(2));
+  }
+  HashModel model(small_model(0));
+  Engine engine(model, with_folder(dir.path()));
+  CHECK(num_cached(engine, model, prompt_of(1)) == 0);
+  CHECK(num_cached(engine, model, prompt_of(2)) == 512);
+}
+
+TEST_CASE("what the KV cache held is there again behind a sleep", "[engine]") {
+  HashModel model(small_model(kMuchHostMemory));
+  Engine engine(model, {});
+  CHECK(num_cached(engine, model, prompt_of(1)) == 0);
+  for (int time_idx = 0; time_idx < 3; ++time_idx) {
+    order(engine, true, kDeviceModelMemory, SleepMode::kWait);
+    order(engine, false, kAllModelMemory, SleepMode::kWait);
+    CHECK(num_cached(engine, model, prompt_of(1)) == 512);
+  }
+  CHECK(engine.stats().restored_tokens == 3 * 512);
+}
+
+TEST_CASE("a request kept through a sleep goes on from its kept pages", "[engine]") {
+  HashModel model(small_model(kMuchHostMemory, 64));
+  Engine engine(model, {});
+  const std::vector<int32_t> prompt = prompt_of(1);
+  const auto sink = std::make_shared<CollectingSink>();
+  model.hold_at_step(100);
+  REQUIRE(engine.submit(greedy_request(prompt, 200, sink)).ok());
+  model.wait_until_held();
+  std::promise<SleepOutcome> asleep;
+  engine.sleep(kDeviceModelMemory, SleepMode::kKeep,
+               [&](const SleepOutcome& outcome) { asleep.set_value(outcome); });
+  model.resume();
+  asleep.get_future().get();
+  const int64_t num_steps = model.num_steps();
+  order(engine, false, kAllModelMemory, SleepMode::kWait);
+  const TokenEvent last = sink->wait();
+  CHECK(last.finish_reason == FinishReason::kLength);
+  CHECK(last.cached_tokens == 0);  // of its prompt nothing had been known
+  CHECK(sink->token_ids() == model.expected_greedy(prompt, 200));
+  CHECK(model.violations() == std::vector<std::string>{});
+  // Nine full pages came back.
+  CHECK(model.traces().at(static_cast<size_t>(num_steps)).num_tokens < 64 + 1);
+  CHECK(engine.stats().restored_tokens == 0);
+}
+
+TEST_CASE("prompt logprobs are computed, whatever is kept", "[engine]") {
+  HashModel model(small_model(kMuchHostMemory));
+  Engine engine(model, {});
+  for (uint32_t seed = 1; seed <= 3; ++seed) num_cached(engine, model, prompt_of(seed));
+  const auto sink = std::make_shared<CollectingSink>();
+  GenerationRequest request = greedy_request(prompt_of(1), 4, sink);
+  request.prompt_logprobs = true;
+  REQUIRE(engine.submit(std::move(request)).ok());
+  CHECK(sink->wait().cached_tokens == 0);
+  CHECK(sink->num_tokens() == 8 * 64 + 10 - 1 + 4);
+}
+
+TEST_CASE("pages of one salt do not come back under another", "[engine]") {
+  const test::TempDir dir;
+  const auto cached_with = [&](const std::string& salt) {
+    HashModel model(small_model(0));
+    Engine engine(model, with_folder(dir.path()));
+    const auto sink = std::make_shared<CollectingSink>();
+    GenerationRequest request = greedy_request(prompt_of(1), 4, sink);
+    request.cache_salt = salt;
+    REQUIRE(engine.submit(std::move(request)).ok());
+    return sink->wait().cached_tokens;
+  };
+  CHECK(cached_with("a") == 0);
+  CHECK(cached_with("b") == 0);
+  CHECK(cached_with("") == 0);
+  for (const char* salt : {"a", "b", ""}) CHECK(cached_with(salt) == 512);
+}
+
+// Conversations that go on by turns, more than there is room for anywhere, with resets and aborts.
+TEST_CASE("whatever is kept and lost, every answer is its own", "[engine]") {
+  const test::TempDir dir;
+  for (uint32_t seed = 0; seed < 4; ++seed) {
+    std::mt19937 rng(seed);
+    HashModel model(small_model(seed % 2 == 0 ? 0 : 20 * 64 * 16, 16));
+    EngineOptions options = seed < 3 ? with_folder(dir.path()) : EngineOptions{};
+    options.prefill_chunk_tokens = seed < 2 ? 512 : 100;
+    Engine engine(model, options);
+    std::vector<std::vector<int32_t>> talks(5);
+    for (uint32_t talk = 0; talk < 5; ++talk) talks[talk] = make_prompt(talk % 3, 130, 512);
+    for (int turn = 0; turn < 60; ++turn) {
+      std::vector<std::pair<std::vector<int32_t>*, std::shared_ptr<CollectingSink>>> running;
+      for (std::vector<int32_t>& talk : talks) {
+        if (rng() % 2 == 0) continue;
+        if (talk.size() > 700) talk.resize(130);
+        talk.push_back(static_cast<int32_t>(rng() % 512));
+        const auto sink = std::make_shared<CollectingSink>();
+        const auto submitted = engine.submit(greedy_request(talk, 40, sink));
+        REQUIRE(submitted.ok());
+        if (rng() % 8 == 0) {
+          engine.abort(*submitted);
+        } else {
+          running.emplace_back(&talk, sink);
+        }
+      }
+      if (rng() % 16 == 0) engine.reset_prefix_cache();
+      for (const auto& [talk, sink] : running) {
+        REQUIRE(sink->wait().finish_reason == FinishReason::kLength);
+        const std::vector<int32_t> answer = sink->token_ids();
+        REQUIRE(answer == model.expected_greedy(*talk, 40));
+        talk->insert(talk->end(), answer.begin(), answer.end());
+      }
+    }
+    CHECK(engine.stats().restored_tokens > 0);
+    CHECK(engine.stats().kv_disk_failures == 0);
+    CHECK(model.violations() == std::vector<std::string>{});
+  }
+}
+
+}  // namespace
+}  // namespace tandem::tests
