@@ -16,7 +16,7 @@ namespace {
 
 namespace json = boost::json;
 
-std::string quoted(std::string_view text, JsonEscapes escapes = JsonEscapes::kWire) {
+std::string json_quoted(std::string_view text, JsonEscapes escapes = JsonEscapes::kWire) {
   std::string out;
   append_json_string(out, text, escapes);
   return out;
@@ -27,24 +27,24 @@ TEST_CASE("a written string reads back as it was", "[server][json]") {
   for (int code = 0; code < 0x80; ++code) all.push_back(static_cast<char>(code));
   all += "\u00e9\u4e2d\U0001f600\u0085\u2028\u2029\uffff";
   for (const JsonEscapes escapes : {JsonEscapes::kWire, JsonEscapes::kMinimal}) {
-    const json::value value = json::parse(quoted(all, escapes));
+    const json::value value = json::parse(json_quoted(all, escapes));
     CHECK(std::string(value.as_string()) == all);
   }
 }
 
 TEST_CASE("no written string holds what a line reader splits at", "[server][json]") {
-  const std::string text = quoted("a\nb\rc\u0085d\u2028e\u2029f");
+  const std::string text = json_quoted("a\nb\rc\u0085d\u2028e\u2029f");
   CHECK(text == R"("a\nb\rc\u0085d\u2028e\u2029f")");
-  CHECK(quoted("\u2028", JsonEscapes::kMinimal) == "\"\u2028\"");
+  CHECK(json_quoted("\u2028", JsonEscapes::kMinimal) == "\"\u2028\"");
 }
 
 TEST_CASE("bytes that are no UTF-8 become U+FFFD, each alone", "[server][json]") {
-  CHECK(quoted("a\xff"
-               "b") == "\"a\uFFFDb\"");
-  CHECK(quoted("\xe4\xb8") == "\"\uFFFD\uFFFD\"");            // cut off
-  CHECK(quoted("\xc0\xaf") == "\"\uFFFD\uFFFD\"");            // overlong
-  CHECK(quoted("\xed\xa0\x80") == "\"\uFFFD\uFFFD\uFFFD\"");  // a surrogate
-  CHECK(quoted("\xf4\x90\x80\x80") == "\"\uFFFD\uFFFD\uFFFD\uFFFD\"");
+  CHECK(json_quoted("a\xff"
+                    "b") == "\"a\uFFFDb\"");
+  CHECK(json_quoted("\xe4\xb8") == "\"\uFFFD\uFFFD\"");            // cut off
+  CHECK(json_quoted("\xc0\xaf") == "\"\uFFFD\uFFFD\"");            // overlong
+  CHECK(json_quoted("\xed\xa0\x80") == "\"\uFFFD\uFFFD\uFFFD\"");  // a surrogate
+  CHECK(json_quoted("\xf4\x90\x80\x80") == "\"\uFFFD\uFFFD\uFFFD\uFFFD\"");
 }
 
 TEST_CASE("random bytes always give valid JSON", "[server][json]") {
@@ -54,7 +54,7 @@ TEST_CASE("random bytes always give valid JSON", "[server][json]") {
     for (char& byte : bytes)
       byte = static_cast<char>(random() % 4 == 0 ? random() : random() | 0x80);
     boost::system::error_code code;
-    static_cast<void>(json::parse(quoted(bytes), code));
+    static_cast<void>(json::parse(json_quoted(bytes), code));
     REQUIRE_FALSE(code);
   }
 }
