@@ -191,6 +191,7 @@ ModelLimits limits_for(const BenchOptions& options, const ModelConfig& config) {
   limits.expert_activations = options.model.expert_activations;
   limits.gpus = options.model.gpus;
   limits.gpu_expert_layers = options.model.gpu_expert_layers;
+  limits.kv_host_size_bytes = 0;  // nothing keeps pages here
   limits.on_plan = [](const std::string& plan) { fmt::print(stderr, "{}", plan); };
   return limits;
 }

@@ -242,6 +242,7 @@ std::unique_ptr<Serving> start_server(const ChatOptions& options, const ModelFac
   serve.model = options.model;
   serve.server.port = 0;
   serve.max_sequences = 4;
+  serve.kv_host_size_bytes = 0;  // one conversation stays in the KV cache
   auto serving = std::make_unique<Serving>(serve);
   if (serving->is_demo())
     fmt::print(stderr, "No server at {}: answering here, with {}.\n", kUsualUrl, kDemoModelNote);

@@ -28,6 +28,9 @@ struct ServeOptions {
   server::ServerOptions server;
   std::string api_key_path;  // one key a line; "": none but those in `server`
   int64_t kv_cache_tokens = 0;
+  std::optional<int64_t> kv_host_size_bytes;        // absent: the model chooses
+  std::string kv_disk_dir;                          // "": none
+  int64_t kv_disk_size_bytes = int64_t{100} << 30;  // of all pages in kv_disk_dir
   int32_t max_context_tokens = 0;
   int32_t prefill_chunk_tokens = 512;
   int32_t max_batch_tokens = 0;  // 0: prefill_chunk_tokens + max_sequences

@@ -116,6 +116,7 @@ int run_logits(const LogitsOptions& options, const ModelFactory& factory) {
     limits.expert_activations = options.model.expert_activations;
     limits.gpus = options.model.gpus;
     limits.gpu_expert_layers = options.model.gpu_expert_layers;
+    limits.kv_host_size_bytes = 0;  // nothing keeps pages here
     ProgressBar bar(stderr, "loading");
     const auto loaded = load_model(model_dir, options.model.num_threads, limits, factory,
                                    [&](const Progress& p) { bar.update(p); });

@@ -28,6 +28,8 @@ struct ModelLimits {
   std::string gpus;  // where the dense part runs: "none", "0", "0,1"; "": the model chooses
   // MoE layers, from the first, with their routed experts there too; absent: what fits on cards.
   std::optional<int32_t> gpu_expert_layers;
+  // Host memory for KV pages that leave the devices' memory; absent: the model chooses.
+  std::optional<int64_t> kv_host_size_bytes;
   // Told the cards and the memory map before any of it is taken; may be empty.
   std::function<void(const std::string& plan)> on_plan;
 };

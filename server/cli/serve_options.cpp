@@ -101,6 +101,30 @@ void add_serve_limits(CLI::App* command, ServeOptions& options) {
              "All tokens of one step (default: chunk + sequences)", "Limits");
 }
 
+// Where KV pages are kept beside the KV cache.
+void add_serve_kv_pages(CLI::App* command, ServeOptions& options) {
+  command
+      ->add_option_function<int64_t>(
+          "--kv-host-gib", [&options](int64_t gib) { options.kv_host_size_bytes = gib << 30; },
+          "In host memory (default: half the free, at most 32; no GPU: 0)")
+      ->check(CLI::Range(0, 1 << 20).description(""))
+      ->type_name("GIB")
+      ->group("KV pages");
+  CLI::Option* dir = add_text(command, "--kv-disk", options.kv_disk_dir, "DIR",
+                              "Folder in which they outlive the server (default: none)", "KV pages")
+                         ->check([](const std::string& value) {
+                           return std::string(value.empty() ? "expected a folder" : "");
+                         });
+  command
+      ->add_option_function<int64_t>(
+          "--kv-disk-gib", [&options](int64_t gib) { options.kv_disk_size_bytes = gib << 30; },
+          "Size of it; those unused for longest go first (default: 100)")
+      ->check(CLI::Range(1, 1 << 30).description(""))
+      ->type_name("GIB")
+      ->group("KV pages")
+      ->needs(dir);
+}
+
 }  // namespace
 
 CLI::App* add_serve_command(CLI::App& app, ServeOptions& options, std::string& log_level) {
@@ -128,6 +152,7 @@ CLI::App* add_serve_command(CLI::App& app, ServeOptions& options, std::string& l
   add_serve_answers(command, options.server);
   add_serve_network(command, options);
   add_serve_limits(command, options);
+  add_serve_kv_pages(command, options);
   add_threads_option(command, options.model.num_threads);
   add_attention_option(command, options.model.attention);
   add_expert_activations_option(command, options.model.expert_activations);

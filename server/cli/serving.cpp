@@ -55,6 +55,16 @@ server::ServerOptions server_options(const ServeOptions& options,
   return result;
 }
 
+// Null where none was asked for.
+std::shared_ptr<PageFolder> open_kv_folder(const ServeOptions& options) {
+  if (options.kv_disk_dir.empty()) return nullptr;
+  try {
+    return PageFolder::open({options.kv_disk_dir, options.kv_disk_size_bytes});
+  } catch (const ConfigError& error) {
+    throw ConfigError(std::string("--kv-disk: ") + error.what());
+  }
+}
+
 // "/models/Kimi-K2-Thinking/" → "Kimi-K2-Thinking"
 std::string name_of(const std::filesystem::path& model_dir) {
   std::error_code ec;
@@ -71,6 +81,7 @@ struct Serving::Impl {
   bool demo = false;
   std::filesystem::path model_dir;
   std::string model_name;
+  std::shared_ptr<PageFolder> kv_folder;
   // The server is destroyed first, then the engine, then what it computes with.
   std::unique_ptr<LoadedModel> loaded;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -89,6 +100,8 @@ Serving::Serving(const ServeOptions& options) : impl_(std::make_unique<Impl>()) 
   const std::string default_name = impl_->demo ? kDemoModelName : name_of(impl_->model_dir);
   const server::ServerOptions for_server = server_options(options, impl_->model_dir, default_name);
   impl_->model_name = for_server.served_model_names.front();
+  // Before minutes of loading: a folder that cannot be used is an error at once.
+  impl_->kv_folder = open_kv_folder(options);
   impl_->server = std::make_unique<server::Server>(for_server);
   impl_->server->start();
 }
@@ -132,6 +145,7 @@ void Serving::Impl::load(const ModelFactory& factory,
   limits.expert_activations = options.model.expert_activations;
   limits.gpus = options.model.gpus;
   limits.gpu_expert_layers = options.model.gpu_expert_layers;
+  limits.kv_host_size_bytes = options.kv_host_size_bytes;
   limits.on_plan = on_plan;
   loaded = load_model(model_dir, options.model.num_threads, limits, factory, progress);
 
@@ -140,6 +154,7 @@ void Serving::Impl::load(const ModelFactory& factory,
   engine_options.max_queued_requests = options.max_queued_requests;
   engine_options.prefill_chunk_tokens =
       std::min(options.prefill_chunk_tokens, limits.max_batch_tokens);
+  engine_options.kv_folder = kv_folder;
   engine_options.wake_on_request = options.wake_on_request || options.sleep_after.count() > 0;
   engine_options.sleep_after = options.sleep_after;
   engine = std::make_unique<Engine>(*loaded->model, engine_options);

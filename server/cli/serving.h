@@ -16,8 +16,8 @@ bool is_loopback(const std::string& host);
 
 class Serving {
  public:
-  // Finds the model folder and binds the port; from here on /health answers 503. Throws
-  // ConfigError.
+  // Finds the model folder, takes the folder of KV pages and binds the port; from here on /health
+  // answers 503. Throws ConfigError.
   explicit Serving(const ServeOptions& options);
   ~Serving();
   Serving(const Serving&) = delete;

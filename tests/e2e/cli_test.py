@@ -45,6 +45,13 @@ class HelpTest(CommandLineTest):
         self.assert_fails("serve", "--attention", "flash", status=2, says=["--attention", "flash", "absorbed"])
         self.assert_fails("serve", "--expert-activations", "int4", status=2, says=["--expert-activations", "int4", "bf16"])
         self.assert_fails("serve", "--max-sequences", "0", status=2, says=["--max-sequences"])
+        for flag, smallest, largest in (("--kv-host-gib", 0, 1 << 20), ("--kv-disk-gib", 1, 1 << 30)):
+            for value in (smallest - 1, largest + 1, "1.5", "much"):
+                self.assert_fails("serve", "--kv-disk", self.path("x"), flag, value, status=2,
+                                  says=[flag, value, f"range {smallest} to {largest}"])
+        self.assert_fails("serve", "--kv-disk", "", status=2, says=["--kv-disk", "expected a folder"])
+        self.assert_fails("serve", "--kv-disk-gib", 5, status=2, says=["--kv-disk-gib", "requires --kv-disk"])
+        self.assertFalse(os.path.exists(self.path("x")))
         self.assert_fails("logits", "--model", self.dir, status=2, says=["--tokens"])
         self.assert_fails("check", status=2, says=["DIR"])
         self.assert_fails("make-checkpoint", self.path("x"), "--preset", "huge", status=2, says=["huge", "tiny"])
