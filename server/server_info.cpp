@@ -20,7 +20,7 @@ void write_model(JsonWriter& json, const ServerState& state) {
   json.key("is_generation").boolean(true);
 }
 
-void write_limits(JsonWriter& json, const ServerState& state) {
+void write_limits(JsonWriter& json, const ServerState& state, const EngineStats& stats) {
   const Engine& engine = state.engine();
   json.key("context_length").integer(state.model().max_context_tokens);
   json.key("vocab_size").integer(state.model().vocab_size);
@@ -28,6 +28,8 @@ void write_limits(JsonWriter& json, const ServerState& state) {
   json.key("num_kv_pages").integer(engine.model().num_kv_pages());
   json.key("max_total_num_tokens")
       .integer(int64_t{engine.model().num_kv_pages()} * kPageSizeTokens);
+  json.key("num_kv_host_pages").integer(stats.kv_host_pages_total);
+  json.key("kv_disk_limit_bytes").integer(stats.kv_disk_limit_bytes);
   json.key("max_running_requests").integer(engine.options().max_sequences);
   json.key("max_queued_requests").integer(engine.options().max_queued_requests);
   json.key("chunked_prefill_size").integer(engine.options().prefill_chunk_tokens);
@@ -56,8 +58,14 @@ void write_engine_state(JsonWriter& json, const EngineStats& stats) {
   json.key("num_running_reqs").integer(stats.num_running);
   json.key("num_waiting_reqs").integer(stats.num_waiting);
   json.key("kv_pages_used").integer(stats.kv_pages_used);
+  json.key("kv_host_pages_used").integer(stats.kv_host_pages_used);
+  json.key("kv_disk_size_bytes").integer(stats.kv_disk_size_bytes);
+  json.key("kv_disk_pages_read").integer(stats.kv_disk_pages_read);
+  json.key("kv_disk_pages_written").integer(stats.kv_disk_pages_written);
+  json.key("kv_disk_failures").integer(stats.kv_disk_failures);
   json.key("prompt_tokens").integer(stats.prompt_tokens);
   json.key("cached_tokens").integer(stats.cached_tokens);
+  json.key("restored_tokens").integer(stats.restored_tokens);
   json.key("generated_tokens").integer(stats.generated_tokens);
   json.key("num_steps").integer(stats.num_steps);
   json.key("num_finished").integer(stats.num_finished);
@@ -68,18 +76,19 @@ void write_engine_state(JsonWriter& json, const EngineStats& stats) {
 }  // namespace
 
 std::string server_info_json(const ServerState& state) {
+  const EngineStats stats = state.engine().stats();
   std::string out;
   JsonWriter json(out);
   json.begin_object().key("version").string(TANDEM_VERSION);
   write_model(json, state);
   json.key("served_model_names");
   write_strings(json, state.model().names);
-  write_limits(json, state);
+  write_limits(json, state, stats);
   // One copy of the model, in this process.
   json.key("tp_size").integer(1).key("dp_size").integer(1);
   write_machine(json, state);
   json.key("internal_states").begin_array();
-  write_engine_state(json, state.engine().stats());
+  write_engine_state(json, stats);
   json.end_array().end_object();
   return out;
 }

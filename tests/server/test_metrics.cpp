@@ -4,6 +4,7 @@
 #include <string>
 #include <thread>
 
+#include "server/metrics/metrics.h"
 #include "tests/server/server_fixture.h"
 
 namespace tandem::tests {
@@ -92,6 +93,29 @@ TEST_CASE("metrics tell time in the queue from time to the first token", "[serve
   const double queued_s = value_of(text, labelled("request_queue_time_seconds_sum"));
   CHECK(queued_s >= 0.04);
   CHECK(value_of(text, labelled("time_to_first_token_seconds_sum")) > queued_s);
+}
+
+TEST_CASE("metrics say what is kept beside the model's memory", "[server][metrics]") {
+  EngineStats stats;
+  stats.restored_tokens = 128;
+  stats.kv_host_pages_used = 3;
+  stats.kv_host_pages_total = 40;
+  stats.kv_disk_size_bytes = 5'000'000'000;
+  stats.kv_disk_limit_bytes = int64_t{100} << 30;
+  stats.kv_disk_pages_read = 7;
+  stats.kv_disk_pages_written = 11;
+  stats.kv_disk_failures = 2;
+  const std::string text = server::Metrics("tiny").text(stats);
+  CHECK(value_of(text, labelled("external_prefix_cache_hits_total")) == 128);
+  CHECK(value_of(text, labelled("kv_host_used_pages")) == 3);
+  CHECK(value_of(text, labelled("kv_host_limit_pages")) == 40);
+  CHECK(value_of(text, labelled("kv_disk_used_bytes")) == 5e9);
+  CHECK(value_of(text, labelled("kv_disk_limit_bytes")) == 107374182400.0);
+  CHECK(value_of(text, labelled("kv_disk_pages_read_total")) == 7);
+  CHECK(value_of(text, labelled("kv_disk_pages_written_total")) == 11);
+  CHECK(value_of(text, labelled("kv_disk_failures_total")) == 2);
+  CHECK(text.find("# TYPE tandem:kv_host_used_pages gauge") != std::string::npos);
+  CHECK(text.find("# TYPE tandem:kv_disk_pages_read_total counter") != std::string::npos);
 }
 
 TEST_CASE("metrics and load answer while the model loads", "[server][metrics]") {

@@ -51,6 +51,21 @@ TEST_CASE("server_info says what is served, with which limits", "[server][info]"
   CHECK(later.at("model_path") == info.at("model_path"));
 }
 
+TEST_CASE("server_info says what is kept beside the model's memory", "[server][info]") {
+  ServerFixture fixture(setup());
+  const json::value info = Client(fixture).get("/server_info").json();
+  const EngineStats stats = fixture.engine.stats();
+  CHECK(info.at("num_kv_host_pages") == stats.kv_host_pages_total);
+  CHECK(info.at("kv_disk_limit_bytes") == stats.kv_disk_limit_bytes);
+  const json::value& state = info.at("internal_states").at(0);
+  CHECK(state.at("restored_tokens") == stats.restored_tokens);
+  CHECK(state.at("kv_host_pages_used") == stats.kv_host_pages_used);
+  CHECK(state.at("kv_disk_size_bytes") == stats.kv_disk_size_bytes);
+  CHECK(state.at("kv_disk_pages_read") == stats.kv_disk_pages_read);
+  CHECK(state.at("kv_disk_pages_written") == stats.kv_disk_pages_written);
+  CHECK(state.at("kv_disk_failures") == stats.kv_disk_failures);
+}
+
 TEST_CASE("model_info says which checkpoint it is", "[server][info]") {
   ServerFixture fixture(setup());
   Client client(fixture);
