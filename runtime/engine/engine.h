@@ -13,12 +13,13 @@
 #include "runtime/engine/repetition.h"
 #include "runtime/engine/sleep_control.h"
 #include "runtime/engine/token_sink.h"
-#include "runtime/kv_store/page_folder.h"
 #include "runtime/model/forward_model.h"
 #include "runtime/sampling/sampling_params.h"
 #include "runtime/sampling/token_constraint.h"
 
 namespace tandem {
+
+class PageFolder;
 
 struct GenerationRequest {
   std::vector<int32_t> prompt_ids;  // not empty

@@ -9,6 +9,7 @@
 
 #include "runtime/base/errors.h"
 #include "runtime/engine/engine.h"
+#include "runtime/kv_store/page_folder.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/cli/cpu_isa.h"
 #include "server/cli/demo_model.h"

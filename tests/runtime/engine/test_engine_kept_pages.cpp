@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "runtime/engine/engine.h"
+#include "runtime/kv_store/page_folder.h"
 #include "runtime/memory/file_descriptor.h"
 #include "tests/runtime/engine/engine_fixture.h"
 #include "tests/runtime/model/temp_dir.h"
