@@ -116,6 +116,8 @@ class Ops {
   virtual ~Ops() = default;
 
   [[nodiscard]] virtual std::string description() const = 0;  // "host, AVX-512 BF16, 2 threads"
+  // What the last bits of its results depend on besides their operands: "host, avx512_bf16".
+  [[nodiscard]] virtual std::string arithmetic() const = 0;
   // The host reads and writes the device's memory directly: nothing needs a copy there.
   [[nodiscard]] virtual bool memory_is_host() const = 0;
 
@@ -259,8 +261,11 @@ class Ops {
                       std::span<const TokenChoice> choices,
                       std::span<int32_t> token_ids) = 0;
 
-  // To memory of allocate_host. Onto itself, where both are the same memory, it does nothing.
+  // To memory of allocate_host, and from there; in a step or between steps. Onto itself, where both
+  // are the same memory, it does nothing. Submits what is before it, and is itself no part of a
+  // recording: what is copied may be something else every time.
   virtual void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) = 0;
+  virtual void copy_to_device(std::span<const std::byte> host, std::span<std::byte> device) = 0;
 
   // to = from, which lies in the memory of `source`, a device of the same kind: after everything
   // that `source` has been asked for so far. Layers on another device go on from here.

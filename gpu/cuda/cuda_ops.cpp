@@ -76,6 +76,11 @@ class CudaOps final : public Ops {
                        attention_ ? attention_->kernels() : "not reserved",
                        CublasMatmul::description());
   }
+  // Which of cuBLASLt's algorithms were the fastest is not in it: they differ by rounding.
+  [[nodiscard]] std::string arithmetic() const override {
+    return fmt::format("{}, sm_{}{}, {}", properties_.name, properties_.major, properties_.minor,
+                       CublasMatmul::description());
+  }
   [[nodiscard]] bool memory_is_host() const override { return false; }
 
   // --- memory
@@ -210,12 +215,10 @@ class CudaOps final : public Ops {
               std::span<const TokenChoice> choices,
               std::span<int32_t> token_ids) override;
   void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) override {
-    TANDEM_CHECK(device.size() == host.size(), "copy_to_host: sizes differ");
-    if (device.empty()) return;
-    enqueue([=, this] {
-      TANDEM_CUDA_CHECK(cudaMemcpyAsync(host.data(), device.data(), device.size(),
-                                        cudaMemcpyDeviceToHost, stream_.get()));
-    });
+    copy(device, host, cudaMemcpyDeviceToHost);
+  }
+  void copy_to_device(std::span<const std::byte> host, std::span<std::byte> device) override {
+    copy(host, device, cudaMemcpyHostToDevice);
   }
   void receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) override;
 
@@ -234,6 +237,7 @@ class CudaOps final : public Ops {
     if (!uploader_) uploader_.emplace();
     return *uploader_;
   }
+  void copy(std::span<const std::byte> from, std::span<std::byte> to, cudaMemcpyKind kind);
   static void check_widths(std::initializer_list<int64_t> widths);
   void product(MatrixView<const bf16> x,
                const LinearWeight& weight,
@@ -504,6 +508,15 @@ void CudaOps::sample(MatrixView<const float> logits,
   submit();
   make_current(card_idx_);
   launch_sample({.logits = logits, .rows = rows, .token_ids = token_ids.data()}, stream_.get());
+}
+
+// Behind the recorded segments, and of none: a recording would keep the addresses, and between
+// steps it would be the last step's.
+void CudaOps::copy(std::span<const std::byte> from, std::span<std::byte> to, cudaMemcpyKind kind) {
+  TANDEM_CHECK(from.size() == to.size(), "copy_to_host, copy_to_device: sizes differ");
+  if (from.empty()) return;
+  submit();
+  TANDEM_CUDA_CHECK(cudaMemcpyAsync(to.data(), from.data(), from.size(), kind, stream_.get()));
 }
 
 void CudaOps::receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) {

@@ -52,6 +52,8 @@ HostOps::HostOps(WorkerPool& pool, const Kernels& kernels)
       experts_(pool),
       router_scores_(kRouterScoresSizeBytes) {}
 
+std::string HostOps::arithmetic() const { return std::string("host, ") + kernels_.isa_name; }
+
 std::string HostOps::description() const {
   return "host, " + std::string(long_name(kernels_.isa_name)) + ", " +
          std::to_string(pool_.num_workers()) + (pool_.num_workers() == 1 ? " thread" : " threads");
@@ -137,6 +139,10 @@ void HostOps::copy_to_host(std::span<const std::byte> device, std::span<std::byt
   TANDEM_CHECK(device.size() == host.size(), "copy_to_host: sizes differ");
   if (device.empty() || device.data() == host.data()) return;
   std::memcpy(host.data(), device.data(), device.size());
+}
+
+void HostOps::copy_to_device(std::span<const std::byte> host, std::span<std::byte> device) {
+  copy_to_host(host, device);  // it is one memory
 }
 
 void HostOps::receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) {

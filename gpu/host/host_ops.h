@@ -22,6 +22,7 @@ class HostOps : public Ops {
   HostOps(WorkerPool& pool, const Kernels& kernels);
 
   [[nodiscard]] std::string description() const override;
+  [[nodiscard]] std::string arithmetic() const override;
   [[nodiscard]] bool memory_is_host() const override { return true; }
 
   std::unique_ptr<DeviceBuffer> allocate(size_t size_bytes) override;
@@ -92,6 +93,7 @@ class HostOps : public Ops {
               std::span<const TokenChoice> choices,
               std::span<int32_t> token_ids) override;
   void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) override;
+  void copy_to_device(std::span<const std::byte> host, std::span<std::byte> device) override;
   void receive(Ops& source, MatrixView<const float> from, MatrixView<float> to) override;
   void submit() override {}
   void synchronize() override {}

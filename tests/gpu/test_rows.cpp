@@ -243,6 +243,9 @@ TEST_CASE("device memory is zeroed, aligned and holds what was uploaded", "[gpu]
     device.ops->copy_to_host({copy->data(), size_bytes}, {host_memory->data(), size_bytes});
     device.ops->synchronize();
     CHECK(std::equal(bytes.begin(), bytes.end(), host_memory->data()));
+    device.ops->copy_to_device({host_memory->data(), size_bytes}, {buffer->data(), size_bytes});
+    device.ops->synchronize();
+    CHECK(std::equal(bytes.begin(), bytes.end(), buffer->data()));
   }
 }
 

@@ -184,7 +184,13 @@ void RecordingOps::gather_logit_rows(MatrixView<const float> x, MatrixView<float
 }
 
 void RecordingOps::copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) {
-  enqueue([=, this] { inner_->copy_to_host(device, host); });
+  submit();
+  submitted_.emplace_back([=, this] { inner_->copy_to_host(device, host); });
+}
+
+void RecordingOps::copy_to_device(std::span<const std::byte> host, std::span<std::byte> device) {
+  submit();
+  submitted_.emplace_back([=, this] { inner_->copy_to_device(host, device); });
 }
 
 }  // namespace tandem::tests

@@ -24,6 +24,7 @@ class RecordingOps : public gpu::Ops {
   [[nodiscard]] int64_t num_replayed() const { return num_replayed_; }
 
   [[nodiscard]] std::string description() const override { return "recording"; }
+  [[nodiscard]] std::string arithmetic() const override { return inner_->arithmetic(); }
   [[nodiscard]] bool memory_is_host() const override { return false; }
 
   std::unique_ptr<gpu::DeviceBuffer> allocate(size_t size_bytes) override {
@@ -106,6 +107,7 @@ class RecordingOps : public gpu::Ops {
               std::span<const TokenChoice> choices,
               std::span<int32_t> token_ids) override;
   void copy_to_host(std::span<const std::byte> device, std::span<std::byte> host) override;
+  void copy_to_device(std::span<const std::byte> host, std::span<std::byte> device) override;
   void receive(gpu::Ops& source, MatrixView<const float> from, MatrixView<float> to) override;
   void submit() override;
   void synchronize() override;

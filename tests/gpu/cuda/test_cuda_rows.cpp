@@ -251,6 +251,12 @@ TEST_CASE("memory of a card is zeroed, aligned and holds what was uploaded", "[g
     ops->copy_to_host({copy->data(), size_bytes}, {back->data(), size_bytes});
     ops->synchronize();
     CHECK(holds(bytes));
+    ops->copy_to_device({back->data(), size_bytes}, {buffer->data(), size_bytes});
+    ops->synchronize();
+    std::fill_n(back->data(), size_bytes, std::byte{1});
+    ops->copy_to_host({buffer->data(), size_bytes}, {back->data(), size_bytes});
+    ops->synchronize();
+    CHECK(holds(bytes));
   }
 }
 
