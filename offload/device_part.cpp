@@ -38,7 +38,9 @@ void DevicePart::take_workspace() {
 }
 
 void DevicePart::take_kv_cache() {
-  kv_cache_ = ops_->allocate(static_cast<size_t>(part_.kv_size_bytes));
+  kv_cache_.emplace(*ops_, KvCacheShape{.num_layers = part_.num_layers,
+                                        .num_pages = num_kv_pages_,
+                                        .kv_dim = config_.kv_dim()});
 }
 
 void DevicePart::give_back_workspace() {
@@ -54,13 +56,6 @@ void DevicePart::load_layer(const Checkpoint& checkpoint, int32_t layer_idx) {
     attention_.frequencies = frequencies_.view();
   }
   layers_.push_back(upload_layer(*ops_, checkpoint, layer_idx));
-}
-
-gpu::KvCacheLayer DevicePart::cache_of(int32_t layer_idx) const {
-  const int64_t layer_values = int64_t{num_kv_pages_} * kPageSizeTokens * attention_.shape.kv_dim();
-  return {.data = reinterpret_cast<bf16*>(kv_cache_->data()) +
-                  (layer_idx - part_.first_layer_idx) * layer_values,
-          .num_pages = num_kv_pages_};
 }
 
 }  // namespace tandem::offload

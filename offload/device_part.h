@@ -10,6 +10,7 @@
 
 #include "gpu/ops.h"
 #include "offload/attention_layer.h"
+#include "offload/kv_cache.h"
 #include "offload/placement.h"
 #include "offload/weights.h"
 #include "offload/workspace.h"
@@ -52,7 +53,10 @@ class DevicePart {
   [[nodiscard]] const LayerWeights& layer(int32_t layer_idx) const {
     return layers_[static_cast<size_t>(layer_idx - part_.first_layer_idx)];
   }
-  [[nodiscard]] gpu::KvCacheLayer cache_of(int32_t layer_idx) const;
+  [[nodiscard]] KvCache& kv_cache() { return *kv_cache_; }
+  [[nodiscard]] gpu::KvCacheLayer cache_of(int32_t layer_idx) const {
+    return kv_cache_->layer(layer_idx - part_.first_layer_idx);
+  }
 
  private:
   std::unique_ptr<gpu::Ops> ops_;
@@ -63,7 +67,7 @@ class DevicePart {
   DeviceVector<float> frequencies_;  // of RoPE
   AttentionContext attention_;
   std::optional<Workspace> workspace_;
-  std::unique_ptr<gpu::DeviceBuffer> kv_cache_;  // [num_layers, num_kv_pages, 64, kv_dim] bf16
+  std::optional<KvCache> kv_cache_;
   std::vector<LayerWeights> layers_;
 };
 

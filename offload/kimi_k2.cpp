@@ -17,6 +17,7 @@
 #include "offload/device_part.h"
 #include "offload/expert_upload.h"
 #include "offload/host_copy.h"
+#include "offload/kv_identity.h"
 #include "offload/moe_layer.h"
 #include "offload/placement.h"
 #include "offload/residual.h"
@@ -85,6 +86,8 @@ struct KimiK2::Impl {
   // Logits of the rows that the batch names, on the last device.
   void run_head(int64_t num_rows, int64_t num_logit_rows);
   void check_batch(const Batch& batch) const;
+  using CopyPages = void (KvCache::*)(std::span<const KvPageBytes> pages, int64_t offset_bytes);
+  void copy_kv_pages(std::span<const KvPageBytes> pages, CopyPages copy);
 };
 
 namespace {
@@ -124,6 +127,7 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                     .max_logit_rows = options.max_logit_rows,
                                     .devices = options.devices,
                                     .device_expert_layers = options.gpu_expert_layers,
+                                    .kv_host_size_bytes = options.kv_host_size_bytes,
                                     .host_experts_size = planned_experts_size},
                                    available_memory(options.devices));
   if (options.on_plan) options.on_plan(format_memory_map(impl->placement));
@@ -255,6 +259,49 @@ void KimiK2::Impl::check_batch(const Batch& batch) const {
     TANDEM_CHECK(item.page_ids.size() * kPageSizeTokens >= static_cast<size_t>(end),
                  "too few KV pages for the sequence");
   }
+}
+
+int64_t KimiK2::kv_page_size_bytes() const { return impl_->placement.kv_page_size_bytes(); }
+int64_t KimiK2::kv_host_size_bytes() const { return impl_->placement.kv_host_size_bytes; }
+
+void KimiK2::read_kv_pages(std::span<const KvPageBytes> pages) {
+  impl_->copy_kv_pages(pages, &KvCache::read_pages);
+}
+
+void KimiK2::write_kv_pages(std::span<const KvPageBytes> pages) {
+  impl_->copy_kv_pages(pages, &KvCache::write_pages);
+}
+
+void KimiK2::Impl::copy_kv_pages(std::span<const KvPageBytes> pages, CopyPages copy) {
+  TANDEM_CHECK(!missing.kv_cache, "KV pages are copied without the KV cache");
+  for (const KvPageBytes& page : pages) {
+    TANDEM_CHECK(page.page_id >= 0 && page.page_id < placement.num_kv_pages,
+                 "KV page id out of range");
+    TANDEM_CHECK(static_cast<int64_t>(page.bytes.size()) == placement.kv_page_size_bytes(),
+                 "a KV page's bytes must be [kv_page_size_bytes]");
+  }
+  int64_t offset_bytes = 0;
+  for (DevicePart& part : parts) {
+    (part.kv_cache().*copy)(pages, offset_bytes);
+    offset_bytes += part.kv_cache().shape().page_size_bytes();
+  }
+}
+
+std::string KimiK2::kv_identity() const {
+  const Impl& model = *impl_;
+  const cpu_experts::ActivationMode mode = model.options.expert_activations;
+  KvArithmetic arithmetic{.num_nodes = model.pool.num_nodes(),
+                          .expert_activations = mode,
+                          .mla_form = model.options.mla_form};
+  for (const DevicePart& part : model.parts) arithmetic.devices.push_back(part.ops().arithmetic());
+  if (model.config.num_moe_layers() > 0)
+    arithmetic.host_experts = cpu_experts::choose_kernels(mode).name();
+  // How many have room on cards goes by all else that lies there. It is rounding, as all is that
+  // cards promise, unless the host's experts are lossy.
+  const bool on_host = model.placement.devices.front().device.is_host();
+  if (on_host || mode == cpu_experts::ActivationMode::kInt8)
+    arithmetic.num_device_expert_layers = model.placement.num_device_expert_layers;
+  return offload::kv_identity(model.checkpoint, arithmetic);
 }
 
 void KimiK2::Impl::prepare() {

@@ -31,6 +31,8 @@ struct KimiK2Options {
   // MoE layers, from the first, whose routed experts lie where the rest of the layer does; absent:
   // as many as fit on cards (placement.h).
   std::optional<int32_t> gpu_expert_layers = 0;
+  // Host memory for KV pages that leave the devices' memory; absent: chosen (placement.h).
+  std::optional<int64_t> kv_host_size_bytes = 0;
   // Devices that are not the host compute steps of all sizes before load() returns, so that they
   // have chosen how to.
   bool warm_up = true;
@@ -60,6 +62,12 @@ class KimiK2 final : public ForwardModel {
   // routed experts in host memory come with the weights.
   void release_memory(const ModelMemory& what) override;
   void restore_memory(const ModelMemory& what, const ProgressFn& progress) override;
+
+  [[nodiscard]] int64_t kv_page_size_bytes() const override;
+  void read_kv_pages(std::span<const KvPageBytes> pages) override;
+  void write_kv_pages(std::span<const KvPageBytes> pages) override;
+  [[nodiscard]] std::string kv_identity() const override;
+  [[nodiscard]] int64_t kv_host_size_bytes() const override;
 
   [[nodiscard]] int32_t vocab_size() const override;
   [[nodiscard]] int32_t num_kv_pages() const override;

@@ -3,20 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <limits>
 #include <optional>
 
 #include "offload/expert_upload.h"
+#include "offload/kv_cache.h"
 #include "offload/layer_split.h"
 #include "offload/weights.h"
 #include "offload/workspace.h"
 #include "runtime/base/errors.h"
-#include "runtime/memory/numa_buffer.h"
 #include "runtime/model/checkpoint_layout.h"
 #include "runtime/model/expert_layout.h"
 #include "runtime/model/forward_model.h"
-#include "runtime/topology/cgroup.h"
 
 namespace tandem::offload {
 namespace {
@@ -29,6 +27,9 @@ constexpr int64_t kDefaultKvContexts = 16;
 // Of what all else leaves of a memory, when the number of pages is ours to choose: the host has
 // others to serve, a card has not.
 constexpr double kHostKvShare = 0.25;
+// Of the host's memory that a plan on cards leaves, when what KV pages get there is ours to choose.
+constexpr int64_t kKvHostShare = 2;
+constexpr int64_t kMaxChosenKvHostSizeBytes = 32 * kGiB;
 constexpr int64_t kMaxKvPages = std::numeric_limits<int32_t>::max() / kPageSizeTokens;
 
 double gib(int64_t size_bytes) {
@@ -60,6 +61,7 @@ int64_t largest_that(int64_t low, int64_t high, const Predicate& holds) {
 struct Choice {
   int64_t num_pages = 0;
   int32_t num_expert_layers = 0;  // on the devices
+  int64_t num_kv_host_pages = 0;
 };
 
 class Planner {
@@ -72,18 +74,24 @@ class Planner {
   [[nodiscard]] Placement with(const Choice& choice) const;
   // As many KV pages as were asked for; else enough for several full contexts, but no more than the
   // devices can give, and at least one. Experts as asked for; else what cards have room for then.
+  // Host memory for KV pages as asked for; else of what is left last.
   [[nodiscard]] Choice choose() const;
   // What can be done about a plan that does not fit, with a value that fits.
   [[nodiscard]] std::string advice(const Choice& choice) const;
 
  private:
   [[nodiscard]] std::string advice_on_cards() const;
+  [[nodiscard]] std::string advice_on_steps(const Choice& choice) const;
+  [[nodiscard]] std::string advice_on_kv_host(const Choice& choice) const;
   [[nodiscard]] DevicePlacement empty_device(size_t device_idx, const Choice& choice) const;
   [[nodiscard]] WorkspaceLimits workspace_limits(const DevicePlacement& part) const {
     return {.max_batch_tokens = request_.max_batch_tokens, .max_logit_rows = part.max_logit_rows};
   }
   [[nodiscard]] int64_t layer_kv_size_bytes(int64_t num_pages) const {
-    return num_pages * kPageSizeTokens * config_.kv_dim() * int64_t{sizeof(bf16)};
+    return num_pages * KvCacheShape{.kv_dim = config_.kv_dim()}.layer_page_size_bytes();
+  }
+  [[nodiscard]] int64_t page_size_bytes() const {
+    return config_.num_hidden_layers * layer_kv_size_bytes(1);
   }
   [[nodiscard]] cpu_experts::MoeExperts::PlannedSize host_experts_size(int32_t num_layers) const {
     if (request_.host_experts_size)
@@ -91,7 +99,9 @@ class Planner {
     return {.weights_bytes =
                 checkpoint_.resident_expert_size_bytes() / config_.num_moe_layers() * num_layers};
   }
-  [[nodiscard]] int64_t choose_pages(int32_t num_expert_layers) const;
+  [[nodiscard]] int64_t choose_pages(Choice choice) const;
+  [[nodiscard]] int32_t choose_expert_layers(Choice choice) const;
+  [[nodiscard]] int64_t choose_kv_host_pages(const Choice& choice) const;
   [[nodiscard]] std::string advice_on_experts(const Choice& choice) const;
   [[nodiscard]] bool fits_with(const Choice& choice) const;
   [[nodiscard]] bool on_host() const { return request_.devices.front().is_host(); }
@@ -197,8 +207,12 @@ Placement Planner::with(const Choice& choice) const {
   placement.num_kv_pages = static_cast<int32_t>(std::min(choice.num_pages, kMaxKvPages));
   placement.max_context_tokens =
       static_cast<int32_t>(std::min(wanted_context(), choice.num_pages * kPageSizeTokens));
+  placement.kv_host_size_bytes = choice.num_kv_host_pages * page_size_bytes();
   if (choice.num_expert_layers > 0) {
     placement.staging_size_bytes += ExpertUpload::planned_size_bytes(config_);
+  }
+  if (!on_host()) {
+    placement.staging_size_bytes += KvCache::planned_host_size_bytes(page_size_bytes());
   }
   for (size_t idx = 0; idx < request_.devices.size(); ++idx) {
     const DevicePlacement part = empty_device(idx, choice);
@@ -263,24 +277,37 @@ Choice Planner::choose() const {
         "--gpu-expert-layers {}: the model has {} experts a layer, expected at most {} for that",
         wanted, config_.n_routed_experts, gpu::kMaxDeviceExperts));
   }
-  Choice choice{.num_pages = choose_pages(wanted), .num_expert_layers = wanted};
-  if (request_.device_expert_layers || on_host() || !may_lie_on_devices) return choice;
-  choice.num_expert_layers = static_cast<int32_t>(std::max<int64_t>(
-      largest_that(1, num_moe_layers,
-                   [&](int64_t num_layers) {
-                     return fits_on_cards(
-                         with({.num_pages = choice.num_pages,
-                               .num_expert_layers = static_cast<int32_t>(num_layers)}));
-                   }),
-      0));
+  Choice choice{.num_expert_layers = wanted,
+                .num_kv_host_pages = request_.kv_host_size_bytes.value_or(0) / page_size_bytes()};
+  choice.num_pages = choose_pages(choice);
+  if (!request_.device_expert_layers && !on_host() && may_lie_on_devices)
+    choice.num_expert_layers = choose_expert_layers(choice);
+  if (!request_.kv_host_size_bytes && !on_host())
+    choice.num_kv_host_pages = choose_kv_host_pages(choice);
   return choice;
 }
 
-int64_t Planner::choose_pages(int32_t num_expert_layers) const {
+int32_t Planner::choose_expert_layers(Choice choice) const {
+  const int64_t most = largest_that(1, config_.num_moe_layers(), [&](int64_t num_layers) {
+    choice.num_expert_layers = static_cast<int32_t>(num_layers);
+    return fits_on_cards(with(choice));
+  });
+  return static_cast<int32_t>(std::max<int64_t>(most, 0));
+}
+
+int64_t Planner::choose_kv_host_pages(const Choice& choice) const {
+  const Placement placement = with(choice);
+  const int64_t left_size_bytes =
+      placement.available_in({}) - kReserveSizeBytes - placement.size_bytes_in({});
+  return std::clamp<int64_t>(left_size_bytes / kKvHostShare, 0, kMaxChosenKvHostSizeBytes) /
+         page_size_bytes();
+}
+
+int64_t Planner::choose_pages(Choice choice) const {
   if (request_.kv_cache_tokens > 0) return pages_of(request_.kv_cache_tokens);
   const auto is_modest = [&](int64_t num_pages) {
-    const Placement placement =
-        with({.num_pages = num_pages, .num_expert_layers = num_expert_layers});
+    choice.num_pages = num_pages;
+    const Placement placement = with(choice);
     if (!on_host()) return fits(placement);
     int64_t kv_size_bytes = 0;
     for (const DevicePlacement& part : placement.devices) kv_size_bytes += part.kv_size_bytes;
@@ -301,8 +328,9 @@ std::string Planner::advice_on_experts(const Choice& choice) const {
   for (const int64_t num_pages : {wanted_pages, int64_t{1}}) {
     const int64_t fitting_layers =
         largest_that(0, choice.num_expert_layers - 1, [&](int64_t num_layers) {
-          return fits_with(
-              {.num_pages = num_pages, .num_expert_layers = static_cast<int32_t>(num_layers)});
+          return fits_with({.num_pages = num_pages,
+                            .num_expert_layers = static_cast<int32_t>(num_layers),
+                            .num_kv_host_pages = choice.num_kv_host_pages});
         });
     if (fitting_layers < 0) continue;
     return fmt::format("--gpu-expert-layers {} would fit", fitting_layers) +
@@ -313,13 +341,31 @@ std::string Planner::advice_on_experts(const Choice& choice) const {
   return "";
 }
 
-std::string Planner::advice(const Choice& choice) const {
-  const std::string fewer_experts = advice_on_experts(choice);
-  if (!fewer_experts.empty()) return fewer_experts;
+// Less host memory for pages that leave the devices: beside the cache that was asked for there, or
+// one full context, or one page.
+std::string Planner::advice_on_kv_host(const Choice& choice) const {
+  if (choice.num_kv_host_pages == 0 || fits_in(with(choice), {})) return "";
+  const bool is_asked = request_.kv_cache_tokens > 0;
+  const int64_t most_gib = (choice.num_kv_host_pages * page_size_bytes() - 1) / kGiB;
+  Choice less = choice;
+  for (const int64_t num_pages : {pages_of(wanted_context()), int64_t{1}}) {
+    less.num_pages = is_asked ? choice.num_pages : num_pages;
+    const int64_t fitting_gib = largest_that(0, most_gib, [&](int64_t size_gib) {
+      less.num_kv_host_pages = size_gib * kGiB / page_size_bytes();
+      return fits_with(less);
+    });
+    if (fitting_gib >= 0) return fmt::format("--kv-host-gib {} would fit", fitting_gib);
+  }
+  return "";
+}
+
+// Fewer KV pages, or a smaller step with them.
+std::string Planner::advice_on_steps(const Choice& choice) const {
   const auto with_fewer_pages = [&](const Planner& planner, int64_t most_pages) {
     return largest_that(1, most_pages, [&](int64_t num_pages) {
-      return planner.fits_with(
-          {.num_pages = num_pages, .num_expert_layers = choice.num_expert_layers});
+      Choice fewer = choice;
+      fewer.num_pages = num_pages;
+      return planner.fits_with(fewer);
     });
   };
   const int64_t fitting_pages = with_fewer_pages(*this, choice.num_pages - 1);
@@ -332,14 +378,25 @@ std::string Planner::advice(const Choice& choice) const {
     request.max_logit_rows = std::min(request.max_logit_rows, request.max_batch_tokens);
     return Planner(checkpoint_, request, available_);
   };
-  const Choice smallest{.num_pages = 1, .num_expert_layers = choice.num_expert_layers};
+  Choice smallest = choice;
+  smallest.num_pages = 1;
   const int64_t fitting_tokens =
       largest_that(1, request_.max_batch_tokens - 1,
                    [&](int64_t tokens) { return with_tokens(tokens).fits_with(smallest); });
-  if (fitting_tokens > 0) {
-    return fmt::format(
-        "--max-batch-tokens {} with --kv-cache-tokens {} would fit", fitting_tokens,
-        with_fewer_pages(with_tokens(fitting_tokens), choice.num_pages) * kPageSizeTokens);
+  if (fitting_tokens <= 0) return "";
+  return fmt::format(
+      "--max-batch-tokens {} with --kv-cache-tokens {} would fit", fitting_tokens,
+      with_fewer_pages(with_tokens(fitting_tokens), choice.num_pages) * kPageSizeTokens);
+}
+
+std::string Planner::advice(const Choice& choice) const {
+  if (std::string less = advice_on_kv_host(choice); !less.empty()) return less;
+  if (std::string fewer = advice_on_experts(choice); !fewer.empty()) return fewer;
+  if (std::string smaller = advice_on_steps(choice); !smaller.empty()) return smaller;
+  if (choice.num_kv_host_pages > 0 && !fits_in(with(choice), {})) {
+    Choice without = choice;
+    without.num_kv_host_pages = 0;
+    return "--kv-host-gib 0, and " + advice(without);
   }
   const Placement placement = with({.num_pages = 1});
   if (!fits_in(placement, {})) {
@@ -374,8 +431,15 @@ std::string Planner::advice_on_cards() const {
 
 }  // namespace
 
+int64_t Placement::kv_page_size_bytes() const {
+  int64_t kv_size_bytes = 0;
+  for (const DevicePlacement& part : devices) kv_size_bytes += part.kv_size_bytes;
+  return kv_size_bytes / num_kv_pages;
+}
+
 int64_t Placement::host_size_bytes_beside_devices() const {
-  return host_experts_size_bytes + host_experts_work_size_bytes + staging_size_bytes;
+  return host_experts_size_bytes + host_experts_work_size_bytes + staging_size_bytes +
+         kv_host_size_bytes;
 }
 
 int64_t Placement::size_bytes_in(const gpu::LogicalDevice& memory) const {
@@ -488,35 +552,18 @@ std::string format_memory_map(const Placement& placement) {
     map += line("workspace", placement.host_experts_work_size_bytes, "");
   }
   map += line("staging", placement.staging_size_bytes, "between experts and dense part");
+  if (placement.kv_host_size_bytes > 0) {
+    map += line("KV pages", placement.kv_host_size_bytes,
+                fmt::format("{} tokens that leave the KV cache (--kv-host-gib)",
+                            placement.kv_host_size_bytes / placement.kv_page_size_bytes() *
+                                kPageSizeTokens));
+  }
   map += "total\n";
   for (const gpu::LogicalDevice& memory : memories_of(placement)) {
     map += line(gpu::name_of(memory), placement.size_bytes_in(memory),
                 fmt::format("of {:.3f} GiB available", gib(placement.available_in(memory))));
   }
   return map;
-}
-
-AvailableMemory available_memory(std::span<const gpu::LogicalDevice> devices) {
-  AvailableMemory available{.host_size_bytes = std::numeric_limits<int64_t>::max(),
-                            .huge_page_size_bytes = NumaBuffer::free_huge_page_bytes()};
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key;
-  int64_t value_kib = 0;
-  std::string unit;
-  while (meminfo >> key >> value_kib) {
-    std::getline(meminfo, unit);
-    if (key == "MemAvailable:") available.host_size_bytes = value_kib * 1024;
-  }
-  const std::optional<int64_t> left = Cgroup::of_this_process().memory_left_bytes();
-  if (left) available.host_size_bytes = std::min(available.host_size_bytes, *left);
-  for (const gpu::LogicalDevice& device : devices) {
-    if (device.is_host()) continue;
-    const auto card_idx = static_cast<size_t>(device.card_idx);
-    if (available.card_size_bytes.size() <= card_idx)
-      available.card_size_bytes.resize(card_idx + 1);
-    available.card_size_bytes[card_idx] = gpu::free_card_size_bytes(device.card_idx);
-  }
-  return available;
 }
 
 }  // namespace tandem::offload

@@ -5,12 +5,12 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "cpu_experts/moe_experts.h"
 #include "gpu/devices.h"
+#include "offload/available_memory.h"
 #include "runtime/base/model_memory.h"
 #include "runtime/model/checkpoint.h"
 
@@ -26,6 +26,9 @@ struct PlacementRequest {
   // as many as cards have room for beside weights, KV and workspace; none on the host as a device,
   // whose own kernels for experts are faster.
   std::optional<int32_t> device_expert_layers = 0;
+  // Host memory for KV pages that leave the devices' memory. Absent: beside cards half of what all
+  // else leaves of it, at most 32 GiB; none on the host as a device, whose KV lies there already.
+  std::optional<int64_t> kv_host_size_bytes = 0;
   // What a device's operations take for themselves; a plan for cards that are not there brings its
   // own.
   std::function<int64_t(const gpu::LogicalDevice&, const gpu::OpsLimits&, const gpu::MlaShape&)>
@@ -34,13 +37,6 @@ struct PlacementRequest {
   // beside them. Absent: what they take on one NUMA node, and nothing.
   std::function<cpu_experts::MoeExperts::PlannedSize(int32_t num_layers, int32_t max_batch_tokens)>
       host_experts_size = {};
-};
-
-// What is free before loading.
-struct AvailableMemory {
-  int64_t host_size_bytes = 0;
-  int64_t huge_page_size_bytes = 0;           // beside it: reserved, for the routed experts alone
-  std::vector<int64_t> card_size_bytes = {};  // [cards], 0 for those that no device lies on
 };
 
 // A contiguous run of layers with their KV on one logical device.
@@ -67,10 +63,12 @@ struct Placement {
   int64_t host_experts_size_bytes = 0;
   int64_t host_experts_work_size_bytes = 0;  // what they work in
   int64_t staging_size_bytes = 0;            // what devices and experts hand to each other, uploads
+  int64_t kv_host_size_bytes = 0;            // whole pages that have left the devices' memory
   int32_t num_kv_pages = 0;
   int32_t max_context_tokens = 0;
   AvailableMemory available;
 
+  [[nodiscard]] int64_t kv_page_size_bytes() const;  // all layers
   [[nodiscard]] int64_t host_size_bytes_beside_devices() const;
   // All that one memory has to hold; `memory` names a card or the host.
   [[nodiscard]] int64_t size_bytes_in(const gpu::LogicalDevice& memory) const;
@@ -95,9 +93,5 @@ void check_room(const Placement& placement,
                 const ModelMemory& what,
                 bool with_workspace,
                 const AvailableMemory& available);
-
-// Host memory that can be had without swapping (MemAvailable), respecting the process's cgroup
-// limit, reserved huge pages, and what is free on the cards among `devices`.
-AvailableMemory available_memory(std::span<const gpu::LogicalDevice> devices);
 
 }  // namespace tandem::offload

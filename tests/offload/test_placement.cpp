@@ -7,10 +7,12 @@
 #include <catch2/matchers/catch_matchers_string.hpp>
 #include <cstdint>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "offload/kv_cache.h"
 #include "offload/workspace.h"
 #include "runtime/base/errors.h"
 #include "tests/offload/model_fixture.h"
@@ -326,6 +328,124 @@ TEST_CASE("reserved huge pages count where they hold all experts, and for nothin
   CHECK_THROWS_AS(offload::plan_placement(checkpoint, request, available), LoadError);
   available.huge_page_size_bytes = 100 * kGiB;
   CHECK(offload::plan_placement(checkpoint, request, available).available_in({}) == 9 * kGiB);
+}
+
+// On two cards, with as much free on the host.
+offload::Placement plan_kv_host(std::optional<int64_t> kv_host_size_bytes,
+                                int64_t host_size_bytes,
+                                std::vector<gpu::LogicalDevice> devices = kTwoCards) {
+  offload::PlacementRequest request = small_request();
+  request.kv_cache_tokens = 640;
+  request.devices = std::move(devices);
+  request.kv_host_size_bytes = kv_host_size_bytes;
+  return offload::plan_placement(
+      open_golden(), request,
+      {.host_size_bytes = host_size_bytes, .card_size_bytes = {kGiB, kGiB}});
+}
+
+TEST_CASE("host memory for KV pages is whole pages of what was asked for, part of the host's sum",
+          "[offload]") {
+  const std::vector<gpu::LogicalDevice> devices =
+      GENERATE(kTwoCards, std::vector<gpu::LogicalDevice>{{}});
+  const offload::Placement none = plan_kv_host(0, 4 * kGiB, devices);
+  const int64_t page_size_bytes = none.kv_page_size_bytes();
+  const offload::Placement some =
+      plan_kv_host(10 * page_size_bytes + page_size_bytes - 1, 4 * kGiB, devices);
+  CHECK(none.kv_host_size_bytes == 0);
+  CHECK(some.kv_host_size_bytes == 10 * page_size_bytes);
+  CHECK(some.size_bytes_in({}) == none.size_bytes_in({}) + 10 * page_size_bytes);
+  CHECK(some.num_kv_pages == none.num_kv_pages);
+  using Catch::Matchers::ContainsSubstring;
+  CHECK_THAT(offload::format_memory_map(some),
+             ContainsSubstring("640 tokens that leave the KV cache (--kv-host-gib)"));
+  CHECK_THAT(offload::format_memory_map(none), !ContainsSubstring("--kv-host-gib"));
+}
+
+TEST_CASE("without a wish cards leave their KV pages half of the host's memory, up to 32 GiB",
+          "[offload]") {
+  const offload::Placement none = plan_kv_host(0, 4 * kGiB);
+  const int64_t left_size_bytes = 4 * kGiB - kGiB / 2 - none.size_bytes_in({});
+  const int64_t chosen_size_bytes = plan_kv_host({}, 4 * kGiB).kv_host_size_bytes;
+  CHECK(chosen_size_bytes <= left_size_bytes / 2);
+  CHECK(chosen_size_bytes > left_size_bytes / 2 - none.kv_page_size_bytes());
+  CHECK(plan_kv_host({}, 1000 * kGiB).kv_host_size_bytes > 32 * kGiB - none.kv_page_size_bytes());
+  CHECK(plan_kv_host({}, 1000 * kGiB).kv_host_size_bytes <= 32 * kGiB);
+  CHECK(plan_kv_host({}, none.size_bytes_in({}) + kGiB / 2).kv_host_size_bytes == 0);
+  CHECK(plan_kv_host({}, 4 * kGiB, {{}}).kv_host_size_bytes == 0);
+}
+
+TEST_CASE("pages wait for a card in memory that is counted as staging", "[offload]") {
+  const offload::Placement on_cards = plan_kv_host(0, 4 * kGiB);
+  const offload::Placement on_host = plan_kv_host(0, 4 * kGiB, {{}, {}});
+  const auto without_pages = [](const offload::Placement& placement, bool memory_is_host) {
+    int64_t size_bytes = 0;
+    for (const offload::DevicePlacement& part : placement.devices) {
+      size_bytes += offload::Workspace::planned_host_size_bytes(
+                        open_golden().config(), {64, part.max_logit_rows}, memory_is_host) +
+                    gpu::planned_upload_size_bytes(part.device);
+    }
+    return size_bytes;
+  };
+  CHECK(on_cards.staging_size_bytes ==
+        without_pages(on_cards, false) +
+            offload::KvCache::kNumStagedPages * on_cards.kv_page_size_bytes());
+  CHECK(on_host.staging_size_bytes == without_pages(on_host, true));
+}
+
+TEST_CASE("more host memory for KV pages than is free: an amount that fits is named, and fits",
+          "[offload]") {
+  const Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = small_request();
+  request.kv_cache_tokens = GENERATE(0, 640);
+  request.devices = GENERATE(kTwoCards, std::vector<gpu::LogicalDevice>{{}});
+  request.kv_host_size_bytes = 100 * kGiB;
+  const offload::AvailableMemory available = {.host_size_bytes = 8 * kGiB,
+                                              .card_size_bytes = {kGiB, kGiB}};
+  const std::string message = refusal(checkpoint, request, available);
+  CHECK_THAT(message, Catch::Matchers::ContainsSubstring("memory of the host"));
+  const int64_t fitting_gib = value_of(message, "--kv-host-gib");
+  CHECK(fitting_gib >= 6);
+  request.kv_host_size_bytes = fitting_gib * kGiB;
+  CHECK_NOTHROW(offload::plan_placement(checkpoint, request, available));
+  request.kv_host_size_bytes = (fitting_gib + 1) * kGiB;
+  CHECK_THROWS_AS(offload::plan_placement(checkpoint, request, available), LoadError);
+}
+
+TEST_CASE("what is too large beside host memory for KV pages is what is named", "[offload]") {
+  using Catch::Matchers::ContainsSubstring;
+  const Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = small_request();
+  request.kv_host_size_bytes = kGiB;
+  const auto check_tokens = [&](const offload::AvailableMemory& available) {
+    const std::string message = refusal(checkpoint, request, available);
+    CHECK_THAT(message, !ContainsSubstring("--kv-host-gib 0"));
+    request.kv_cache_tokens = value_of(message, "--kv-cache-tokens");
+    CHECK(offload::plan_placement(checkpoint, request, available).kv_host_size_bytes > kGiB / 2);
+  };
+  SECTION("on the host") {
+    request.kv_cache_tokens = 100'000'000;
+    check_tokens(host_with(4 * kGiB));
+  }
+  SECTION("on a card") {
+    request.kv_cache_tokens = 100'000'000;
+    request.devices = kTwoCards;
+    check_tokens({.host_size_bytes = 4 * kGiB, .card_size_bytes = {kGiB, kGiB}});
+  }
+  SECTION("in both memories") {
+    request.devices = kTwoCards;
+    request.kv_cache_tokens = 100'000'000;
+    request.kv_host_size_bytes = 100 * kGiB;
+    const offload::AvailableMemory available = {.host_size_bytes = 4 * kGiB,
+                                                .card_size_bytes = {kGiB, kGiB}};
+    const std::string message = refusal(checkpoint, request, available);
+    request.kv_host_size_bytes = value_of(message, "--kv-host-gib") * kGiB;
+    request.kv_cache_tokens = value_of(message, "--kv-cache-tokens");
+    CHECK_NOTHROW(offload::plan_placement(checkpoint, request, available));
+  }
+  SECTION("experts") {
+    const std::string message = refusal(checkpoint, request, host_with(kGiB / 2));
+    CHECK_THAT(message, ContainsSubstring("--kv-host-gib 0, and a machine with"));
+  }
 }
 
 TEST_CASE("more KV tokens than can be counted are refused", "[offload]") {
