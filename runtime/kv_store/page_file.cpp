@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -26,22 +28,23 @@ struct Header {
 };
 static_assert(sizeof(Header) == kPageFileHeaderBytes);
 
-bool read_all(int fd, std::span<std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t num_read = ::read(fd, bytes.data(), bytes.size());
-    if (num_read < 0 && errno == EINTR) continue;
-    if (num_read <= 0) return false;
-    bytes = bytes.subspan(static_cast<size_t>(num_read));
-  }
-  return true;
-}
-
-bool write_all(int fd, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t num_written = ::write(fd, bytes.data(), bytes.size());
-    if (num_written < 0 && errno == EINTR) continue;
-    if (num_written < 0) return false;
-    bytes = bytes.subspan(static_cast<size_t>(num_written));
+// Header and page in one call, as the system reads ahead by the size of what it is asked for; then
+// what is left of the page. `move` is ::readv or ::writev.
+template <typename Move, typename MoveRest>
+bool move_all(int fd, std::span<iovec, 2> parts, const Move& move, const MoveRest& move_rest) {
+  ssize_t num_moved = -1;
+  do {
+    num_moved = move(fd, parts.data(), 2);
+  } while (num_moved < 0 && errno == EINTR);
+  const auto header_size = static_cast<ssize_t>(parts[0].iov_len);
+  if (num_moved < header_size) return false;
+  auto done = static_cast<size_t>(num_moved - header_size);
+  while (done < parts[1].iov_len) {
+    const ssize_t more =
+        move_rest(fd, static_cast<std::byte*>(parts[1].iov_base) + done, parts[1].iov_len - done);
+    if (more < 0 && errno == EINTR) continue;
+    if (more <= 0) return false;
+    done += static_cast<size_t>(more);
   }
   return true;
 }
@@ -87,12 +90,11 @@ PageRead read_page_file(const std::filesystem::path& path,
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file.is_open()) return errno == ENOENT ? PageRead::kMissing : PageRead::kDamaged;
   Header header;
-  if (!read_all(file.get(), std::as_writable_bytes(std::span(&header, 1)))) {
-    return PageRead::kDamaged;
-  }
-  Header expected{.page_size_bytes = bytes.size(), .hash = hash, .checksum = header.checksum};
-  if (!(header == expected) || !read_all(file.get(), bytes)) return PageRead::kDamaged;
-  if (page_checksum(bytes) != header.checksum) return PageRead::kDamaged;
+  std::array<iovec, 2> parts = {iovec{&header, sizeof header}, iovec{bytes.data(), bytes.size()}};
+  if (!move_all(file.get(), parts, ::readv, ::read)) return PageRead::kDamaged;
+  const Header expected{
+      .page_size_bytes = bytes.size(), .hash = hash, .checksum = page_checksum(bytes)};
+  if (!(header == expected)) return PageRead::kDamaged;
   // Used now: what the folder goes by after a restart. Where the system refuses, it is only older.
   static_cast<void>(::futimens(file.get(), nullptr));
   return PageRead::kDone;
@@ -105,10 +107,10 @@ std::string write_page_file(const std::filesystem::path& path,
   FileDescriptor file(
       ::open(unfinished.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, S_IRUSR | S_IWUSR));
   if (!file.is_open()) return std::strerror(errno);
-  const Header header{
-      .page_size_bytes = bytes.size(), .hash = hash, .checksum = page_checksum(bytes)};
-  const bool is_written = write_all(file.get(), std::as_bytes(std::span(&header, 1))) &&
-                          write_all(file.get(), bytes) &&
+  Header header{.page_size_bytes = bytes.size(), .hash = hash, .checksum = page_checksum(bytes)};
+  std::array<iovec, 2> parts = {iovec{&header, sizeof header},
+                                iovec{const_cast<std::byte*>(bytes.data()), bytes.size()}};
+  const bool is_written = move_all(file.get(), parts, ::writev, ::write) &&
                           std::rename(unfinished.c_str(), path.c_str()) == 0;
   if (is_written) return "";
   const int error = errno;
