@@ -114,9 +114,11 @@ void StepLoop::step() {
   const std::span<const ScheduledItem> items = scheduler_.plan();
   if (page_store_) move_pages();
   waits_for_pages_ = items.empty() && scheduler_.restored().empty();
-  if (items.empty()) return;
-  note_admissions(items);
-  compute(items);
+  if (!items.empty()) {
+    note_admissions(items);
+    compute(items);
+  }
+  // Now, as these pages may be others' after the next plan.
   if (page_store_) page_store_->keep_new(cache_.learned());
   cache_.clear_changes();
 }

@@ -49,10 +49,6 @@ bool move_all(int fd, std::span<iovec, 2> parts, const Move& move, const MoveRes
   return true;
 }
 
-}  // namespace
-
-namespace {
-
 // Odd and then a shift onto itself: one to one, so that a chain never forgets a difference, and the
 // bits of a word reach all others.
 uint64_t mix(uint64_t state, uint64_t word) {

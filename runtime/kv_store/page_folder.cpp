@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/base/check.h"
 #include "runtime/base/errors.h"
 #include "runtime/base/random_seed.h"
 
@@ -82,6 +83,7 @@ PageFolder::PageFolder(const Options& options, FileDescriptor lock)
     : options_(options), lock_(std::move(lock)) {}
 
 void PageFolder::select_model(const std::string& identity) {
+  TANDEM_CHECK(model_dir_.empty(), "a folder is opened for one model");
   identity_ = identity;
   const uint64_t model = page_checksum(std::as_bytes(std::span(identity)));
   model_dir_ = options_.dir / fmt::format("{:016x}", model);

@@ -42,8 +42,8 @@ class PageFolder {
   // used.
   static std::shared_ptr<PageFolder> open(const Options& options);
 
-  // Before all of the below: from here on the folder's pages are those of models of this identity.
-  // Throws ConfigError.
+  // Once, before all of the below: from here on the folder's pages are those of models of this
+  // identity. Throws ConfigError.
   void select_model(const std::string& identity);
   // What the hashes of the pages are keyed with, until forget_all().
   [[nodiscard]] uint64_t secret() const;

@@ -44,6 +44,10 @@ PageStore::PageStore(ForwardModel& model, Options options)
       last_progress_(Clock::now()),
       last_write_failure_(Clock::now() - kPauseAfterFailure) {
   if (folder_ == nullptr) return;
+  const PageFolderUse use = folder_->use();
+  const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
+  spdlog::info("{}: {} KV pages of this model, {:.1f} of {:.1f} GiB used", folder_->dir().string(),
+               use.num_pages, gib(use.size_bytes), gib(use.max_size_bytes));
   io_.emplace(folder_, std::move(options.on_progress));
   io_->remove_forgotten();  // an earlier process may not have come to it
 }

@@ -154,10 +154,11 @@ TEST_CASE("a disk that does not answer keeps no request waiting for ever", "[eng
     }
     CHECK(num_cached(engine, model, prompt_of(1)) == 0);
     CHECK(num_cached(engine, model, prompt_of(2)) == 0);
-    // Lets go of those that wait, so that the engine can end.
+    // Lets go of those that wait, with more than a page, so that the engine can end.
+    const std::string rubbish(4096, 'x');
     for (const fs::path& path : fifos) writers.emplace_back(::open(path.c_str(), O_RDWR));
     for (const FileDescriptor& writer : writers) {
-      CHECK(::write(writer.get(), std::string(100, 'x').data(), 100) == 100);
+      CHECK(::write(writer.get(), rubbish.data(), rubbish.size()) == 4096);
     }
   }
 }
