@@ -19,6 +19,9 @@ namespace {
 // number here, and no page of before is found.
 constexpr int kVersion = 1;
 constexpr int64_t kSampleSizeBytes = 4096;
+// Of Kimi-K2's 69,120 matrices of scales 4,066 are looked at: in half a second from a cold disk,
+// not in seven. Coprime to 3 and 384, so that it comes to all projections and experts.
+constexpr int64_t kExpertStride = 17;
 
 PageHash add_sample(PageHash hash, std::span<const std::byte> bytes, int64_t begin_bytes) {
   std::array<int32_t, kSampleSizeBytes / sizeof(int32_t)> words{};
@@ -28,23 +31,25 @@ PageHash add_sample(PageHash hash, std::span<const std::byte> bytes, int64_t beg
   return extend_page_hash(hash, words);
 }
 
-PageHash add_values(PageHash hash, const ExpectedTensor& tensor, std::span<const std::byte> bytes) {
-  const int64_t last = std::max<int64_t>(static_cast<int64_t>(bytes.size()) - kSampleSizeBytes, 0);
-  if (tensor.kind != TensorKind::kRoutedExperts) {
-    for (const int64_t begin : {int64_t{0}, last / 2, last}) hash = add_sample(hash, bytes, begin);
-  } else if (tensor.dtype == DType::kBF16) {
-    hash = add_sample(hash, bytes, last / 2);
-  }
-  return hash;
+int64_t last_sample(std::span<const std::byte> bytes) {
+  return std::max<int64_t>(static_cast<int64_t>(bytes.size()) - kSampleSizeBytes, 0);
 }
 
 PageHash hash_of(const Checkpoint& checkpoint) {
   PageHash hash = salted_root_hash(root_page_hash(kVersion), config_text(checkpoint.config()));
+  int64_t num_expert_values = 0;
   visit_all_tensors(checkpoint.config(), [&](const ExpectedTensor& tensor) {
     const TensorInfo* const info = checkpoint.index().find(tensor.name);
     if (info == nullptr || !tensor.is_checked) return;
     hash = salted_root_hash(hash, tensor.name + " " + describe(*info));
-    hash = add_values(hash, tensor, checkpoint.index().bytes(*info));
+    const std::span<const std::byte> bytes = checkpoint.index().bytes(*info);
+    const int64_t last = last_sample(bytes);
+    if (tensor.kind != TensorKind::kRoutedExperts) {
+      for (const int64_t begin : {int64_t{0}, last / 2, last})
+        hash = add_sample(hash, bytes, begin);
+    } else if (tensor.dtype == DType::kBF16 && num_expert_values++ % kExpertStride == 0) {
+      hash = add_sample(hash, bytes, last / 2);
+    }
   });
   return hash;
 }

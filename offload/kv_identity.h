@@ -27,7 +27,7 @@ struct KvArithmetic {
 //
 // The hash covers all of config.json that the model goes by; name, type and shape of every tensor
 // that it reads; of the values 4 KiB each at begin, middle and end of every tensor but the routed
-// experts', and of each of those 4 KiB of the scales (of the weights where they are BF16). A
+// experts', and of one in 17 of those 4 KiB of the scales (of the weights where they are BF16). A
 // fine-tune moves nearly every value of what it trains, also where these 4 KiB lie; files made to
 // differ elsewhere alone would be taken for each other.
 std::string kv_identity(const Checkpoint& checkpoint, const KvArithmetic& arithmetic);

@@ -1,4 +1,6 @@
 // What makes KV pages of two models exchangeable, and what does not.
+#include <fmt/format.h>
+
 #include <catch2/catch_test_macros.hpp>
 #include <chrono>
 #include <filesystem>
@@ -111,7 +113,7 @@ void train(const fs::path& dir, std::string_view tensor_name) {
   REQUIRE(file.good());
 }
 
-TEST_CASE("a fine-tune of one tensor alone is another model", "[offload]") {
+TEST_CASE("a fine-tune of one tensor, or of a layer's experts, is another model", "[offload]") {
   const test::TempDir dir;
   write_synthetic(dir.path(), 1);
   std::set<std::string> identities = {identity_of_files(dir.path())};
@@ -119,12 +121,21 @@ TEST_CASE("a fine-tune of one tensor alone is another model", "[offload]") {
        {"model.embed_tokens.weight", "model.layers.0.self_attn.q_a_proj.weight",
         "model.layers.1.input_layernorm.weight", "model.layers.1.mlp.gate.weight",
         "model.layers.1.mlp.gate.e_score_correction_bias",
-        "model.layers.2.mlp.experts.3.down_proj.weight_scale",
         "model.layers.2.mlp.shared_experts.up_proj.weight"}) {
     INFO(tensor);
     train(dir.path(), tensor);
     CHECK(identities.insert(identity_of_files(dir.path())).second);
   }
+  // Of the routed experts not all are looked at.
+  const int32_t num_experts = Checkpoint::open(dir.path()).config().n_routed_experts;
+  REQUIRE(num_experts >= 8);
+  for (int32_t expert_idx = 0; expert_idx < num_experts; ++expert_idx) {
+    for (const char* projection : {"gate", "up", "down"}) {
+      train(dir.path(), fmt::format("model.layers.2.mlp.experts.{}.{}_proj.weight_scale",
+                                    expert_idx, projection));
+    }
+  }
+  CHECK(identities.insert(identity_of_files(dir.path())).second);
 }
 
 }  // namespace
