@@ -137,6 +137,14 @@ void StepLoop::move_pages() {
   page_store_->restore(restored_pages_);
 }
 
+// When it begins and when it ends: what it found in the model's memory nobody else would know of.
+void StepLoop::mark_pages_used(const Sequence& sequence) {
+  if (!page_store_) return;
+  const auto num_full = static_cast<size_t>(sequence.num_computed_tokens / kPageSizeTokens);
+  const std::span<const PageHash> hashes(sequence.page_hashes);
+  page_store_->mark_used(hashes.first(std::min(num_full, hashes.size())));
+}
+
 void StepLoop::compute(std::span<const ScheduledItem> items) {
   const Batch batch = batch_.build(items);
   if (model_.chooses_tokens() && collect_choices()) {
@@ -219,6 +227,7 @@ void StepLoop::note_admissions(std::span<const ScheduledItem> items) {
     ActiveRequest& request = *request_of_.at(item.sequence);
     if (request.was_admitted) continue;
     leave_queue(request);
+    mark_pages_used(request.sequence);
     counters_.prompt_tokens += request.sequence.num_prompt_tokens;
     counters_.cached_tokens += request.sequence.num_cached_tokens;
   }
@@ -295,6 +304,7 @@ void StepLoop::emit_token(ActiveRequest& request, const SampledToken& token) {
 
 void StepLoop::finish(ActiveRequest& request, FinishReason reason, std::string error) {
   if (!request.was_admitted) leave_queue(request);
+  mark_pages_used(request.sequence);
   scheduler_.remove(request.sequence);
   TokenEvent& event = request.last_event;
   event.kind = TokenEvent::Kind::kFinished;

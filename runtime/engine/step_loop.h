@@ -61,6 +61,7 @@ class StepLoop {
 
  private:
   void move_pages();
+  void mark_pages_used(const Sequence& sequence);
   void note_admissions(std::span<const ScheduledItem> items);
   void compute(std::span<const ScheduledItem> items);
   void tell_prompt_token(ActiveRequest& request, int32_t token_idx, std::span<const float> logits);

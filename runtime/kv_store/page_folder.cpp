@@ -6,9 +6,11 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <iterator>
 #include <optional>
@@ -209,6 +211,23 @@ std::string PageFolder::write(PageHash hash, std::span<const std::byte> bytes, u
   }
   if (failure.empty()) add({.path = path, .size_bytes = size_bytes, .hash = hash, .is_own = true});
   return failure;
+}
+
+// The system's own times of files may stand still for milliseconds, hence times of our own.
+void PageFolder::mark_used(std::span<const PageHash> hashes) {
+  timespec used = {};
+  ::clock_gettime(CLOCK_REALTIME, &used);
+  for (size_t idx = hashes.size(); idx-- > 0;) {
+    {
+      const std::lock_guard lock(mutex_);
+      const auto found = page_of_.find(hashes[idx]);
+      if (found == page_of_.end()) continue;
+      pages_.splice(pages_.end(), pages_, found->second);
+    }
+    if (++used.tv_nsec == 1'000'000'000) used = {.tv_sec = used.tv_sec + 1, .tv_nsec = 0};
+    const std::array<timespec, 2> times = {used, used};
+    static_cast<void>(::utimensat(AT_FDCWD, path_of(hashes[idx]).c_str(), times.data(), 0));
+  }
 }
 
 // Without its key a page is of no use, so where one cannot be moved the other goes.

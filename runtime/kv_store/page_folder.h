@@ -55,6 +55,9 @@ class PageFolder {
   // Makes room first. Returns why it failed; "" where it did not, and where the page's hash is
   // keyed with another secret than is right by now.
   std::string write(PageHash hash, std::span<const std::byte> bytes, uint64_t secret);
+  // Pages of one sequence, in order, that was just at work: all count as used, the first last,
+  // since without it those behind it are of no use. On disk too, so takes its time.
+  void mark_used(std::span<const PageHash> hashes);
   // No page of the model is found any more, nor what is just being written; the secret is another.
   // False where the disk does not let go of them, so that they may come back at the next start.
   bool forget_all();

@@ -25,15 +25,18 @@ PageIo::~PageIo() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void PageIo::read(HostPage& page) { add(reads_, &page); }
-void PageIo::write(HostPage& page) { add(writes_, &page); }
-void PageIo::remove_forgotten() { add(writes_, nullptr); }
+void PageIo::read(HostPage& page) { add(reads_, {.page = &page}); }
+void PageIo::write(HostPage& page) { add(writes_, {.page = &page, .secret = folder_->secret()}); }
+void PageIo::remove_forgotten() { add(writes_, {.removes_forgotten = true}); }
+// Behind what is being written, so that it is there to be marked.
+void PageIo::mark_used(std::span<const PageHash> hashes) {
+  add(writes_, {.used = {hashes.begin(), hashes.end()}});
+}
 
-void PageIo::add(std::deque<Job>& queue, HostPage* page) {
-  const uint64_t secret = folder_->secret();
+void PageIo::add(std::deque<Job>& queue, Job job) {
   {
     const std::lock_guard lock(mutex_);
-    queue.push_back({.page = page, .secret = secret});
+    queue.push_back(std::move(job));
   }
   has_jobs_.notify_one();
 }
@@ -55,7 +58,7 @@ void PageIo::run() {
     const bool is_write = reads_.empty();
     std::deque<Job>& queue = is_write ? writes_ : reads_;
     if (queue.empty()) return;
-    const Job job = queue.front();
+    const Job job = std::move(queue.front());
     queue.pop_front();
     lock.unlock();
     Done done = do_job(job, is_write);
@@ -71,7 +74,8 @@ void PageIo::run() {
 PageIo::Done PageIo::do_job(const Job& job, bool is_write) {
   Done done{.page = job.page, .is_write = is_write, .failure = ""};
   if (job.page == nullptr) {
-    folder_->remove_forgotten();
+    folder_->mark_used(job.used);
+    if (job.removes_forgotten) folder_->remove_forgotten();
   } else if (is_write) {
     done.failure = folder_->write(job.page->hash, job.page->bytes, job.secret);
   } else {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,6 +29,7 @@ class PageIo {
   // The pages' bytes are these threads' until take_done() names them. Reads go first.
   void read(HostPage& page);
   void write(HostPage& page);
+  void mark_used(std::span<const PageHash> hashes);
   void remove_forgotten();
 
   struct Done {
@@ -41,12 +43,14 @@ class PageIo {
 
  private:
   struct Job {
-    HostPage* page = nullptr;  // null: remove what was forgotten
-    uint64_t secret = 0;       // that the page's hash is keyed with
+    HostPage* page = nullptr;         // null: one of the other two
+    uint64_t secret = 0;              // that the page's hash is keyed with
+    std::vector<PageHash> used = {};  // pages to mark
+    bool removes_forgotten = false;
   };
   void run();
   [[nodiscard]] Done do_job(const Job& job, bool is_write);
-  void add(std::deque<Job>& queue, HostPage* page);
+  void add(std::deque<Job>& queue, Job job);
 
   const std::shared_ptr<PageFolder> folder_;
   const std::function<void()> on_done_;

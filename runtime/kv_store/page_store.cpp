@@ -171,6 +171,10 @@ void PageStore::restore(std::span<const KnownPage> pages) {
   model_.write_kv_pages(copies_);
 }
 
+void PageStore::mark_used(std::span<const PageHash> hashes) {
+  if (io_ && !hashes.empty()) io_->mark_used(hashes);
+}
+
 void PageStore::forget_all() {
   host_.forget_all();
   if (folder_ == nullptr) return;

@@ -63,6 +63,8 @@ class PageStore final : public PageSource {
   // Behind a step: pages that have become full.
   void keep_new(std::span<const KnownPage> pages);
 
+  // Pages of a sequence, in order, that begins or ends: in the folder they go later than others.
+  void mark_used(std::span<const PageHash> hashes);
   void forget_all();
   [[nodiscard]] PageStoreStats stats() const;
 

@@ -229,6 +229,37 @@ TEST_CASE("prompt logprobs are computed, whatever is kept", "[engine]") {
   CHECK(sink->num_tokens() == 8 * 64 + 10 - 1 + 4);
 }
 
+// The beginning of all prompts is computed once and found in the KV cache ever after: the folder
+// has to be told that it is in use.
+TEST_CASE("what many prompts begin with outlives what single ones end with", "[engine]") {
+  const test::TempDir dir;
+  const std::vector<int32_t> shared = make_prompt(99, 4 * 64, 512);
+  const auto prompt = [&](uint32_t seed) {
+    std::vector<int32_t> ids = shared;
+    const std::vector<int32_t> own = make_prompt(seed, 4 * 64 + 10, 512);
+    ids.insert(ids.end(), own.begin(), own.end());
+    return ids;
+  };
+  EngineOptions options;
+  options.max_sequences = 1;
+  const auto open = [&](const HashModel& model) {
+    const int64_t file_bytes = model.kv_page_size_bytes() + kPageFileHeaderBytes;
+    options.kv_folder = PageFolder::open({.dir = dir.path(), .max_size_bytes = 14 * file_bytes});
+  };
+  {
+    HashModel model(small_model(0, 64));
+    open(model);
+    Engine engine(model, options);
+    for (uint32_t seed = 1; seed <= 10; ++seed)
+      CHECK(num_cached(engine, model, prompt(seed)) == (seed == 1 ? 0 : 256));
+  }
+  options.kv_folder.reset();
+  HashModel model(small_model(0, 64));
+  open(model);
+  Engine engine(model, options);
+  CHECK(num_cached(engine, model, prompt(11)) == 256);
+}
+
 TEST_CASE("pages of one salt do not come back under another", "[engine]") {
   const test::TempDir dir;
   const auto cached_with = [&](const std::string& salt) {

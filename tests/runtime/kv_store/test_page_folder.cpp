@@ -190,6 +190,25 @@ TEST_CASE("the pages unused for longest give way, also after a restart", "[kv_st
   CHECK(page_files(dir.path()).size() == 2);
 }
 
+TEST_CASE("of a sequence the first pages stay for longest, also after a restart", "[kv_store]") {
+  const test::TempDir dir;
+  const std::vector<PageHash> sequence = {hash_of(0), hash_of(1), hash_of(2)};
+  {
+    const auto folder = open_folder(dir.path(), 4 * kFileBytes);
+    for (uint64_t content = 0; content < 4; ++content) write(*folder, content);
+    folder->mark_used(sequence);
+    write(*folder, 4);
+    CHECK_FALSE(folder->contains(hash_of(3)));
+    for (const uint64_t content : {0, 1, 2, 4}) CHECK(folder->contains(hash_of(content)));
+    folder->mark_used(std::vector<PageHash>{hash_of(4), hash_of(3)});  // 3 is gone
+    write(*folder, 5);
+    CHECK_FALSE(folder->contains(hash_of(2)));
+    folder->mark_used(std::span(sequence).first(2));
+  }
+  const auto folder = open_folder(dir.path(), 2 * kFileBytes);
+  for (const uint64_t content : {0, 1}) CHECK(folder->contains(hash_of(content)));
+}
+
 TEST_CASE("a page that is damaged or deleted is not found again, and can be written",
           "[kv_store]") {
   const test::TempDir dir;
