@@ -42,7 +42,8 @@ PageStore::PageStore(ForwardModel& model, Options options)
       folder_(std::move(options.folder)),
       patience_(options.patience),
       last_progress_(Clock::now()),
-      last_write_failure_(Clock::now() - kPauseAfterFailure) {
+      last_write_failure_(Clock::now() - kPauseAfterFailure),
+      last_damage_told_(Clock::now() - kPauseAfterFailure) {
   if (folder_ == nullptr) return;
   const PageFolderUse use = folder_->use();
   const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
@@ -72,13 +73,22 @@ void PageStore::begin_plan() {
     if (done.is_write) {
       note_write(done);
     } else {
-      page.is_filled = done.read == PageRead::kDone;
-      ++(page.is_filled ? counters_.pages_read : counters_.failures);
-      if (done.read == PageRead::kDamaged)
-        spdlog::warn("{}: a KV page is damaged, it is computed again", folder_->dir().string());
+      note_read(done);
     }
     if (page.is_forgotten || !page.is_filled) host_.drop(page);
   }
+}
+
+// A page that was there and is missing was forgotten meanwhile, or deleted by somebody.
+void PageStore::note_read(const PageIo::Done& done) {
+  done.page->is_filled = done.read == PageRead::kDone;
+  if (done.page->is_filled) ++counters_.pages_read;
+  if (done.read != PageRead::kDamaged) return;
+  ++counters_.failures;
+  // Of a disk that fails not every page.
+  if (Clock::now() - last_damage_told_ < kPauseAfterFailure) return;
+  last_damage_told_ = Clock::now();
+  spdlog::warn("{}: a KV page is damaged, it is computed again", folder_->dir().string());
 }
 
 void PageStore::note_write(const PageIo::Done& done) {

@@ -72,6 +72,7 @@ class PageStore final : public PageSource {
   PageStore(ForwardModel& model, Options options);
   void keep(std::span<const KnownPage> pages, bool is_leaving);
   void write(HostPage& page);
+  void note_read(const PageIo::Done& done);
   void note_write(const PageIo::Done& done);
   [[nodiscard]] bool takes_writes() const;
   [[nodiscard]] bool is_stuck() const;
@@ -83,7 +84,7 @@ class PageStore final : public PageSource {
   const std::chrono::milliseconds patience_;
   uint64_t plan_idx_ = 1;
   int64_t num_busy_ = 0;  // pages being read and written
-  std::chrono::steady_clock::time_point last_progress_, last_write_failure_;
+  std::chrono::steady_clock::time_point last_progress_, last_write_failure_, last_damage_told_;
   PageStoreStats counters_;
   std::vector<KvPageBytes> copies_;  // of one call
   std::vector<HostPage*> kept_;

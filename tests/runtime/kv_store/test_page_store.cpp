@@ -236,6 +236,20 @@ TEST_CASE("a damaged page is computed again, told of and counted", "[kv_store]")
   CHECK(fixture.comes_back(10));
 }
 
+TEST_CASE("a page that somebody has deleted is computed again, which is no failure", "[kv_store]") {
+  const test::TempDir dir;
+  {
+    Fixture fixture(0, dir.path());
+    fixture.store->keep_new(fixture.fill(10, 1));
+  }
+  Fixture fixture(0, dir.path());
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir.path())) {
+    if (entry.path().extension() == ".kv") fs::remove(entry.path());
+  }
+  CHECK_FALSE(fixture.comes_back(10));
+  CHECK(fixture.store->stats().failures == 0);
+}
+
 TEST_CASE("a disk that takes no page is told of once and left alone for a while", "[kv_store]") {
   const test::TempDir dir;
   const CapturedLog log;
