@@ -53,6 +53,12 @@ PageStore::PageStore(ForwardModel& model, Options options)
   io_->remove_forgotten();  // an earlier process may not have come to it
 }
 
+PageStore::~PageStore() {
+  const int64_t num_left = io_ ? io_->num_queued_writes() : 0;
+  if (num_left >= kMaxQueuedWrites / 4)  // else it is over before it is read
+    spdlog::info("{}: the last {} KV pages are being written", folder_->dir().string(), num_left);
+}
+
 std::optional<uint64_t> PageStore::secret() const {
   if (folder_ == nullptr) return std::nullopt;
   return folder_->secret();

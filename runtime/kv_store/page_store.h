@@ -46,6 +46,9 @@ class PageStore final : public PageSource {
   // Null where there is nothing to keep pages in, or the model's cannot be copied. Throws
   // ConfigError, LoadError.
   static std::unique_ptr<PageStore> make(ForwardModel& model, Options options);
+  ~PageStore() override;  // when all is written that was on its way to the folder
+  PageStore(const PageStore&) = delete;
+  PageStore& operator=(const PageStore&) = delete;
 
   // What hashes are to be keyed with, so that pages of an earlier process are found; nothing: no
   // matter.
