@@ -156,9 +156,9 @@ void PageStore::keep(std::span<const KnownPage> pages, bool is_leaving) {
       if (!is_written && !(is_leaving && keeps_leaving_)) continue;
       page = host_.take(known.hash, plan_idx_ - 1);
       if (page == nullptr) continue;  // all are wanted: it is computed again
-      page->wanted_at = plan_idx_;    // not to be taken for one of its neighbours
       copies_.push_back({.page_id = known.page_id, .bytes = page->bytes});
     }
+    page->wanted_at = plan_idx_;  // not to be taken for one of its neighbours
     if (is_written) kept_.push_back(page);
     if (!is_leaving) host_.mark_spare(*page);
     page->is_filled = true;

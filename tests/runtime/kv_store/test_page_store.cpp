@@ -163,6 +163,27 @@ TEST_CASE("a page that leaves again is not copied again", "[kv_store]") {
   CHECK(fixture.model.num_read == 2);
 }
 
+// In host memory, but not in the folder any more: it is written again, from where it is.
+TEST_CASE("a page that is about to be written gives way to none of those beside it", "[kv_store]") {
+  const test::TempDir dir;
+  Fixture fixture(256, dir.path(), 1);
+  for (int32_t first = 1000; first < 1256; first += 8) {
+    fixture.store->keep_leaving(fixture.fill(first, 8));
+    fixture.wait(8);
+  }
+  REQUIRE(fixture.store->stats().host_pages_used == 256);
+  for (int plan = 0; plan < 2; ++plan) fixture.store->begin_plan();
+  CHECK(fixture.comes_back(1000));  // and is the first to give way
+  fixture.model.fill(7, 1000);
+  std::vector<KnownPage> learned = fixture.fill(2000, 6);
+  learned.insert(learned.begin(), {hash_of(1000), 7});
+  fixture.store->keep_new(learned);
+  fixture.wait(7);
+  CHECK(fixture.comes_back(1000));
+  CHECK(fixture.comes_back(2000));
+  CHECK(fixture.store->stats().pages_written == 256 + 7);
+}
+
 TEST_CASE("what was found in a plan stays for its step", "[kv_store]") {
   Fixture fixture(2, "");
   fixture.store->keep_leaving(fixture.fill(10, 2));
