@@ -28,25 +28,26 @@ struct Header {
 };
 static_assert(sizeof(Header) == kPageFileHeaderBytes);
 
-// Header and page in one call, as the system reads ahead by the size of what it is asked for; then
-// what is left of the page. `move` is ::readv or ::writev.
-template <typename Move, typename MoveRest>
-bool move_all(int fd, std::span<iovec, 2> parts, const Move& move, const MoveRest& move_rest) {
-  ssize_t num_moved = -1;
-  do {
-    num_moved = move(fd, parts.data(), 2);
-  } while (num_moved < 0 && errno == EINTR);
-  const auto header_size = static_cast<ssize_t>(parts[0].iov_len);
-  if (num_moved < header_size) return false;
-  auto done = static_cast<size_t>(num_moved - header_size);
-  while (done < parts[1].iov_len) {
-    const ssize_t more =
-        move_rest(fd, static_cast<std::byte*>(parts[1].iov_base) + done, parts[1].iov_len - done);
-    if (more < 0 && errno == EINTR) continue;
-    if (more <= 0) return false;
-    done += static_cast<size_t>(more);
+// All of `parts`; header and page go in one call, as the system reads ahead by the size of what it
+// is asked for. Returns 0, or what the system says: ENODATA where the file ends before. `move` is
+// ::readv or ::writev.
+template <typename Move>
+int move_all(int fd, std::span<iovec> parts, const Move& move) {
+  while (!parts.empty()) {
+    const ssize_t num_moved = move(fd, parts.data(), static_cast<int>(parts.size()));
+    if (num_moved < 0 && errno == EINTR) continue;
+    if (num_moved < 0) return errno;
+    if (num_moved == 0) return ENODATA;
+    auto rest = static_cast<size_t>(num_moved);
+    while (!parts.empty() && rest >= parts.front().iov_len) {
+      rest -= parts.front().iov_len;
+      parts = parts.subspan(1);
+    }
+    if (parts.empty()) return 0;
+    iovec& part = parts.front();
+    part = {static_cast<std::byte*>(part.iov_base) + rest, part.iov_len - rest};
   }
-  return true;
+  return 0;
 }
 
 // Odd and then a shift onto itself: one to one, so that a chain never forgets a difference, and the
@@ -84,10 +85,11 @@ PageRead read_page_file(const std::filesystem::path& path,
                         PageHash hash,
                         std::span<std::byte> bytes) {
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!file.is_open()) return errno == ENOENT ? PageRead::kMissing : PageRead::kDamaged;
+  if (!file.is_open()) return errno == ENOENT ? PageRead::kMissing : PageRead::kRefused;
   Header header;
   std::array<iovec, 2> parts = {iovec{&header, sizeof header}, iovec{bytes.data(), bytes.size()}};
-  if (!move_all(file.get(), parts, ::readv, ::read)) return PageRead::kDamaged;
+  if (const int error = move_all(file.get(), parts, ::readv); error != 0)
+    return error == ENODATA ? PageRead::kDamaged : PageRead::kRefused;
   const Header expected{
       .page_size_bytes = bytes.size(), .hash = hash, .checksum = page_checksum(bytes)};
   if (!(header == expected)) return PageRead::kDamaged;
@@ -106,10 +108,9 @@ std::string write_page_file(const std::filesystem::path& path,
   Header header{.page_size_bytes = bytes.size(), .hash = hash, .checksum = page_checksum(bytes)};
   std::array<iovec, 2> parts = {iovec{&header, sizeof header},
                                 iovec{const_cast<std::byte*>(bytes.data()), bytes.size()}};
-  const bool is_written = move_all(file.get(), parts, ::writev, ::write) &&
-                          std::rename(unfinished.c_str(), path.c_str()) == 0;
-  if (is_written) return "";
-  const int error = errno;
+  int error = move_all(file.get(), parts, ::writev);
+  if (error == 0 && std::rename(unfinished.c_str(), path.c_str()) != 0) error = errno;
+  if (error == 0) return "";
   ::unlink(unfinished.c_str());
   return std::strerror(error);
 }

@@ -19,7 +19,12 @@ namespace tandem {
 
 inline constexpr int64_t kPageFileHeaderBytes = 40;
 
-enum class PageRead { kDone, kMissing, kDamaged };
+enum class PageRead {
+  kDone,
+  kMissing,
+  kDamaged,
+  kRefused,  // by the system, which says nothing of the file
+};
 // Fills `bytes` where the file is whole and holds the page of that hash and size.
 PageRead read_page_file(const std::filesystem::path& path,
                         PageHash hash,

@@ -169,7 +169,7 @@ uint64_t PageFolder::secret() const {
 
 bool PageFolder::contains(PageHash hash) const {
   const std::lock_guard lock(mutex_);
-  return page_of_.contains(hash);
+  return is_found(hash);
 }
 
 PageRead PageFolder::read(PageHash hash, std::span<std::byte> bytes) {
@@ -183,7 +183,12 @@ PageRead PageFolder::read(PageHash hash, std::span<std::byte> bytes) {
   if (outcome == PageRead::kDone) return outcome;
   const std::lock_guard lock(mutex_);
   const auto found = page_of_.find(hash);
-  if (found != page_of_.end()) remove(found->second);
+  if (found == page_of_.end()) return outcome;
+  if (outcome == PageRead::kRefused) {
+    found->second->is_refused = true;
+  } else {
+    remove(found->second);
+  }
   return outcome;
 }
 
@@ -195,7 +200,7 @@ std::string PageFolder::write(PageHash hash, std::span<const std::byte> bytes, u
   }
   {
     const std::lock_guard lock(mutex_);
-    if (secret != secret_ || page_of_.contains(hash)) return "";
+    if (secret != secret_ || is_found(hash)) return "";
     make_room(size_bytes);
     writing_bytes_ += size_bytes;
   }
@@ -261,8 +266,17 @@ PageFolderUse PageFolder::use() const {
           .max_size_bytes = options_.max_size_bytes};
 }
 
+bool PageFolder::is_found(PageHash hash) const {
+  const auto found = page_of_.find(hash);
+  return found != page_of_.end() && !found->second->is_refused;
+}
+
 void PageFolder::add(Page page) {
-  if (page.is_own && page_of_.contains(page.hash)) return;
+  const auto found = page.is_own ? page_of_.find(page.hash) : page_of_.end();
+  if (found != page_of_.end()) {
+    found->second->is_refused = false;
+    return;
+  }
   size_bytes_ += page.size_bytes;
   const auto place = pages_.insert(pages_.end(), std::move(page));
   if (place->is_own) page_of_[place->hash] = place;

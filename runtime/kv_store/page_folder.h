@@ -50,7 +50,8 @@ class PageFolder {
 
   // From any thread.
   [[nodiscard]] bool contains(PageHash hash) const;
-  // A page that cannot be read is not found again.
+  // A page that cannot be read is not found again, and deleted but where the system refused to
+  // read.
   PageRead read(PageHash hash, std::span<std::byte> bytes);
   // Makes room first. Returns why it failed; "" where it did not, and where the page's hash is
   // keyed with another secret than is right by now.
@@ -74,7 +75,8 @@ class PageFolder {
     std::filesystem::path path;
     int64_t size_bytes = 0;
     PageHash hash;
-    bool is_own = false;  // of the selected model
+    bool is_own = false;      // of the selected model
+    bool is_refused = false;  // by the system: it counts, but is not found
   };
   using Pages = std::list<Page>;
 
@@ -84,6 +86,7 @@ class PageFolder {
   void find_pages();
   [[nodiscard]] std::filesystem::path path_of(PageHash hash) const;
   // With the mutex held.
+  [[nodiscard]] bool is_found(PageHash hash) const;
   void add(Page page);
   void remove(Pages::iterator page);
   void make_room(int64_t size_bytes);

@@ -89,12 +89,13 @@ void PageStore::begin_plan() {
 void PageStore::note_read(const PageIo::Done& done) {
   done.page->is_filled = done.read == PageRead::kDone;
   if (done.page->is_filled) ++counters_.pages_read;
-  if (done.read != PageRead::kDamaged) return;
+  if (done.read != PageRead::kDamaged && done.read != PageRead::kRefused) return;
   ++counters_.failures;
   // Of a disk that fails not every page.
   if (Clock::now() - last_damage_told_ < kPauseAfterFailure) return;
   last_damage_told_ = Clock::now();
-  spdlog::warn("{}: a KV page is damaged, it is computed again", folder_->dir().string());
+  spdlog::warn("{}: a KV page {}, it is computed again", folder_->dir().string(),
+               done.read == PageRead::kDamaged ? "is damaged" : "cannot be read");
 }
 
 void PageStore::note_write(const PageIo::Done& done) {

@@ -1,6 +1,7 @@
 // Pages as files, and the folder that holds them.
 #include "runtime/kv_store/page_folder.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include <catch2/matchers/catch_matchers_exception.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
 #include <chrono>
+#include <csignal>
 #include <memory>
 #include <set>
 #include <string>
@@ -74,6 +76,23 @@ fs::path file_of(const fs::path& dir, uint64_t content) {
   FAIL("no file of page " << content);
   return {};
 }
+
+// What the process may have of a resource, for a while.
+class LimitedResource {
+ public:
+  LimitedResource(__rlimit_resource resource, rlim_t limit) : resource_(resource) {
+    REQUIRE(::getrlimit(resource_, &before_) == 0);
+    const rlimit limited{.rlim_cur = limit, .rlim_max = before_.rlim_max};
+    REQUIRE(::setrlimit(resource_, &limited) == 0);
+  }
+  LimitedResource(const LimitedResource&) = delete;
+  LimitedResource& operator=(const LimitedResource&) = delete;
+  ~LimitedResource() { ::setrlimit(resource_, &before_); }
+
+ private:
+  __rlimit_resource resource_;
+  rlimit before_ = {};
+};
 
 TEST_CASE("a page file gives back its page, and nothing that was changed", "[kv_store]") {
   const test::TempDir dir;
@@ -228,6 +247,49 @@ TEST_CASE("a page that is damaged or deleted is not found again, and can be writ
   fs::remove_all(damaged.parent_path().parent_path());  // with its key
   for (uint64_t content = 1; content < 3; ++content) write(*folder, content);
   for (uint64_t content = 1; content < 3; ++content) CHECK(is_there(*folder, content));
+}
+
+// As when clients hold all that the process may open.
+TEST_CASE("a page that the system refuses to read stays for another time", "[kv_store]") {
+  const test::TempDir dir;
+  std::vector<std::byte> bytes(kPageBytes);
+  {
+    const auto folder = open_folder(dir.path());
+    for (uint64_t content = 1; content < 3; ++content) write(*folder, content);
+    for (uint64_t content = 1; content < 3; ++content) {
+      const LimitedResource none(RLIMIT_NOFILE, 0);
+      CHECK(folder->read(hash_of(content), bytes) == PageRead::kRefused);
+    }
+    CHECK_FALSE(folder->contains(hash_of(1)));
+    CHECK(folder->use().size_bytes == 2 * kFileBytes);
+    write(*folder, 1);  // it was computed again
+    CHECK(is_there(*folder, 1));
+    CHECK(folder->use().size_bytes == 2 * kFileBytes);
+  }
+  const auto folder = open_folder(dir.path());
+  for (uint64_t content = 1; content < 3; ++content) CHECK(is_there(*folder, content));
+}
+
+// A file that may have 20 bytes gets no whole header, one of 500 no whole page.
+TEST_CASE("a page that finds no room leaves nothing behind, and says why", "[kv_store]") {
+  const test::TempDir dir;
+  const auto folder = open_folder(dir.path());
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  for (const rlim_t limit : {0, 20, 500}) {
+    std::string failure;
+    {
+      const LimitedResource small(RLIMIT_FSIZE, limit);
+      failure = folder->write(hash_of(1), page_of(1), folder->secret());
+    }
+    CHECK(failure == "File too large");
+  }
+  std::signal(SIGXFSZ, handler);
+  CHECK_FALSE(folder->contains(hash_of(1)));
+  CHECK(folder->use().size_bytes == 0);
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir.path()))
+    CHECK(entry.path().extension() != ".tmp");
+  write(*folder, 1);
+  CHECK(is_there(*folder, 1));
 }
 
 TEST_CASE("what is forgotten is found by nobody, and its files go", "[kv_store]") {
