@@ -152,9 +152,13 @@ void PageFolder::find_pages() {
     return std::pair(left.used.tv_sec, left.used.tv_nsec) <
            std::pair(right.used.tv_sec, right.used.tv_nsec);
   });
-  const std::lock_guard lock(mutex_);
-  for (Found& one : found) add(std::move(one.page));
-  make_room(0);  // the limit may be lower than it was
+  Pages removed;
+  {
+    const std::lock_guard lock(mutex_);
+    for (Found& one : found) add(std::move(one.page));
+    make_room(0, removed);  // the limit may be lower than it was
+  }
+  delete_files(removed);
 }
 
 fs::path PageFolder::path_of(PageHash hash) const {
@@ -181,14 +185,18 @@ PageRead PageFolder::read(PageHash hash, std::span<std::byte> bytes) {
   }
   const PageRead outcome = read_page_file(path_of(hash), hash, bytes);
   if (outcome == PageRead::kDone) return outcome;
-  const std::lock_guard lock(mutex_);
-  const auto found = page_of_.find(hash);
-  if (found == page_of_.end()) return outcome;
-  if (outcome == PageRead::kRefused) {
-    found->second->is_refused = true;
-  } else {
-    remove(found->second);
+  Pages removed;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = page_of_.find(hash);
+    if (found == page_of_.end()) return outcome;
+    if (outcome == PageRead::kRefused) {
+      found->second->is_refused = true;
+    } else {
+      remove(found->second, removed);
+    }
   }
+  delete_files(removed);
   return outcome;
 }
 
@@ -198,23 +206,32 @@ std::string PageFolder::write(PageHash hash, std::span<const std::byte> bytes, u
     return fmt::format("a page has {} bytes, the folder may have {}", size_bytes,
                        options_.max_size_bytes);
   }
+  Pages removed;
   {
     const std::lock_guard lock(mutex_);
     if (secret != secret_ || is_found(hash)) return "";
-    make_room(size_bytes);
+    make_room(size_bytes, removed);
     writing_bytes_ += size_bytes;
   }
+  delete_files(removed);
   const fs::path path = path_of(hash);
   std::error_code ignored;  // what is missing shows when the file is opened
   fs::create_directories(path.parent_path(), ignored);
   std::string failure = write_page_file(path, hash, bytes);
-  const std::lock_guard lock(mutex_);
-  writing_bytes_ -= size_bytes;
-  if (secret != secret_) {
-    ::unlink(path.c_str());  // it may have been written behind what was forgotten
-    return "";
+  removed.clear();
+  {
+    const std::lock_guard lock(mutex_);
+    writing_bytes_ -= size_bytes;
+    Page page{.path = path, .size_bytes = size_bytes, .hash = hash, .is_own = true};
+    if (secret != secret_) {  // it may have been written behind what was forgotten
+      failure.clear();
+      removed.push_back(std::move(page));
+    } else if (failure.empty()) {
+      add(std::move(page));
+      make_room(0, removed);  // others may have found none to remove
+    }
   }
-  if (failure.empty()) add({.path = path, .size_bytes = size_bytes, .hash = hash, .is_own = true});
+  delete_files(removed);
   return failure;
 }
 
@@ -282,17 +299,20 @@ void PageFolder::add(Page page) {
   if (place->is_own) page_of_[place->hash] = place;
 }
 
-void PageFolder::remove(Pages::iterator page) {
-  ::unlink(page->path.c_str());
+void PageFolder::remove(Pages::iterator page, Pages& removed) {
   size_bytes_ -= page->size_bytes;
   if (page->is_own) page_of_.erase(page->hash);
-  pages_.erase(page);
+  removed.splice(removed.end(), pages_, page);
 }
 
-void PageFolder::make_room(int64_t size_bytes) {
+void PageFolder::make_room(int64_t size_bytes, Pages& removed) {
   while (!pages_.empty() && size_bytes_ + writing_bytes_ + size_bytes > options_.max_size_bytes) {
-    remove(pages_.begin());
+    remove(pages_.begin(), removed);
   }
+}
+
+void PageFolder::delete_files(const Pages& pages) {
+  for (const Page& page : pages) ::unlink(page.path.c_str());
 }
 
 }  // namespace tandem

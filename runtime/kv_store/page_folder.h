@@ -79,6 +79,7 @@ class PageFolder {
     bool is_refused = false;  // by the system: it counts, but is not found
   };
   using Pages = std::list<Page>;
+  static void delete_files(const Pages& pages);
 
   PageFolder(const Options& options, FileDescriptor lock);
   void read_key(const std::string& identity);
@@ -88,8 +89,10 @@ class PageFolder {
   // With the mutex held.
   [[nodiscard]] bool is_found(PageHash hash) const;
   void add(Page page);
-  void remove(Pages::iterator page);
-  void make_room(int64_t size_bytes);
+  // Goes over to `removed`, whose files are deleted without the mutex: that takes the disk's time,
+  // and the engine asks for pages meanwhile.
+  void remove(Pages::iterator page, Pages& removed);
+  void make_room(int64_t size_bytes, Pages& removed);
 
   const Options options_;
   const FileDescriptor lock_;

@@ -1,6 +1,7 @@
 // Pages as files, and the folder that holds them.
 #include "runtime/kv_store/page_folder.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <catch2/matchers/catch_matchers_string.hpp>
 #include <chrono>
 #include <csignal>
+#include <future>
 #include <memory>
 #include <set>
 #include <string>
@@ -226,6 +228,34 @@ TEST_CASE("of a sequence the first pages stay for longest, also after a restart"
   }
   const auto folder = open_folder(dir.path(), 2 * kFileBytes);
   for (const uint64_t content : {0, 1}) CHECK(folder->contains(hash_of(content)));
+}
+
+// A FIFO stands for a file that is written slowly: it holds less than this page.
+TEST_CASE("pages that are written side by side stay below the limit, too", "[kv_store]") {
+  const test::TempDir dir;
+  const std::vector<std::byte> page = page_of(1, 1 << 17);
+  const int64_t file_bytes = (1 << 17) + kPageFileHeaderBytes;
+  const auto folder = open_folder(dir.path(), file_bytes);
+  REQUIRE(folder->write(hash_of(1), page, folder->secret()).empty());
+  const fs::path path = page_files(dir.path()).at(0);
+  fs::remove(path);
+  std::vector<std::byte> bytes(page.size());
+  REQUIRE(folder->read(hash_of(1), bytes) == PageRead::kMissing);
+  const std::string unfinished = path.string() + ".tmp";
+  REQUIRE(::mkfifo(unfinished.c_str(), S_IRUSR | S_IWUSR) == 0);
+  auto slow = std::async(std::launch::async,
+                         [&] { return folder->write(hash_of(1), page, folder->secret()); });
+  const FileDescriptor reader(::open(unfinished.c_str(), O_RDONLY));  // when it has begun
+  CHECK(folder->write(hash_of(2), page, folder->secret()).empty());
+  for (int64_t num_read = 0; num_read < file_bytes;) {
+    const ssize_t more = ::read(reader.get(), bytes.data(), bytes.size());
+    REQUIRE(more > 0);
+    num_read += more;
+  }
+  CHECK(slow.get().empty());
+  CHECK(folder->use().num_pages == 1);
+  CHECK(folder->use().size_bytes == file_bytes);
+  CHECK(page_files(dir.path()).size() == 1);
 }
 
 TEST_CASE("a page that is damaged or deleted is not found again, and can be written",
