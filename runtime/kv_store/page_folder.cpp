@@ -68,17 +68,21 @@ std::vector<fs::path> list_folder(const fs::path& dir) {
 
 std::shared_ptr<PageFolder> PageFolder::open(const Options& options) {
   std::error_code error;
-  if (options.dir.has_parent_path()) fs::create_directories(options.dir.parent_path(), error);
-  if (!error && ::mkdir(options.dir.c_str(), S_IRWXU) != 0 && errno != EEXIST)
-    error = std::error_code(errno, std::generic_category());
+  // The process may go elsewhere.
+  fs::path dir = fs::absolute(options.dir, error);
   if (error) refuse(options.dir, error.message());
-  const fs::path lock_path = options.dir / "lock";
+  if (!dir.has_filename()) dir = dir.parent_path();  // "pages/" is no other folder than "pages"
+  fs::create_directories(dir.parent_path(), error);
+  if (!error && ::mkdir(dir.c_str(), S_IRWXU) != 0 && errno != EEXIST)
+    error = std::error_code(errno, std::generic_category());
+  if (error) refuse(dir, error.message());
+  const fs::path lock_path = dir / "lock";
   FileDescriptor lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR));
-  if (!lock.is_open()) refuse(options.dir, std::strerror(errno));
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    refuse(options.dir, errno == EWOULDBLOCK ? "another process uses it" : std::strerror(errno));
-  }
-  return std::shared_ptr<PageFolder>(new PageFolder(options, std::move(lock)));
+  if (!lock.is_open()) refuse(dir, std::strerror(errno));
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0)
+    refuse(dir, errno == EWOULDBLOCK ? "another process uses it" : std::strerror(errno));
+  const Options absolute{.dir = dir, .max_size_bytes = options.max_size_bytes};
+  return std::shared_ptr<PageFolder>(new PageFolder(absolute, std::move(lock)));
 }
 
 PageFolder::PageFolder(const Options& options, FileDescriptor lock)

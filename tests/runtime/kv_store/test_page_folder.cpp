@@ -165,6 +165,22 @@ TEST_CASE("pages outlive the process, under the same secret", "[kv_store]") {
   CHECK_FALSE(is_there(*folder, 3));
 }
 
+TEST_CASE("a folder is the owner's alone and stays where it is, however it is named",
+          "[kv_store]") {
+  const test::TempDir dir;
+  const fs::path before = fs::current_path();
+  fs::current_path(dir.path());
+  const auto folder = open_folder("pages/");
+  write(*folder, 1);
+  fs::create_directory("elsewhere");
+  fs::current_path("elsewhere");
+  write(*folder, 2);
+  for (uint64_t content = 1; content < 3; ++content) CHECK(is_there(*folder, content));
+  fs::current_path(before);
+  CHECK(page_files(dir.path() / "pages").size() == 2);
+  CHECK((fs::status(dir.path() / "pages").permissions() & fs::perms::all) == fs::perms::owner_all);
+}
+
 TEST_CASE("models of another identity have other secrets and find nothing, but count",
           "[kv_store]") {
   const test::TempDir dir;
