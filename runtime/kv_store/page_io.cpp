@@ -1,18 +1,13 @@
 #include "runtime/kv_store/page_io.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace tandem {
-namespace {
-
-// One alone waits for the disk between two pages and adds up checksums meanwhile.
-constexpr int kNumThreads = 4;
-
-}  // namespace
 
 PageIo::PageIo(std::shared_ptr<PageFolder> folder, std::function<void()> on_done)
     : folder_(std::move(folder)), on_done_(std::move(on_done)) {
-  for (int idx = 0; idx < kNumThreads; ++idx) threads_.emplace_back([this] { run(); });
+  for (Work& work : work_) threads_.emplace_back([this, &work] { run(work); });
 }
 
 PageIo::~PageIo() {
@@ -51,7 +46,15 @@ int64_t PageIo::num_queued_writes() const {
   return static_cast<int64_t>(writes_.size());
 }
 
-void PageIo::run() {
+bool PageIo::is_stuck_at(const HostPage& page, std::chrono::milliseconds patience) const {
+  const Clock::time_point latest_begin = Clock::now() - patience;
+  const std::lock_guard lock(mutex_);
+  return std::any_of(work_.begin(), work_.end(), [&](const Work& work) {
+    return work.page == &page && work.begin < latest_begin;
+  });
+}
+
+void PageIo::run(Work& work) {
   std::unique_lock lock(mutex_);
   while (true) {
     has_jobs_.wait(lock, [this] { return stopping_ || !reads_.empty() || !writes_.empty(); });
@@ -60,9 +63,11 @@ void PageIo::run() {
     if (queue.empty()) return;
     const Job job = std::move(queue.front());
     queue.pop_front();
+    work = {.page = job.page, .begin = Clock::now()};
     lock.unlock();
     Done done = do_job(job, is_write);
     lock.lock();
+    work = {};
     if (done.page == nullptr) continue;
     done_.push_back(std::move(done));
     lock.unlock();

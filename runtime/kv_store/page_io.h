@@ -1,6 +1,8 @@
 // Threads that read pages from a folder and write them to it, behind the engine's back.
 #pragma once
 
+#include <array>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -40,15 +42,24 @@ class PageIo {
   };
   std::vector<Done> take_done();
   [[nodiscard]] int64_t num_queued_writes() const;
+  // Whether one of the threads has been at the page for longer than `patience`.
+  [[nodiscard]] bool is_stuck_at(const HostPage& page, std::chrono::milliseconds patience) const;
 
  private:
+  using Clock = std::chrono::steady_clock;
+  // One alone waits for the disk between two pages and adds up checksums meanwhile.
+  static constexpr size_t kNumThreads = 4;
   struct Job {
     HostPage* page = nullptr;         // null: one of the other two
     uint64_t secret = 0;              // that the page's hash is keyed with
     std::vector<PageHash> used = {};  // pages to mark
     bool removes_forgotten = false;
   };
-  void run();
+  struct Work {
+    const HostPage* page = nullptr;
+    Clock::time_point begin;
+  };
+  void run(Work& work);
   [[nodiscard]] Done do_job(const Job& job, bool is_write);
   void add(std::deque<Job>& queue, Job job);
 
@@ -60,6 +71,7 @@ class PageIo {
   std::deque<Job> reads_, writes_;
   std::vector<Done> done_;
   bool stopping_ = false;
+  std::array<Work, kNumThreads> work_;  // of each thread; no page: none
   std::vector<std::thread> threads_;
 };
 

@@ -131,7 +131,9 @@ PagePresence PageStore::look_up(PageHash hash) {
   if (page->is_forgotten) return PagePresence::kAbsent;
   page->wanted_at = plan_idx_;
   if (page->is_filled) return PagePresence::kThere;
-  return is_stuck() ? PagePresence::kAbsent : PagePresence::kComing;
+  // Others may come while this one does not.
+  const bool is_given_up = is_stuck() || io_->is_stuck_at(*page, patience_);
+  return is_given_up ? PagePresence::kAbsent : PagePresence::kComing;
 }
 
 void PageStore::keep_leaving(std::span<const KnownPage> pages) {

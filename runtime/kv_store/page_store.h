@@ -38,7 +38,8 @@ class PageStore final : public PageSource {
  public:
   struct Options {
     std::shared_ptr<PageFolder> folder = nullptr;  // null: none
-    // A disk that has done nothing for so long is done without until it does.
+    // A disk that has done nothing for so long is done without until it does, and so is a page that
+    // it has been at for so long.
     std::chrono::milliseconds patience{10'000};
     // Called by other threads when a page has come or gone.
     std::function<void()> on_progress = [] {};

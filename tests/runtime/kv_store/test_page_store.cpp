@@ -1,9 +1,14 @@
 // What is kept of a model's pages, and comes back.
 #include "runtime/kv_store/page_store.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
+#include <chrono>
 #include <condition_variable>
 #include <filesystem>
 #include <memory>
@@ -12,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/memory/file_descriptor.h"
 #include "tests/runtime/model/temp_dir.h"
 #include "tests/support/captured_log.h"
 
@@ -71,18 +77,22 @@ class PlainPages final : public ForwardModel {
 
 // A store, and what a test waits for it with.
 struct Fixture {
-  Fixture(int64_t host_pages, const fs::path& dir, int64_t max_disk_pages = 1000)
+  Fixture(int64_t host_pages,
+          const fs::path& dir,
+          int64_t max_disk_pages = 1000,
+          std::chrono::milliseconds patience = std::chrono::seconds(60))
       : model(8, host_pages) {
     std::shared_ptr<PageFolder> folder;
     if (!dir.empty()) {
       folder = PageFolder::open(
           {.dir = dir, .max_size_bytes = max_disk_pages * (kPageBytes + kPageFileHeaderBytes)});
     }
-    store = PageStore::make(model, {.folder = std::move(folder), .on_progress = [this] {
-                                      const std::lock_guard lock(mutex);
-                                      ++num_news;
-                                      has_news.notify_one();
-                                    }});
+    store = PageStore::make(
+        model, {.folder = std::move(folder), .patience = patience, .on_progress = [this] {
+                  const std::lock_guard lock(mutex);
+                  ++num_news;
+                  has_news.notify_one();
+                }});
   }
 
   // Contents first..first+n-1 stand in the model's pages 0..n-1, and are known.
@@ -124,6 +134,15 @@ struct Fixture {
   int64_t num_news = 0;
   std::unique_ptr<PageStore> store;
 };
+
+fs::path only_page_file(const fs::path& dir) {
+  std::vector<fs::path> paths;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir)) {
+    if (entry.path().extension() == ".kv") paths.push_back(entry.path());
+  }
+  REQUIRE(paths.size() == 1);
+  return paths[0];
+}
 
 TEST_CASE("there is a store where pages can be copied and there is a place for them",
           "[kv_store]") {
@@ -236,15 +255,42 @@ TEST_CASE("what is asked for ahead comes meanwhile", "[kv_store]") {
     CHECK(fixture.store->look_up(hash_of(content)) == PagePresence::kThere);
 }
 
+// A FIFO in a page's place stands for a file that the disk does not get on with: who reads it waits
+// for somebody to write.
+TEST_CASE("a page that does not come is done without, though others come", "[kv_store]") {
+  const test::TempDir dir;
+  {
+    Fixture fixture(0, dir.path());
+    fixture.store->keep_new(fixture.fill(10, 1));
+  }
+  Fixture fixture(0, dir.path(), 10, std::chrono::milliseconds(20));
+  const fs::path fifo = only_page_file(dir.path());
+  fs::remove(fifo);
+  REQUIRE(::mkfifo(fifo.c_str(), S_IRUSR | S_IWUSR) == 0);
+  const FileDescriptor writer(::open(fifo.c_str(), O_RDWR));
+  fixture.store->begin_plan();
+  PagePresence presence = fixture.store->look_up(hash_of(10));
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  for (int32_t content = 100; presence == PagePresence::kComing; ++content) {
+    if (std::chrono::steady_clock::now() > deadline) break;
+    fixture.store->keep_new(fixture.fill(content, 1));
+    fixture.wait(1);
+    presence = fixture.store->look_up(hash_of(10));
+  }
+  CHECK(presence == PagePresence::kAbsent);
+  // Lets go of the thread, with what is no page.
+  const std::string rubbish(4096, 'x');
+  CHECK(::write(writer.get(), rubbish.data(), rubbish.size()) == 4096);
+  fixture.wait(1);
+}
+
 TEST_CASE("a damaged page is computed again, told of and counted", "[kv_store]") {
   const test::TempDir dir;
   {
     Fixture fixture(0, dir.path());
     fixture.store->keep_new(fixture.fill(10, 1));
   }
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir.path())) {
-    if (entry.path().extension() == ".kv") fs::resize_file(entry.path(), 50);
-  }
+  fs::resize_file(only_page_file(dir.path()), 50);
   const CapturedLog log;
   Fixture fixture(0, dir.path());
   CHECK_FALSE(fixture.comes_back(10));
