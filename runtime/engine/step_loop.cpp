@@ -129,10 +129,10 @@ void StepLoop::move_pages() {
   restored_pages_.clear();
   for (const RestoredPage& restored : scheduler_.restored()) {
     restored_pages_.push_back(restored.page);
-    if (!restored.is_cached_prompt) continue;
+    // Of one that has not left the queue they are counted when it does.
+    if (!restored.is_cached_prompt || !request_of_.at(restored.sequence)->was_admitted) continue;
+    counters_.cached_tokens += kPageSizeTokens;
     counters_.restored_tokens += kPageSizeTokens;
-    // Else it is counted when it is admitted.
-    if (request_of_.at(restored.sequence)->was_admitted) counters_.cached_tokens += kPageSizeTokens;
   }
   page_store_->restore(restored_pages_);
 }
@@ -230,6 +230,7 @@ void StepLoop::note_admissions(std::span<const ScheduledItem> items) {
     mark_pages_used(request.sequence);
     counters_.prompt_tokens += request.sequence.num_prompt_tokens;
     counters_.cached_tokens += request.sequence.num_cached_tokens;
+    counters_.restored_tokens += request.sequence.num_restored_tokens;
   }
 }
 

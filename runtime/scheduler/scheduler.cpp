@@ -217,7 +217,9 @@ bool Scheduler::restore_pages(Sequence& sequence) {
                          .sequence = &sequence,
                          .is_cached_prompt = sequence.num_preemptions == 0});
     sequence.num_computed_tokens += kPageSizeTokens;
-    if (sequence.num_preemptions == 0) sequence.num_cached_tokens += kPageSizeTokens;
+    if (sequence.num_preemptions > 0) continue;
+    sequence.num_cached_tokens += kPageSizeTokens;
+    sequence.num_restored_tokens += kPageSizeTokens;
   }
   sequence.pages.remember_full_pages(cache_, std::span(sequence.page_hashes).first(page_idx));
   if (presence == PagePresence::kComing) ask_ahead(sequence, page_idx + 1);

@@ -27,6 +27,7 @@ struct Sequence {
   PageHash root_hash;               // of its salt
   int32_t num_computed_tokens = 0;  // leading tokens whose KV is in `pages`
   int32_t num_cached_tokens = -1;   // found at the first admission; -1: not admitted yet
+  int32_t num_restored_tokens = 0;  // of these: from pages kept beside the model's memory
   int32_t num_preemptions = 0;
   PageTable pages;
   std::vector<PageHash> page_hashes;  // of the full pages of token_ids

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "runtime/engine/engine.h"
+#include "runtime/engine/step_loop.h"
 #include "runtime/kv_store/page_folder.h"
 #include "runtime/memory/file_descriptor.h"
 #include "tests/runtime/engine/engine_fixture.h"
@@ -215,6 +216,34 @@ TEST_CASE("a request kept through a sleep goes on from its kept pages", "[engine
   // Nine full pages came back.
   CHECK(model.traces().at(static_cast<size_t>(num_steps)).num_tokens < 64 + 1);
   CHECK(engine.stats().restored_tokens == 0);
+}
+
+// More pages than one step restores.
+TEST_CASE("restored tokens are cached ones, also of who leaves before its first step", "[engine]") {
+  FakeModelOptions large = small_model(kMuchHostMemory, 140);
+  large.max_context_tokens = 140 * 64;
+  HashModel model(large);
+  StepLoop steps(model, {});
+  const auto add = [&](uint64_t request_id) {
+    const auto sink = std::make_shared<CollectingSink>();
+    steps.add(std::make_unique<ActiveRequest>(
+        request_id, 0, greedy_request(make_prompt(1, 130 * 64 + 10, 512), 1, sink)));
+  };
+  add(0);
+  while (!steps.empty()) steps.step();
+  steps.leave_kv_cache();
+  const int64_t num_steps = model.num_steps();
+  add(1);
+  steps.step();
+  CHECK(model.num_kv_pages_written() == 128);
+  CHECK(model.num_steps() == num_steps);
+  steps.abort(1);
+  CHECK(steps.stats().restored_tokens == 0);
+  CHECK(steps.stats().cached_tokens == 0);
+  add(2);
+  while (!steps.empty()) steps.step();
+  CHECK(steps.stats().restored_tokens == 2 * 64);
+  CHECK(steps.stats().cached_tokens == 130 * 64);
 }
 
 TEST_CASE("prompt logprobs are computed, whatever is kept", "[engine]") {

@@ -244,6 +244,8 @@ void Scenario::take_token(Request& request, std::span<const float> logits) {
       model.expected_greedy(all.first(sequence.num_prompt_tokens), num_new);
   REQUIRE(std::equal(expected.begin(), expected.end(),
                      sequence.token_ids.begin() + sequence.num_prompt_tokens));
+  REQUIRE(sequence.num_cached_tokens < sequence.num_prompt_tokens);
+  REQUIRE(sequence.num_restored_tokens <= sequence.num_cached_tokens);
   scheduler.remove(sequence);
   request.is_done = true;
 }
