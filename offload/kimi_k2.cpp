@@ -128,6 +128,7 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                     .devices = options.devices,
                                     .device_expert_layers = options.gpu_expert_layers,
                                     .kv_host_size_bytes = options.kv_host_size_bytes,
+                                    .min_kv_host_pages = options.min_kv_host_pages,
                                     .host_experts_size = planned_experts_size},
                                    available_memory(options.devices));
   if (options.on_plan) options.on_plan(format_memory_map(impl->placement));

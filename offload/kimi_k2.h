@@ -33,6 +33,7 @@ struct KimiK2Options {
   std::optional<int32_t> gpu_expert_layers = 0;
   // Host memory for KV pages that leave the devices' memory; absent: chosen (placement.h).
   std::optional<int64_t> kv_host_size_bytes = 0;
+  int32_t min_kv_host_pages = 0;  // taken of it in any case (placement.h)
   // Devices that are not the host compute steps of all sizes before load() returns, so that they
   // have chosen how to.
   bool warm_up = true;

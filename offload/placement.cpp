@@ -208,6 +208,9 @@ Placement Planner::with(const Choice& choice) const {
   placement.max_context_tokens =
       static_cast<int32_t>(std::min(wanted_context(), choice.num_pages * kPageSizeTokens));
   placement.kv_host_size_bytes = choice.num_kv_host_pages * page_size_bytes();
+  placement.kv_disk_host_size_bytes =
+      std::max<int64_t>(request_.min_kv_host_pages - choice.num_kv_host_pages, 0) *
+      page_size_bytes();
   if (choice.num_expert_layers > 0) {
     placement.staging_size_bytes += ExpertUpload::planned_size_bytes(config_);
   }
@@ -390,6 +393,12 @@ std::string Planner::advice_on_steps(const Choice& choice) const {
 }
 
 std::string Planner::advice(const Choice& choice) const {
+  if (request_.min_kv_host_pages > 0) {
+    PlacementRequest without = request_;
+    without.min_kv_host_pages = 0;
+    if (Planner(checkpoint_, without, available_).fits_with(choice))
+      return "without --kv-disk it would fit";
+  }
   if (std::string less = advice_on_kv_host(choice); !less.empty()) return less;
   if (std::string fewer = advice_on_experts(choice); !fewer.empty()) return fewer;
   if (std::string smaller = advice_on_steps(choice); !smaller.empty()) return smaller;
@@ -439,7 +448,7 @@ int64_t Placement::kv_page_size_bytes() const {
 
 int64_t Placement::host_size_bytes_beside_devices() const {
   return host_experts_size_bytes + host_experts_work_size_bytes + staging_size_bytes +
-         kv_host_size_bytes;
+         kv_host_size_bytes + kv_disk_host_size_bytes;
 }
 
 int64_t Placement::size_bytes_in(const gpu::LogicalDevice& memory) const {
@@ -557,6 +566,10 @@ std::string format_memory_map(const Placement& placement) {
                 fmt::format("{} tokens that leave the KV cache (--kv-host-gib)",
                             placement.kv_host_size_bytes / placement.kv_page_size_bytes() *
                                 kPageSizeTokens));
+  }
+  if (placement.kv_disk_host_size_bytes > 0) {
+    map += line("KV pages", placement.kv_disk_host_size_bytes,
+                "on their way to disk and back (--kv-disk)");
   }
   map += "total\n";
   for (const gpu::LogicalDevice& memory : memories_of(placement)) {

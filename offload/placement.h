@@ -29,6 +29,8 @@ struct PlacementRequest {
   // Host memory for KV pages that leave the devices' memory. Absent: beside cards half of what all
   // else leaves of it, at most 32 GiB; none on the host as a device, whose KV lies there already.
   std::optional<int64_t> kv_host_size_bytes = 0;
+  // Taken of host memory in any case, for pages on their way to and from a folder on disk.
+  int32_t min_kv_host_pages = 0;
   // What a device's operations take for themselves; a plan for cards that are not there brings its
   // own.
   std::function<int64_t(const gpu::LogicalDevice&, const gpu::OpsLimits&, const gpu::MlaShape&)>
@@ -64,6 +66,7 @@ struct Placement {
   int64_t host_experts_work_size_bytes = 0;  // what they work in
   int64_t staging_size_bytes = 0;            // what devices and experts hand to each other, uploads
   int64_t kv_host_size_bytes = 0;            // whole pages that have left the devices' memory
+  int64_t kv_disk_host_size_bytes = 0;       // what pages on their way to disk and back take beyond
   int32_t num_kv_pages = 0;
   int32_t max_context_tokens = 0;
   AvailableMemory available;

@@ -34,6 +34,7 @@ std::unique_ptr<tandem::ForwardModel> load_model(const tandem::Checkpoint& check
   options.devices = tandem::gpu::choose_devices(limits.gpus, support);
   options.gpu_expert_layers = limits.gpu_expert_layers;
   options.kv_host_size_bytes = limits.kv_host_size_bytes;
+  options.min_kv_host_pages = limits.min_kv_host_pages;
   if (limits.on_plan) {
     options.on_plan = [&](const std::string& memory_map) {
       limits.on_plan("GPU: " + tandem::gpu::describe(support) + "\n" + memory_map);

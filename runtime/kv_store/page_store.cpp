@@ -12,8 +12,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// On their way from and to a folder, at least.
-constexpr int32_t kMinHostPages = 256;
 constexpr int32_t kMaxReadAheadPages = 256;
 // More than a disk writes in a step; what comes beyond is written when it leaves the model.
 constexpr int64_t kMaxQueuedWrites = 128;
@@ -21,8 +19,8 @@ constexpr auto kPauseAfterFailure = std::chrono::minutes(1);
 
 int32_t num_host_pages(const ForwardModel& model, bool has_folder) {
   const int64_t num_planned = model.kv_host_size_bytes() / model.kv_page_size_bytes();
-  return static_cast<int32_t>(
-      std::clamp<int64_t>(num_planned, has_folder ? kMinHostPages : 1, int64_t{1} << 30));
+  return static_cast<int32_t>(std::clamp<int64_t>(
+      num_planned, has_folder ? PageStore::kMinPagesWithFolder : 1, int64_t{1} << 30));
 }
 
 }  // namespace

@@ -36,6 +36,9 @@ struct PageStoreStats {
 
 class PageStore final : public PageSource {
  public:
+  // Of host memory with a folder, at least: they are on their way from it and to it.
+  static constexpr int32_t kMinPagesWithFolder = 256;
+
   struct Options {
     std::shared_ptr<PageFolder> folder = nullptr;  // null: none
     // A disk that has done nothing for so long is done without until it does, and so is a page that

@@ -30,6 +30,7 @@ struct ModelLimits {
   std::optional<int32_t> gpu_expert_layers;
   // Host memory for KV pages that leave the devices' memory; absent: the model chooses.
   std::optional<int64_t> kv_host_size_bytes;
+  int32_t min_kv_host_pages = 0;  // taken of it in any case, by what keeps pages on disk
   // Told the cards and the memory map before any of it is taken; may be empty.
   std::function<void(const std::string& plan)> on_plan;
 };

@@ -10,6 +10,7 @@
 #include "runtime/base/errors.h"
 #include "runtime/engine/engine.h"
 #include "runtime/kv_store/page_folder.h"
+#include "runtime/kv_store/page_store.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/cli/cpu_isa.h"
 #include "server/cli/demo_model.h"
@@ -147,6 +148,7 @@ void Serving::Impl::load(const ModelFactory& factory,
   limits.gpus = options.model.gpus;
   limits.gpu_expert_layers = options.model.gpu_expert_layers;
   limits.kv_host_size_bytes = options.kv_host_size_bytes;
+  if (kv_folder != nullptr) limits.min_kv_host_pages = PageStore::kMinPagesWithFolder;
   limits.on_plan = on_plan;
   loaded = load_model(model_dir, options.model.num_threads, limits, factory, progress);
 

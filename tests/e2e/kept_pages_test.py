@@ -75,6 +75,8 @@ class KeptPagesTest(CommandLineTest):
             self.assertEqual(self.metric(server, "kv_disk_failures_total"), 0)
             info = json.loads(server.request("GET", "/server_info")[2])
             self.assertEqual(info["kv_disk_limit_bytes"], 1 << 30)
+            # What pages take on their way is in the memory map.
+            self.assertRegex(server.output(), r"KV pages +\d\.\d+ GiB  on their way to disk and back \(--kv-disk\)")
             self.assertEqual(info["internal_states"][0]["restored_tokens"], self.all_of_the_prompt())
             # Now they are in the KV cache, and come back from nowhere.
             self.assertEqual(self.ask(server), (answer, self.all_of_the_prompt()))

@@ -374,6 +374,38 @@ TEST_CASE("without a wish cards leave their KV pages half of the host's memory, 
   CHECK(plan_kv_host({}, 4 * kGiB, {{}}).kv_host_size_bytes == 0);
 }
 
+TEST_CASE("what pages take on their way to a folder is planned where host memory for pages is less",
+          "[offload]") {
+  using Catch::Matchers::ContainsSubstring;
+  offload::PlacementRequest request = small_request();
+  request.devices = GENERATE(kTwoCards, std::vector<gpu::LogicalDevice>{{}});
+  const Checkpoint checkpoint = open_golden();
+  offload::AvailableMemory available = {.host_size_bytes = 4 * kGiB,
+                                        .card_size_bytes = {kGiB, kGiB}};
+  const offload::Placement none = offload::plan_placement(checkpoint, request, available);
+  const int64_t page_size_bytes = none.kv_page_size_bytes();
+  request.kv_cache_tokens = int64_t{none.num_kv_pages} * kPageSizeTokens;
+  request.min_kv_host_pages = 256;
+  for (const int64_t num_pages : {0, 56, 256, 300}) {
+    request.kv_host_size_bytes = num_pages * page_size_bytes;
+    const offload::Placement some = offload::plan_placement(checkpoint, request, available);
+    CHECK(some.kv_host_size_bytes == num_pages * page_size_bytes);
+    CHECK(some.size_bytes_in({}) ==
+          none.size_bytes_in({}) + std::max<int64_t>(num_pages, 256) * page_size_bytes);
+    const std::string map = offload::format_memory_map(some);
+    CHECK((map.find("on their way to disk and back (--kv-disk)") != std::string::npos) ==
+          (num_pages < 256));
+  }
+  request.kv_host_size_bytes = {};
+  CHECK(offload::plan_placement(checkpoint, request, available).size_bytes_in({}) <=
+        4 * kGiB - kGiB / 2);
+  available.host_size_bytes = none.size_bytes_in({}) + kGiB / 2;
+  CHECK_THAT(refusal(checkpoint, request, available),
+             ContainsSubstring("without --kv-disk it would fit"));
+  request.min_kv_host_pages = 0;
+  CHECK_NOTHROW(offload::plan_placement(checkpoint, request, available));
+}
+
 TEST_CASE("pages wait for a card in memory that is counted as staging", "[offload]") {
   const offload::Placement on_cards = plan_kv_host(0, 4 * kGiB);
   const offload::Placement on_host = plan_kv_host(0, 4 * kGiB, {{}, {}});
