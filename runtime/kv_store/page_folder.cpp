@@ -93,25 +93,24 @@ void PageFolder::select_model(const std::string& identity) {
   identity_ = identity;
   const uint64_t model = page_checksum(std::as_bytes(std::span(identity)));
   model_dir_ = options_.dir / fmt::format("{:016x}", model);
-  if (::mkdir(model_dir_.c_str(), S_IRWXU) != 0 && errno != EEXIST)
-    refuse(model_dir_, std::strerror(errno));
-  read_key(identity);
+  if (!read_key()) {
+    // Pages of a key that is lost would count and never be found.
+    set_aside();
+    if (!write_key()) refuse(model_dir_, "its key cannot be written");
+  }
   find_pages();
 }
 
 // A key of another text, of the same 16 digits by chance, opens nothing here.
-void PageFolder::read_key(const std::string& identity) {
+bool PageFolder::read_key() {
   std::ifstream stream(model_dir_ / "key");
   std::string secret;
   std::getline(stream, secret);
   const std::string rest{std::istreambuf_iterator<char>(stream), {}};
   const std::optional<uint64_t> known = parse_hex(secret);
-  if (known && rest == identity) {
-    secret_ = *known;
-    return;
-  }
-  secret_ = random_seed();
-  if (!write_key()) refuse(model_dir_, "its key cannot be written");
+  if (!known || rest != identity_) return false;
+  secret_ = *known;
+  return true;
 }
 
 bool PageFolder::write_key() const {
@@ -219,8 +218,7 @@ std::string PageFolder::write(PageHash hash, std::span<const std::byte> bytes, u
   }
   delete_files(removed);
   const fs::path path = path_of(hash);
-  std::error_code ignored;  // what is missing shows when the file is opened
-  fs::create_directories(path.parent_path(), ignored);
+  make_dir_of(path);
   std::string failure = write_page_file(path, hash, bytes);
   removed.clear();
   {
@@ -256,6 +254,27 @@ void PageFolder::mark_used(std::span<const PageHash> hashes) {
   }
 }
 
+// What cannot be made shows when the file is opened.
+void PageFolder::make_dir_of(const fs::path& page_path) {
+  const fs::path dir = page_path.parent_path();
+  if (::mkdir(dir.c_str(), S_IRWXU) == 0 || errno != ENOENT) return;
+  // Somebody has deleted the folder: it begins anew, with the key, or the next process could do
+  // nothing with its pages.
+  const std::lock_guard lock(mutex_);
+  ::mkdir(options_.dir.c_str(), S_IRWXU);
+  if (::mkdir(model_dir_.c_str(), S_IRWXU) == 0) static_cast<void>(write_key());
+  ::mkdir(dir.c_str(), S_IRWXU);
+}
+
+std::error_code PageFolder::set_aside() {
+  secret_ = random_seed();
+  const fs::path forgotten = fmt::format("{}{}{:016x}", model_dir_.string(), kForgotten, secret_);
+  std::error_code error;
+  fs::rename(model_dir_, forgotten, error);
+  ::mkdir(model_dir_.c_str(), S_IRWXU);
+  return error == std::errc::no_such_file_or_directory ? std::error_code() : error;
+}
+
 // Without its key a page is of no use, so where one cannot be moved the other goes.
 bool PageFolder::forget_all() {
   const std::lock_guard lock(mutex_);
@@ -264,11 +283,8 @@ bool PageFolder::forget_all() {
     pages_.erase(page);
   }
   page_of_.clear();
-  secret_ = random_seed();
-  const fs::path forgotten = fmt::format("{}{}{:016x}", model_dir_.string(), kForgotten, secret_);
-  std::error_code error, ignored;
-  fs::rename(model_dir_, forgotten, error);
-  ::mkdir(model_dir_.c_str(), S_IRWXU);
+  const std::error_code error = set_aside();
+  std::error_code ignored;
   const bool has_new_key = write_key();
   return !error || has_new_key || fs::remove(model_dir_ / "key", ignored);
 }

@@ -17,6 +17,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <system_error>
 #include <unordered_map>
 
 #include "runtime/kv/page_hash.h"
@@ -82,10 +83,13 @@ class PageFolder {
   static void delete_files(const Pages& pages);
 
   PageFolder(const Options& options, FileDescriptor lock);
-  void read_key(const std::string& identity);
+  [[nodiscard]] bool read_key();  // false: it is not there, or not this model's
   [[nodiscard]] bool write_key() const;
   void find_pages();
   [[nodiscard]] std::filesystem::path path_of(PageHash hash) const;
+  void make_dir_of(const std::filesystem::path& page_path);
+  // The model's pages are on their way out, its folder is empty, the secret another.
+  std::error_code set_aside();
   // With the mutex held.
   [[nodiscard]] bool is_found(PageHash hash) const;
   void add(Page page);

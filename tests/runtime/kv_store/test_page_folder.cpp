@@ -365,6 +365,47 @@ TEST_CASE("what is forgotten is found by nobody, and its files go", "[kv_store]"
   CHECK(folder->use().num_pages == 1);
 }
 
+TEST_CASE("pages whose key is lost count no more, and go", "[kv_store]") {
+  const test::TempDir dir;
+  uint64_t secret = 0;
+  {
+    const auto folder = open_folder(dir.path());
+    secret = folder->secret();
+    write(*folder, 1);
+  }
+  fs::remove(page_files(dir.path()).front().parent_path().parent_path() / "key");
+  const auto folder = open_folder(dir.path());
+  CHECK(folder->secret() != secret);
+  CHECK(folder->use().num_pages == 0);
+  CHECK(folder->use().size_bytes == 0);
+  folder->remove_forgotten();
+  CHECK(page_files(dir.path()).empty());
+  write(*folder, 2);
+  CHECK(is_there(*folder, 2));
+}
+
+TEST_CASE("a folder that is deleted while it is used begins anew, with its key", "[kv_store]") {
+  const test::TempDir dir;
+  const fs::path path = dir.path() / "pages";
+  uint64_t secret = 0;
+  {
+    const auto folder = open_folder(path);
+    secret = folder->secret();
+    write(*folder, 1);
+    fs::remove_all(path);
+    CHECK_FALSE(is_there(*folder, 1));
+    write(*folder, 2);
+    CHECK(is_there(*folder, 2));
+  }
+  CHECK((fs::status(path).permissions() & fs::perms::all) == fs::perms::owner_all);
+  const auto folder = open_folder(path);
+  CHECK(folder->secret() == secret);
+  CHECK(folder->use().num_pages == 1);
+  CHECK(is_there(*folder, 2));
+  fs::remove_all(path);
+  CHECK(folder->forget_all());  // nothing is left that could be found
+}
+
 TEST_CASE("a folder is one process's, and what cannot be used is refused by its name",
           "[kv_store]") {
   using Catch::Matchers::ContainsSubstring;
