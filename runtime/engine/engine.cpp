@@ -51,6 +51,7 @@ struct Engine::Impl {
 
   void run();
   void note_pages();
+  void take_in_pages();
   bool wait_for_mail();  // false: the engine ends
   void wait_until_there_is_work(std::unique_lock<std::mutex>& lock);
   void publish_and_deliver();
@@ -81,7 +82,7 @@ struct Engine::Impl {
   std::vector<uint64_t> aborted_ids;
   bool abort_all = false;
   std::vector<size_t> resets;  // of the prefix cache, each behind so many of `submitted`
-  bool pages_came = false;     // from the disk
+  bool pages_came = false;     // from the disk or to it
   bool stopping = false;
   bool draining = false;
   bool failed = false;
@@ -97,6 +98,7 @@ struct Engine::Impl {
   StepLoop steps;
   std::vector<std::unique_ptr<ActiveRequest>> incoming;
   std::vector<uint64_t> incoming_aborts;
+  bool has_new_pages = false;
   std::optional<SleepControl::Order> sleep_now, wake_now;  // one of them at most
   bool asleep = false;
   std::thread thread;
@@ -282,7 +284,10 @@ void Engine::Impl::run() {
       if (!steps.finished().empty()) publish_and_deliver();
       if (wake_now) wake();
       if (sleep_now) fall_asleep();
-      if (steps.empty() || asleep) continue;
+      if (steps.empty() || asleep) {
+        take_in_pages();
+        continue;
+      }
       steps.step();
       publish_and_deliver();
     }
@@ -317,18 +322,24 @@ void Engine::Impl::note_pages() {
   has_mail.notify_one();
 }
 
+// Where no step does it: nobody else would tell what became of the last pages.
+void Engine::Impl::take_in_pages() {
+  if (!has_new_pages) return;
+  steps.take_in_pages();
+  publish_and_deliver();
+}
+
 void Engine::Impl::wait_until_there_is_work(std::unique_lock<std::mutex>& lock) {
   const bool has_steps = !steps.empty() && !asleep;
   const bool waits_for_pages = has_steps && steps.waits_for_pages();
   const auto has_work = [&] {
-    return stopping || abort_all || !resets.empty() || !submitted.empty() || !aborted_ids.empty() ||
-           sleep.has_waking() || sleep.has_sleep(is_idle()) ||
-           (waits_for_pages ? pages_came : has_steps);
+    return stopping || pages_came || abort_all || !resets.empty() || !submitted.empty() ||
+           !aborted_ids.empty() || sleep.has_waking() || sleep.has_sleep(is_idle()) ||
+           (has_steps && !waits_for_pages);
   };
   if (waits_for_pages) {
     // Now and then without news as well: a disk may be given up.
     has_mail.wait_for(lock, kPagesPatience, has_work);
-    pages_came = false;
     return;
   }
   if (asleep || options.sleep_after.count() <= 0) return has_mail.wait(lock, has_work);
@@ -349,6 +360,7 @@ void Engine::Impl::wait_until_there_is_work(std::unique_lock<std::mutex>& lock) 
 bool Engine::Impl::wait_for_mail() {
   std::unique_lock lock(mutex);
   wait_until_there_is_work(lock);
+  has_new_pages = std::exchange(pages_came, false);
   std::swap(incoming, submitted);
   incoming_aborts.clear();
   std::swap(incoming_aborts, aborted_ids);

@@ -22,7 +22,8 @@ namespace tandem {
 
 class StepLoop {
  public:
-  // `on_pages` is called by other threads when waits_for_pages() may be over.
+  // `on_pages` is called by other threads when pages have been read or written: waits_for_pages()
+  // may be over.
   StepLoop(
       ForwardModel& model, const EngineOptions& options, std::function<void()> on_pages = [] {});
   ~StepLoop();
@@ -53,6 +54,10 @@ class StepLoop {
   void deliver_finished();
 
   [[nodiscard]] bool empty() const { return requests_.empty(); }
+  // Behind the last step: pages that have been read and written meanwhile. A step does so itself.
+  void take_in_pages() {
+    if (page_store_) page_store_->begin_plan();
+  }
   // The last step could do nothing but wait for pages on their way from the disk.
   [[nodiscard]] bool waits_for_pages() const { return waits_for_pages_; }
   [[nodiscard]] EngineStats stats() const;

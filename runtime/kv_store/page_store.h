@@ -58,7 +58,8 @@ class PageStore final : public PageSource {
   // matter.
   [[nodiscard]] std::optional<uint64_t> secret() const;
 
-  // Before every plan: takes in what has been read and written meanwhile.
+  // Before every plan, and now and then without one: takes in what has been read and written
+  // meanwhile.
   void begin_plan();
   PagePresence look_up(PageHash hash) override;
   [[nodiscard]] int32_t read_ahead_pages() const override;

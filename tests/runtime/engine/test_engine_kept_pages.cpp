@@ -6,11 +6,13 @@
 
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
+#include <chrono>
 #include <filesystem>
 #include <future>
 #include <memory>
 #include <optional>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "runtime/engine/engine.h"
@@ -128,6 +130,30 @@ TEST_CASE("prompts come back in another process, with what was answered", "[engi
   CHECK(stats.kv_disk_limit_bytes == 1 << 24);
   // One step computed the rest of the prompt.
   CHECK(model.traces().front().num_tokens == 8 * 64 + 10 + 200 - 11 * 64);
+}
+
+TEST_CASE("an engine without work tells what has been written, asleep too", "[engine]") {
+  const test::TempDir dir;
+  HashModel model(small_model(0, 64));
+  EngineOptions options = with_folder(dir.path());
+  options.prefill_chunk_tokens = 1024;
+  Engine engine(model, options);
+  const auto is_told = [&](int64_t num_pages) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (engine.stats().kv_disk_pages_written < num_pages) {
+      if (std::chrono::steady_clock::now() > deadline) return false;
+      std::this_thread::yield();
+    }
+    return true;
+  };
+  // Pages become full with the only step, behind which nothing happens.
+  for (uint32_t seed = 1; seed <= 3; ++seed) {
+    const auto sink = std::make_shared<CollectingSink>();
+    REQUIRE(engine.submit(greedy_request(prompt_of(seed), 1, sink)).ok());
+    sink->wait();
+    if (seed == 3) order(engine, true, kDeviceModelMemory, SleepMode::kWait);
+    CHECK(is_told(8 * int64_t{seed}));
+  }
 }
 
 // A FIFO in a page's place stands for a disk that does not answer: who opens it waits for a writer.
