@@ -1,9 +1,13 @@
 #include "server/cli/serving.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -65,6 +69,19 @@ std::shared_ptr<PageFolder> open_kv_folder(const ServeOptions& options) {
   } catch (const ConfigError& error) {
     throw ConfigError(std::string("--kv-disk: ") + error.what());
   }
+}
+
+// Better said at the start than by whatever else wants to write to a full disk.
+void warn_of_small_disk(const PageFolder& folder) {
+  const PageFolderUse use = folder.use();
+  std::error_code error;
+  const std::filesystem::space_info disk = std::filesystem::space(folder.dir(), error);
+  const int64_t left_bytes = use.max_size_bytes - use.size_bytes;
+  if (error || std::cmp_less_equal(left_bytes, disk.available)) return;
+  constexpr double kGiB = 1 << 30;
+  spdlog::warn("{}: --kv-disk-gib allows {:.1f} GiB more, its disk has {:.1f} GiB left",
+               folder.dir().string(), static_cast<double>(left_bytes) / kGiB,
+               static_cast<double>(disk.available) / kGiB);
 }
 
 // "/models/Kimi-K2-Thinking/" → "Kimi-K2-Thinking"
@@ -161,6 +178,7 @@ void Serving::Impl::load(const ModelFactory& factory,
   engine_options.wake_on_request = options.wake_on_request || options.sleep_after.count() > 0;
   engine_options.sleep_after = options.sleep_after;
   engine = std::make_unique<Engine>(*loaded->model, engine_options);
+  if (kv_folder != nullptr) warn_of_small_disk(*kv_folder);
 
   server->set_ready(server::make_serving_model(*engine, *tokenizer, config));
 }

@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -134,6 +135,12 @@ class KeptPagesTest(CommandLineTest):
     def test_the_folder_is_its_owners_alone(self):
         self.ask_once()
         self.assertEqual(stat.S_IMODE(os.stat(self.folder).st_mode), 0o700)
+
+    def test_a_limit_beyond_the_disk_is_warned_of(self):
+        for gib in (1 << 20, 1):
+            is_too_much = shutil.disk_usage(self.dir).free < gib << 30
+            with self.serve("--kv-disk", self.folder, "--kv-disk-gib", gib) as server:
+                self.assertEqual("--kv-disk-gib allows" in server.output(), is_too_much, server.output())
 
     def test_a_folder_in_use_is_refused_and_its_holder_goes_on(self):
         with self.serve("--kv-disk", self.folder) as server:
