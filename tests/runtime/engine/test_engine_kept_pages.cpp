@@ -37,9 +37,9 @@ FakeModelOptions small_model(int64_t kv_host_size_bytes, int32_t num_kv_pages = 
   return options;
 }
 
-EngineOptions with_folder(const fs::path& dir) {
+EngineOptions with_folder(const fs::path& dir, int64_t max_size_bytes = 1 << 24) {
   EngineOptions options;
-  options.kv_folder = PageFolder::open({.dir = dir, .max_size_bytes = 1 << 24});
+  options.kv_folder = PageFolder::open({.dir = dir, .max_size_bytes = max_size_bytes});
   return options;
 }
 
@@ -332,43 +332,86 @@ TEST_CASE("pages of one salt do not come back under another", "[engine]") {
   for (const char* salt : {"a", "b", ""}) CHECK(cached_with(salt) == 512);
 }
 
-// Conversations that go on by turns, more than there is room for anywhere, with resets and aborts.
-TEST_CASE("whatever is kept and lost, every answer is its own", "[engine]") {
-  const test::TempDir dir;
-  for (uint32_t seed = 0; seed < 4; ++seed) {
-    std::mt19937 rng(seed);
-    HashModel model(small_model(seed % 2 == 0 ? 0 : 20 * 64 * 16, 16));
-    EngineOptions options = seed < 3 ? with_folder(dir.path()) : EngineOptions{};
-    options.prefill_chunk_tokens = seed < 2 ? 512 : 100;
-    Engine engine(model, options);
-    std::vector<std::vector<int32_t>> talks(5);
-    for (uint32_t talk = 0; talk < 5; ++talk) talks[talk] = make_prompt(talk % 3, 130, 512);
-    for (int turn = 0; turn < 60; ++turn) {
-      std::vector<std::pair<std::vector<int32_t>*, std::shared_ptr<CollectingSink>>> running;
-      for (std::vector<int32_t>& talk : talks) {
-        if (rng() % 2 == 0) continue;
-        if (talk.size() > 700) talk.resize(130);
-        talk.push_back(static_cast<int32_t>(rng() % 512));
-        const auto sink = std::make_shared<CollectingSink>();
-        const auto submitted = engine.submit(greedy_request(talk, 40, sink));
-        REQUIRE(submitted.ok());
-        if (rng() % 8 == 0) {
-          engine.abort(*submitted);
-        } else {
-          running.emplace_back(&talk, sink);
-        }
-      }
-      if (rng() % 16 == 0) engine.reset_prefix_cache();
-      for (const auto& [talk, sink] : running) {
-        REQUIRE(sink->wait().finish_reason == FinishReason::kLength);
-        const std::vector<int32_t> answer = sink->token_ids();
-        REQUIRE(answer == model.expected_greedy(*talk, 40));
-        talk->insert(talk->end(), answer.begin(), answer.end());
+struct Life {
+  uint32_t seed = 0;
+  int64_t host_pages = 0;
+  int64_t disk_pages = 0;  // 0: no folder
+  int32_t prefill_chunk_tokens = 512;
+  int32_t num_turns = 60;
+  uint32_t turns_a_reset = 16, turns_a_sleep = 16;
+};
+
+// Conversations that go on by turns, more than there is room for anywhere, with resets, sleeps and
+// aborts.
+void live(const Life& life, const fs::path& dir) {
+  std::mt19937 rng(life.seed);
+  constexpr int64_t kPageBytes = 64 * 16;
+  HashModel model(small_model(life.host_pages * kPageBytes, 16));
+  EngineOptions options;
+  if (life.disk_pages > 0)
+    options = with_folder(dir, life.disk_pages * (kPageBytes + kPageFileHeaderBytes));
+  options.prefill_chunk_tokens = life.prefill_chunk_tokens;
+  Engine engine(model, options);
+  std::vector<std::vector<int32_t>> talks(5);
+  for (uint32_t talk = 0; talk < 5; ++talk) talks[talk] = make_prompt(talk % 3, 130, 512);
+  for (int turn = 0; turn < life.num_turns; ++turn) {
+    std::vector<std::pair<std::vector<int32_t>*, std::shared_ptr<CollectingSink>>> running;
+    for (std::vector<int32_t>& talk : talks) {
+      if (rng() % 2 == 0) continue;
+      if (talk.size() > 700) talk.resize(130);
+      talk.push_back(static_cast<int32_t>(rng() % 512));
+      const auto sink = std::make_shared<CollectingSink>();
+      GenerationRequest request = greedy_request(talk, 40, sink);
+      request.priority = static_cast<int32_t>(rng() % 2);
+      if (rng() % 8 == 0) request.cache_salt = "salt";
+      const auto submitted = engine.submit(std::move(request));
+      REQUIRE(submitted.ok());
+      if (rng() % 8 == 0) {
+        engine.abort(*submitted);
+      } else {
+        running.emplace_back(&talk, sink);
       }
     }
-    CHECK(engine.stats().restored_tokens > 0);
-    CHECK(engine.stats().kv_disk_failures == 0);
-    CHECK(model.violations() == std::vector<std::string>{});
+    if (rng() % life.turns_a_reset == 0) engine.reset_prefix_cache();
+    if (rng() % life.turns_a_sleep == 0) {
+      order(engine, true, kDeviceModelMemory, SleepMode::kKeep);
+      order(engine, false, kAllModelMemory, SleepMode::kKeep);
+    }
+    for (const auto& [talk, sink] : running) {
+      const TokenEvent last = sink->wait();
+      REQUIRE(last.finish_reason == FinishReason::kLength);
+      REQUIRE(last.cached_tokens < static_cast<int32_t>(talk->size()));
+      const std::vector<int32_t> answer = sink->token_ids();
+      REQUIRE(answer == model.expected_greedy(*talk, 40));
+      talk->insert(talk->end(), answer.begin(), answer.end());
+    }
+  }
+  const EngineStats stats = engine.stats();
+  CHECK(stats.restored_tokens > 0);
+  CHECK(stats.restored_tokens <= stats.cached_tokens);
+  CHECK(stats.kv_disk_failures == 0);
+  CHECK(stats.kv_disk_size_bytes <= stats.kv_disk_limit_bytes);
+  CHECK(model.violations() == std::vector<std::string>{});
+}
+
+TEST_CASE("whatever is kept and lost, every answer is its own", "[engine]") {
+  const test::TempDir dir;
+  for (const Life& life : {
+           Life{.seed = 0, .disk_pages = 10'000},
+           Life{.seed = 1, .host_pages = 20, .disk_pages = 10'000},
+           Life{.seed = 2, .disk_pages = 10'000, .prefill_chunk_tokens = 100},
+           Life{.seed = 3, .host_pages = 20, .prefill_chunk_tokens = 100},
+           Life{.seed = 4, .disk_pages = 40},
+           // Host memory is full, and much of what it holds is not in the folder any more.
+           Life{.seed = 5,
+           .host_pages = 256,
+           .disk_pages = 40,
+           .num_turns = 400,
+           .turns_a_reset = 1000,
+           .turns_a_sleep = 100},
+       }) {
+    INFO("seed " << life.seed);
+    live(life, dir.path());
   }
 }
 
