@@ -27,7 +27,7 @@
 namespace tandem {
 
 struct PageFolderUse {
-  int64_t num_pages = 0;   // that can be found
+  int64_t num_pages = 0;   // of the selected model
   int64_t size_bytes = 0;  // of all pages in the folder, other models' too
   int64_t max_size_bytes = 0;
 };
