@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "runtime/base/check.h"
+#include "runtime/base/errors.h"
 
 namespace tandem {
 namespace {
@@ -27,10 +28,18 @@ int32_t num_host_pages(const ForwardModel& model, bool has_folder) {
 
 std::unique_ptr<PageStore> PageStore::make(ForwardModel& model, Options options) {
   const int64_t page_size_bytes = model.kv_page_size_bytes();
-  const bool has_place = options.folder != nullptr || model.kv_host_size_bytes() >= page_size_bytes;
+  const bool has_folder = options.folder != nullptr;
+  const bool has_place = has_folder || model.kv_host_size_bytes() >= page_size_bytes;
   if (page_size_bytes == 0 || !has_place) return nullptr;
-  if (options.folder != nullptr) options.folder->select_model(model.kv_identity());
-  return std::unique_ptr<PageStore>(new PageStore(model, std::move(options)));
+  if (has_folder) options.folder->select_model(model.kv_identity());
+  try {
+    return std::unique_ptr<PageStore>(new PageStore(model, std::move(options)));
+  } catch (const LoadError& error) {
+    if (has_folder) throw;
+    // Where the system promises no more than it has, say: the model itself has found its place.
+    spdlog::warn("KV pages that leave the KV cache are not kept in host memory: {}", error.what());
+    return nullptr;
+  }
 }
 
 PageStore::PageStore(ForwardModel& model, Options options)

@@ -47,8 +47,8 @@ class PageStore final : public PageSource {
     // Called by other threads when a page has come or gone.
     std::function<void()> on_progress = [] {};
   };
-  // Null where there is nothing to keep pages in, or the model's cannot be copied. Throws
-  // ConfigError, LoadError.
+  // Null where there is nothing to keep pages in, the model's cannot be copied, or the system has
+  // no host memory for them. Throws, with a folder, ConfigError and LoadError.
   static std::unique_ptr<PageStore> make(ForwardModel& model, Options options);
   ~PageStore() override;  // when all is written that was on its way to the folder
   PageStore(const PageStore&) = delete;

@@ -75,6 +75,19 @@ class PlainPages final : public ForwardModel {
   int64_t host_pages_;
 };
 
+// More than any address has room for.
+class EndlessPages final : public ForwardModel {
+ public:
+  void forward(const Batch&, MatrixView<float>) override { FAIL("no step is asked for"); }
+  [[nodiscard]] int64_t kv_page_size_bytes() const override { return int64_t{1} << 44; }
+  [[nodiscard]] int64_t kv_host_size_bytes() const override { return int64_t{1} << 48; }
+  [[nodiscard]] int32_t vocab_size() const override { return 10; }
+  [[nodiscard]] int32_t num_kv_pages() const override { return 1; }
+  [[nodiscard]] int32_t max_batch_tokens() const override { return 1; }
+  [[nodiscard]] int32_t max_logit_rows() const override { return 1; }
+  [[nodiscard]] int32_t max_context_tokens() const override { return 64; }
+};
+
 // A store, and what a test waits for it with.
 struct Fixture {
   Fixture(int64_t host_pages,
@@ -152,6 +165,13 @@ TEST_CASE("there is a store where pages can be copied and there is a place for t
   CHECK(Fixture(0, dir.path()).store != nullptr);
   CHECK_FALSE(Fixture(1, "").store->secret());
   CHECK(Fixture(0, dir.path()).store->secret());
+}
+
+TEST_CASE("without host memory for them pages are not kept, and the log says so", "[kv_store]") {
+  const CapturedLog log;
+  EndlessPages model;
+  CHECK(PageStore::make(model, {}) == nullptr);
+  CHECK(log.has("not kept in host memory: no memory for 262144.000 GiB"));
 }
 
 TEST_CASE("pages that leave the model are kept in host memory, the last ones where room is short",
