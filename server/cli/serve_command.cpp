@@ -35,6 +35,7 @@ void print_how_to_ask(const Serving& serving, const ServeOptions& options, bool 
 int run_serve(const ServeOptions& options, const ModelFactory& factory) {
   StopSignals signals;
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its writer alone
   Serving serving(options);
   if (serving.is_demo()) fmt::print("No --model given: serving {}.\n", kDemoModelNote);
   const server::ServerOptions& network = options.server;

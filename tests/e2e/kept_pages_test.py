@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import re
+import resource
 import shutil
 import stat
 import tempfile
@@ -93,6 +94,18 @@ class KeptPagesTest(CommandLineTest):
             server.process.kill()
             server.process.wait()
         self.assertEqual(self.ask_once(), (answer, self.all_of_the_prompt()))
+
+    def test_a_folder_that_takes_no_page_ends_nothing(self):
+        with self.serve("--kv-disk", self.folder) as server:
+            resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+            answer = self.answer_of(self.ask(server))
+            self.assertEqual(self.ask(server), (answer, self.all_of_the_prompt()))
+            deadline = time.monotonic() + 60
+            while self.metric(server, "kv_disk_failures_total") == 0:
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.05)
+            self.assertEqual(server.stop(), 0, server.output())
+        self.assertEqual(self.page_paths(), [])
 
     def test_a_reset_forgets_what_is_in_the_folder(self):
         with self.serve("--kv-disk", self.folder) as server:
