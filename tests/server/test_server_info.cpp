@@ -1,6 +1,7 @@
 // What the server says of itself, to tools that were written for SGLang's or vLLM's.
 #include <boost/json/value.hpp>
 #include <catch2/catch_test_macros.hpp>
+#include <chrono>
 
 #include "tests/server/server_fixture.h"
 
@@ -83,8 +84,10 @@ TEST_CASE("get_load counts requests that run and wait", "[server][info]") {
   Client busy(fixture);
   Client waiting(fixture);
   Client client(fixture);
+  fixture.model.set_step_time(std::chrono::milliseconds(5));
   busy.send_request("POST", "/v1/chat/completions", chat_body("endless"));
   CHECK(eventually([&] { return fixture.engine.stats().num_running == 1; }));
+  fixture.model.hold();  // else it might come to the end of its context
   waiting.send_request("POST", "/v1/chat/completions", chat_body("endless"));
   CHECK(eventually([&] { return fixture.engine.stats().num_waiting == 1; }));
   const json::value load = client.get("/get_load").json().at(0);
@@ -92,6 +95,7 @@ TEST_CASE("get_load counts requests that run and wait", "[server][info]") {
   CHECK(load.at("num_waiting_reqs").as_int64() == 1);
   CHECK(load.at("num_tokens").as_int64() >= kPageSizeTokens);
   CHECK(load.at("dp_rank").as_int64() == 0);
+  fixture.model.release();
 }
 
 TEST_CASE("before the model is there, only the load is known", "[server][info]") {
