@@ -19,7 +19,7 @@ struct Script {
 
 class ScriptedModel : public DialogueModel {
  public:
-  // The first script that fits is played.
+  // The first script that fits is played; a step takes a millisecond where one repeats.
   ScriptedModel(const std::vector<Script>& scripts,
                 int32_t num_kv_pages,
                 int32_t max_context_tokens);
