@@ -21,16 +21,11 @@ constexpr size_t kPieceSizeBytes = size_t{8} << 20;
 
 FileReader::FileReader(std::filesystem::path path)
     : path_(std::move(path)),
-      direct_fd_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT)),
-      buffered_fd_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC)) {
-  if (buffered_fd_ < 0) {
+      direct_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT)),
+      buffered_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC)) {
+  if (!buffered_.is_open()) {
     throw LoadError(fmt::format("{}: cannot open: {}", path_.string(), std::strerror(errno)));
   }
-}
-
-FileReader::~FileReader() {
-  if (direct_fd_ >= 0) ::close(direct_fd_);
-  if (buffered_fd_ >= 0) ::close(buffered_fd_);
 }
 
 bool FileReader::is_cached(int64_t offset_bytes, int64_t size_bytes) const {
@@ -40,7 +35,7 @@ bool FileReader::is_cached(int64_t offset_bytes, int64_t size_bytes) const {
     std::byte byte{};
     const iovec target{.iov_base = &byte, .iov_len = 1};
     const int64_t place = offset_bytes + (size_bytes - 1) * sample / (kSamples - 1);
-    const ssize_t got = ::preadv2(buffered_fd_, &target, 1, place, RWF_NOWAIT);
+    const ssize_t got = ::preadv2(buffered_.get(), &target, 1, place, RWF_NOWAIT);
     if (got < 0 && errno != EAGAIN) return true;  // a file system that cannot say
     num_cached += got == 1;
   }
@@ -50,7 +45,7 @@ bool FileReader::is_cached(int64_t offset_bytes, int64_t size_bytes) const {
 void FileReader::read(int64_t offset_bytes,
                       std::span<std::byte> target,
                       int64_t needed_size_bytes) const {
-  int fd = direct_fd_ >= 0 ? direct_fd_ : buffered_fd_;
+  int fd = direct_.is_open() ? direct_.get() : buffered_.get();
   size_t done = 0;
   while (done < target.size()) {
     const ssize_t got =
@@ -62,8 +57,8 @@ void FileReader::read(int64_t offset_bytes,
       if (done % kAlignmentBytes != 0) break;
     } else if (got == 0) {
       break;
-    } else if (errno == EINVAL && fd == direct_fd_ && fd != buffered_fd_) {
-      fd = buffered_fd_;  // opened, but not read directly: some network file systems
+    } else if (errno == EINVAL && fd != buffered_.get()) {
+      fd = buffered_.get();  // opened, but not read directly: some network file systems
     } else if (errno != EINTR) {
       throw LoadError(fmt::format("{}: cannot read {} bytes at {}: {}", path_.string(),
                                   needed_size_bytes, offset_bytes, std::strerror(errno)));

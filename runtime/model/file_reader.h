@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <span>
 
+#include "runtime/memory/file_descriptor.h"
+
 namespace tandem {
 
 class FileReader {
@@ -15,9 +17,6 @@ class FileReader {
 
   // Throws LoadError naming the path and the system's reason.
   explicit FileReader(std::filesystem::path path);
-  ~FileReader();
-  FileReader(const FileReader&) = delete;
-  FileReader& operator=(const FileReader&) = delete;
 
   // Whether the page cache holds [offset, offset + size), as a few samples say; true where the
   // system does not tell.
@@ -29,8 +28,8 @@ class FileReader {
 
  private:
   std::filesystem::path path_;
-  int direct_fd_ = -1;  // -1: no direct reads here
-  int buffered_fd_ = -1;
+  FileDescriptor direct_;  // none: no direct reads here
+  FileDescriptor buffered_;
 };
 
 }  // namespace tandem

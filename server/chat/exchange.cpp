@@ -5,11 +5,12 @@
 #include <chrono>
 #include <random>
 
+#include "runtime/base/random_seed.h"
+
 namespace tandem::server {
 
 std::string new_id(std::string_view prefix) {
-  thread_local std::mt19937_64 generator((uint64_t{std::random_device{}()} << 32) ^
-                                         std::random_device{}());
+  thread_local std::mt19937_64 generator(random_seed());
   return fmt::format("{}{:016x}{:016x}", prefix, generator(), generator());
 }
 
