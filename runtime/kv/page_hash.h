@@ -1,6 +1,7 @@
 // Name of a full page's contents: a chained 128-bit hash of all tokens from the sequence's start.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -12,6 +13,11 @@ struct PageHash {
   uint64_t low = 0;
   uint64_t high = 0;
   friend bool operator==(const PageHash&, const PageHash&) = default;
+};
+
+// For tables: a part of it is as good a hash as the whole.
+struct HashOfPageHash {
+  size_t operator()(const PageHash& hash) const { return static_cast<size_t>(hash.low); }
 };
 
 // The parent of a sequence's first page. A secret per process keeps outsiders from constructing

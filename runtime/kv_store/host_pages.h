@@ -43,9 +43,6 @@ class HostPages {
   [[nodiscard]] int32_t num_used() const { return static_cast<int32_t>(pages_.size()); }
 
  private:
-  struct HashOfHash {
-    size_t operator()(const PageHash& hash) const { return static_cast<size_t>(hash.low); }
-  };
   using Pages = std::list<HostPage>;
   void move(HostPage& page, Pages::const_iterator place) {
     pages_.splice(place, pages_, page_of_.at(page.hash));
@@ -54,7 +51,7 @@ class HostPages {
   int32_t num_pages_;
   NumaBuffer memory_;
   Pages pages_;  // in use; the one unused for longest first
-  std::unordered_map<PageHash, Pages::iterator, HashOfHash> page_of_;
+  std::unordered_map<PageHash, Pages::iterator, HashOfPageHash> page_of_;
   std::vector<std::span<std::byte>> free_;
 };
 

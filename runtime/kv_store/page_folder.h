@@ -69,9 +69,6 @@ class PageFolder {
   [[nodiscard]] const std::filesystem::path& dir() const { return options_.dir; }
 
  private:
-  struct HashOfHash {
-    size_t operator()(const PageHash& hash) const { return static_cast<size_t>(hash.low); }
-  };
   struct Page {
     std::filesystem::path path;
     int64_t size_bytes = 0;
@@ -106,9 +103,9 @@ class PageFolder {
   mutable std::mutex mutex_;
   uint64_t secret_ = 0;
   Pages pages_;  // the one unused for longest first
-  std::unordered_map<PageHash, Pages::iterator, HashOfHash> page_of_;  // of the selected model
-  int64_t size_bytes_ = 0;                                             // of pages_
-  int64_t writing_bytes_ = 0;                                          // of pages on their way in
+  std::unordered_map<PageHash, Pages::iterator, HashOfPageHash> page_of_;  // of the selected model
+  int64_t size_bytes_ = 0;                                                 // of pages_
+  int64_t writing_bytes_ = 0;  // of pages on their way in
 };
 
 }  // namespace tandem

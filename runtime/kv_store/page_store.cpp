@@ -131,8 +131,7 @@ PagePresence PageStore::look_up(PageHash hash) {
     if (folder_ == nullptr || is_stuck() || !folder_->contains(hash)) return PagePresence::kAbsent;
     page = host_.take(hash, plan_idx_ - 1);
     if (page == nullptr) return PagePresence::kNoRoom;
-    if (num_busy_++ == 0) last_progress_ = Clock::now();
-    page->is_busy = true;
+    lend(*page);
     io_->read(*page);
   }
   if (page->is_forgotten) return PagePresence::kAbsent;
@@ -179,9 +178,13 @@ void PageStore::keep(std::span<const KnownPage> pages, bool is_leaving) {
 
 void PageStore::write(HostPage& page) {
   if (io_->num_queued_writes() >= kMaxQueuedWrites) return;
+  lend(page);
+  io_->write(page);
+}
+
+void PageStore::lend(HostPage& page) {
   if (num_busy_++ == 0) last_progress_ = Clock::now();
   page.is_busy = true;
-  io_->write(page);
 }
 
 void PageStore::restore(std::span<const KnownPage> pages) {

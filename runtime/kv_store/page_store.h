@@ -80,6 +80,7 @@ class PageStore final : public PageSource {
   PageStore(ForwardModel& model, Options options);
   void keep(std::span<const KnownPage> pages, bool is_leaving);
   void write(HostPage& page);
+  void lend(HostPage& page);  // to the threads that read and write, until begin_plan()
   void note_read(const PageIo::Done& done);
   void note_write(const PageIo::Done& done);
   [[nodiscard]] bool takes_writes() const;
