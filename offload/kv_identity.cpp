@@ -31,10 +31,6 @@ PageHash add_sample(PageHash hash, std::span<const std::byte> bytes, int64_t beg
   return extend_page_hash(hash, words);
 }
 
-int64_t last_sample(std::span<const std::byte> bytes) {
-  return std::max<int64_t>(static_cast<int64_t>(bytes.size()) - kSampleSizeBytes, 0);
-}
-
 PageHash hash_of(const Checkpoint& checkpoint) {
   PageHash hash = salted_root_hash(root_page_hash(kVersion), config_text(checkpoint.config()));
   int64_t num_expert_values = 0;
@@ -43,7 +39,8 @@ PageHash hash_of(const Checkpoint& checkpoint) {
     if (info == nullptr || !tensor.is_checked) return;
     hash = salted_root_hash(hash, tensor.name + " " + describe(*info));
     const std::span<const std::byte> bytes = checkpoint.index().bytes(*info);
-    const int64_t last = last_sample(bytes);
+    const int64_t last =
+        std::max<int64_t>(static_cast<int64_t>(bytes.size()) - kSampleSizeBytes, 0);
     if (tensor.kind != TensorKind::kRoutedExperts) {
       for (const int64_t begin : {int64_t{0}, last / 2, last})
         hash = add_sample(hash, bytes, begin);

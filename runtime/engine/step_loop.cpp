@@ -130,7 +130,9 @@ void StepLoop::move_pages() {
   for (const RestoredPage& restored : scheduler_.restored()) {
     restored_pages_.push_back(restored.page);
     // Of one that has not left the queue they are counted when it does.
-    if (!restored.is_cached_prompt || !request_of_.at(restored.sequence)->was_admitted) continue;
+    const bool is_counted =
+        restored.sequence->num_preemptions == 0 && request_of_.at(restored.sequence)->was_admitted;
+    if (!is_counted) continue;
     counters_.cached_tokens += kPageSizeTokens;
     counters_.restored_tokens += kPageSizeTokens;
   }

@@ -213,11 +213,10 @@ bool Scheduler::restore_pages(Sequence& sequence) {
     if (presence == PagePresence::kThere && restored_.size() == kMaxRestoredPages)
       presence = PagePresence::kComing;  // at the next step
     if (presence != PagePresence::kThere) break;
-    restored_.push_back({.page = {hash, sequence.pages.page_ids()[page_idx]},
-                         .sequence = &sequence,
-                         .is_cached_prompt = sequence.num_preemptions == 0});
+    restored_.push_back(
+        {.page = {hash, sequence.pages.page_ids()[page_idx]}, .sequence = &sequence});
     sequence.num_computed_tokens += kPageSizeTokens;
-    if (sequence.num_preemptions > 0) continue;
+    if (sequence.num_preemptions > 0) continue;  // it has run before: nothing more counts as found
     sequence.num_cached_tokens += kPageSizeTokens;
     sequence.num_restored_tokens += kPageSizeTokens;
   }

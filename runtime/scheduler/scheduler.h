@@ -46,7 +46,6 @@ struct ScheduledItem {
 struct RestoredPage {
   KnownPage page;
   const Sequence* sequence = nullptr;
-  bool is_cached_prompt = false;  // counts as found: the sequence has not run before
 };
 
 class Scheduler {
