@@ -20,6 +20,7 @@
 #include "runtime/kv_store/page_folder.h"
 #include "runtime/memory/file_descriptor.h"
 #include "tests/runtime/engine/engine_fixture.h"
+#include "tests/runtime/kv_store/page_files.h"
 #include "tests/runtime/model/temp_dir.h"
 
 namespace tandem::tests {
@@ -164,10 +165,7 @@ TEST_CASE("a disk that does not answer keeps no request waiting for ever", "[eng
     Engine engine(model, with_folder(dir.path()));
     num_cached(engine, model, prompt_of(1));
   }
-  std::vector<fs::path> fifos;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir.path())) {
-    if (entry.path().extension() == ".kv") fifos.push_back(entry.path());
-  }
+  const std::vector<fs::path> fifos = test::page_files(dir.path());
   REQUIRE(fifos.size() == 8);
   HashModel model(small_model(0));
   EngineOptions options = with_folder(dir.path());

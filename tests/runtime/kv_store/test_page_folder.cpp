@@ -19,12 +19,14 @@
 #include <vector>
 
 #include "runtime/base/errors.h"
+#include "tests/runtime/kv_store/page_files.h"
 #include "tests/runtime/model/temp_dir.h"
 
 namespace tandem {
 namespace {
 
 namespace fs = std::filesystem;
+using test::page_files;
 
 constexpr size_t kPageBytes = 1000;  // no multiple of what a checksum takes at once
 constexpr int64_t kFileBytes = kPageBytes + kPageFileHeaderBytes;
@@ -55,14 +57,6 @@ bool is_there(PageFolder& folder, uint64_t content) {
 
 void write(PageFolder& folder, uint64_t content) {
   CHECK(folder.write(hash_of(content), page_of(content), folder.secret()).empty());
-}
-
-std::vector<fs::path> page_files(const fs::path& dir) {
-  std::vector<fs::path> paths;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir)) {
-    if (entry.path().extension() == ".kv") paths.push_back(entry.path());
-  }
-  return paths;
 }
 
 // The system's own clock of files may stand still between two of them.

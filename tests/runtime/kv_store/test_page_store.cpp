@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "runtime/memory/file_descriptor.h"
+#include "tests/runtime/kv_store/page_files.h"
 #include "tests/runtime/model/temp_dir.h"
 #include "tests/support/captured_log.h"
 
@@ -149,10 +150,7 @@ struct Fixture {
 };
 
 fs::path only_page_file(const fs::path& dir) {
-  std::vector<fs::path> paths;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir)) {
-    if (entry.path().extension() == ".kv") paths.push_back(entry.path());
-  }
+  const std::vector<fs::path> paths = test::page_files(dir);
   REQUIRE(paths.size() == 1);
   return paths[0];
 }
@@ -330,9 +328,7 @@ TEST_CASE("a page that somebody has deleted is computed again, which is no failu
     fixture.store->keep_new(fixture.fill(10, 1));
   }
   Fixture fixture(0, dir.path());
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir.path())) {
-    if (entry.path().extension() == ".kv") fs::remove(entry.path());
-  }
+  fs::remove(only_page_file(dir.path()));
   CHECK_FALSE(fixture.comes_back(10));
   CHECK(fixture.store->stats().failures == 0);
 }
@@ -368,10 +364,7 @@ TEST_CASE("what was forgotten is nowhere", "[kv_store]") {
     fixture.wait(1);
     CHECK(fixture.comes_back(20));
   }
-  int num_files = 0;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir.path()))
-    num_files += entry.path().extension() == ".kv" ? 1 : 0;
-  CHECK(num_files == 1);
+  CHECK(test::page_files(dir.path()).size() == 1);
 }
 
 }  // namespace
