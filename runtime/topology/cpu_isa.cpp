@@ -29,6 +29,7 @@ Leaf7 cpuid_leaf_7(unsigned subleaf) {
 }
 
 bool has_avx_vnni() { return cpuid_leaf_7(0).eax >= 1 && (cpuid_leaf_7(1).eax >> 4 & 1) != 0; }
+bool has_avx512_fp16() { return (cpuid_leaf_7(0).edx >> 23 & 1) != 0; }
 bool has_amx_bf16() { return (cpuid_leaf_7(0).edx >> 22 & 1) != 0; }
 
 }  // namespace
@@ -70,7 +71,8 @@ std::vector<CpuIsa> supported_isas() {
   if (avx512_vnni) isas.push_back(CpuIsa::kAvx512Vnni);
   const bool avx512_bf16 = avx512_vnni && __builtin_cpu_supports("avx512bf16");
   if (avx512_bf16) isas.push_back(CpuIsa::kAvx512Bf16);
-  if (avx512_bf16 && has_amx_bf16() && amx_works()) {
+  if (avx512_bf16 && __builtin_cpu_supports("avx512vbmi") && has_avx512_fp16() && has_amx_bf16() &&
+      amx_works()) {
     isas.push_back(CpuIsa::kAmxBf16);
   }
 #endif
