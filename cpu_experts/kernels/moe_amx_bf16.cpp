@@ -4,9 +4,12 @@
 
 namespace tandem::cpu_experts {
 namespace {
-constexpr ExpertKernels kKernels = kernels_of_cores<AmxCore, AmxCore>();
+using ExactCore = AmxCore<ExactWeights>;
+using RoundedCore = AmxCore<RoundedWeights>;
+constexpr TileKernels kKernels = {.exact = kernels_of_cores<ExactCore, ExactCore>(),
+                                  .rounded = kernels_of_cores<RoundedCore, RoundedCore>()};
 }  // namespace
 
-const ExpertKernels* amx_bf16_kernels() { return &kKernels; }
+const TileKernels* amx_bf16_kernels() { return &kKernels; }
 
 }  // namespace tandem::cpu_experts

@@ -48,7 +48,7 @@ void add_expert_activations_option(CLI::App* command, ExpertActivations& activat
           [&activations](const std::string& name) {
             activations = name == "int8" ? ExpertActivations::kInt8 : ExpertActivations::kBf16;
           },
-          "bf16, or int8: lossy, faster prompts if no AMX (default: bf16)")
+          "bf16, or int8: lossy, faster prompts (default: bf16)")
       ->check(CLI::IsMember({"bf16", "int8"}).description(""))
       ->type_name("FORM")
       ->group("Computing");

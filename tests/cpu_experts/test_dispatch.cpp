@@ -31,7 +31,8 @@ TEST_CASE("tiles take the steps with many tokens an expert, also where activatio
   CHECK(choice.isa_for(100 * many - 1, 100) == CpuIsa::kAvx512Vnni);
   CHECK(choice.isa_for(100 * many, 100) == CpuIsa::kAmxBf16);
   CHECK(&cpu_experts::kernels_of(CpuIsa::kAmxBf16, mode) ==
-        &cpu_experts::kernels_of(CpuIsa::kAmxBf16, ActivationMode::kBf16));
+        (mode == ActivationMode::kBf16 ? &cpu_experts::amx_bf16_kernels()->exact
+                                       : &cpu_experts::amx_bf16_kernels()->rounded));
 }
 
 TEST_CASE("without tiles one set serves every step, that of integers", "[cpu_experts][dispatch]") {

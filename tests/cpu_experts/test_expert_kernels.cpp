@@ -158,5 +158,32 @@ TEST_CASE("NaN and infinity among the activations reach the output of their toke
   }
 }
 
+TEST_CASE("scales that are zero count as zero, those that are not finite reach their row alone",
+          "[cpu_experts]") {
+  const ActivationMode mode = GENERATE(ActivationMode::kBf16, ActivationMode::kInt8);
+  const ExpertKernels& kernels = kernels_under_test(any_isa(), mode);
+  const int64_t num_tokens = GENERATE(3, 20, 40, 64);
+  std::mt19937 random(26);
+  OwnedInt4 weights = random_int4(48, 128, random);
+  const int64_t num_groups = 4;
+  for (int64_t group = 0; group < num_groups; ++group) {
+    weights.scale[static_cast<size_t>(5 * num_groups + group)] = bf16(0.0f);
+  }
+  const float poison =
+      GENERATE(std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity());
+  weights.scale[static_cast<size_t>(21 * num_groups + 1)] = bf16(poison);
+  weights.scale[static_cast<size_t>(47 * num_groups + 2)] = bf16(-poison);
+  const std::vector<bf16> x = random_rows(num_tokens, 128, Kind::kNormal, random);
+  const std::vector<float> out = Product(kernels, weights).run(x.data(), num_tokens);
+  for (int64_t token_idx = 0; token_idx < num_tokens; ++token_idx) {
+    for (int64_t row = 0; row < 48; ++row) {
+      const float value = out[static_cast<size_t>(token_idx * 48 + row)];
+      INFO("token " << token_idx << ", row " << row << ": " << value);
+      REQUIRE(std::isfinite(value) == (row != 21 && row != 47));
+      if (row == 5) REQUIRE(value == 0.0f);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tandem::tests
