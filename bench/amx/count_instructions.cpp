@@ -1,5 +1,5 @@
-// Counts the instructions of the AMX kernel's two pieces, on an emulated CPU whose time stamp
-// counter advances by one an instruction. Run by `run`.
+// Counts the instructions of the AMX kernel, of 16 rows by 32 columns, on an emulated CPU whose
+// time stamp counter advances by one an instruction. Run by `run`.
 #include <x86intrin.h>
 
 #include <algorithm>
@@ -25,31 +25,44 @@ double instructions_of(const Piece& piece) {
   return static_cast<double>(least);
 }
 
+// Of a group of a row block with kTiles tiles of tokens.
+template <typename Weights, int kTiles>
+double instructions_of_group() {
+  constexpr int64_t kNumColBlocks = 32;
+  constexpr int64_t kNumRowBlocks = 4;
+  constexpr int32_t kNumTokens = kTiles * kTileRows;
+  static uint8_t packed[kNumRowBlocks * kNumColBlocks * kBlockSizeBytes];
+  static Bf16Group x[2 * kNumColBlocks * kNumTokens];
+  static RowBlockTotals totals[kNumRowBlocks];
+  const double instructions = instructions_of([&] {
+    AmxCore<Weights>::dot(packed, kNumRowBlocks, kNumColBlocks, {x, kNumTokens}, kNumTokens,
+                          totals);
+  });
+  return instructions / (2 * kNumColBlocks * kNumRowBlocks);
+}
+
+template <typename Weights, int kTiles>
+void print_group() {
+  const double group = instructions_of_group<Weights, kTiles>();
+  std::printf("  %16.1f  %9.1f", group, group / (Weights::kTerms * kTiles));
+}
+
+template <int kTiles = 1>
+void print_tokens() {
+  std::printf("%6d", kTiles * kTileRows);
+  print_group<ExactWeights, kTiles>();
+  print_group<RoundedWeights, kTiles>();
+  std::puts("");
+  if constexpr (kTiles < kMaxTiles) print_tokens<kTiles + 1>();
+}
+
 int count() {
   if (!amx_works()) {
     std::fputs("count_instructions: no AMX here\n", stderr);
     return 1;
   }
-  static WeightTiles weights;
-  static TileSums sums;
-  static RowBlockTotals totals;
-  static uint8_t packed[kSliceGroups / 2 * kBlockSizeBytes];
-  static Bf16Group x[kSliceGroups * kTileRows];
-  const TileConfig config(kTileRows);
-  finish_stores(&config);
-  _tile_loadconfig(&config);
-
-  const double decoding =
-      instructions_of([&] { decode(packed, kSliceGroups, 0, weights); }) / kSliceGroups;
-  const double product =
-      instructions_of([&] { multiply(x, kTileRows, weights, kSliceGroups, sums, totals); }) /
-      kSliceGroups;
-  std::printf("decoding a tile of weights   %5.1f\n", decoding);
-  std::printf("a product, scales included   %5.1f\n", product);
-  std::puts("tokens  instructions for every TDPBF16PS");
-  for (int tiles = 1; tiles <= kMaxPassTokens / kTileRows; ++tiles) {
-    std::printf("%6d  %5.1f\n", tiles * kTileRows, product + decoding / tiles);
-  }
+  std::puts("tokens    exact: a group  a product  rounded: a group  a product");
+  print_tokens();
   return 0;
 }
 
