@@ -7,7 +7,7 @@
 namespace tandem::gpu::host {
 namespace {
 
-// Dot products of bytes and tiles have no use here: their CPUs take the set below.
+// Dot products of bytes have no use here: their CPUs take the set below.
 const Kernels* kernels_of(CpuIsa isa) {
   switch (isa) {
     case CpuIsa::kScalar:
@@ -19,8 +19,9 @@ const Kernels* kernels_of(CpuIsa isa) {
     case CpuIsa::kAvx512Vnni:
       return avx512_kernels();
     case CpuIsa::kAvx512Bf16:
-    case CpuIsa::kAmxBf16:
       return avx512_bf16_kernels();
+    case CpuIsa::kAmxBf16:
+      return amx_bf16_kernels();
   }
   return scalar_kernels();
 }

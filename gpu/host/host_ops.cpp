@@ -39,6 +39,7 @@ std::string_view long_name(std::string_view isa_name) {
   if (isa_name == "avx2") return "AVX2";
   if (isa_name == "avx512") return "AVX-512";
   if (isa_name == "avx512_bf16") return "AVX-512 BF16";
+  if (isa_name == "amx_bf16") return "AMX BF16";
   return "SSE2";
 }
 

@@ -7,8 +7,9 @@
 // A 64-byte line is one pair of columns of 16 rows: what one dot-product instruction takes.
 //
 // Order of summation: each element of a product is one chain of fused additions over ascending
-// columns (over ascending pairs with BF16 dot products), whatever the number of rows, the tile or
-// the thread. A result therefore depends on its own row of x alone, to the bit.
+// columns (over ascending pairs with BF16 dot products, over sums of 32 with AMX), whatever the
+// number of rows, the tile or the thread. A result therefore depends on its own row of x alone, to
+// the bit.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ struct Gemm {
   const uint16_t* panels;
   int64_t panel_stride;  // elements from one panel to the next
   int64_t num_panels;
-  int64_t num_k;  // BF16 x: even, zero padded
+  int64_t num_k;  // BF16 x: even, zero padded; where it continues chains, they hold multiples of 32
   float* out;     // [num_rows, 16 * num_panels]
   int64_t out_stride;
   bool accumulate;  // continue the chains that `out` holds
@@ -79,5 +80,6 @@ const Kernels* scalar_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
 const Kernels* avx512_bf16_kernels();
+const Kernels* amx_bf16_kernels();
 
 }  // namespace tandem::gpu::host

@@ -26,7 +26,7 @@ inline constexpr double kBf16UnitRoundoff = 0x1p-8;  // BF16, to nearest: 8 bits
 
 // Runs the test case once per instruction set; one that this CPU lacks is skipped, by name.
 inline const host::Kernels& kernels_under_test() {
-  const std::string isa_name = GENERATE("scalar", "avx2", "avx512", "avx512_bf16");
+  const std::string isa_name = GENERATE("scalar", "avx2", "avx512", "avx512_bf16", "amx_bf16");
   const host::Kernels* found = nullptr;
   for (const host::Kernels* kernels : host::supported_kernels()) {
     if (isa_name == kernels->isa_name) found = kernels;
