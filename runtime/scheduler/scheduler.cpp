@@ -32,7 +32,10 @@ Scheduler::Scheduler(const SchedulerLimits& limits, PrefixCache& cache, PageSour
     : limits_(limits), cache_(cache), kept_pages_(kept_pages) {
   TANDEM_CHECK(limits.max_batch_tokens >= 1 && limits.max_logit_rows >= 1,
                "a step needs room for a token");
-  limits_.prefill_chunk_tokens = std::max(limits_.prefill_chunk_tokens, 1);
+  limits_.prefill_chunk_tokens =
+      std::clamp(limits_.prefill_chunk_tokens, 1, limits_.max_batch_tokens);
+  limits_.prefill_alone_tokens = std::clamp(limits_.prefill_alone_tokens,
+                                            limits_.prefill_chunk_tokens, limits_.max_batch_tokens);
   // Every running sequence then has room for a decode and a logit row in every step, and one in
   // prefill for at least one token.
   limits_.max_sequences = std::max(limits_.max_sequences, 1);
@@ -80,8 +83,10 @@ std::span<const ScheduledItem> Scheduler::plan() {
   preempted_in_step_ = false;
   make_room();
   plan_decodes();
+  const int32_t most_prefill_tokens =
+      items_.empty() ? limits_.prefill_alone_tokens : limits_.prefill_chunk_tokens;
   prefill_tokens_left_ =
-      std::min(limits_.prefill_chunk_tokens, limits_.max_batch_tokens - num_planned_tokens_);
+      std::min(most_prefill_tokens, limits_.max_batch_tokens - num_planned_tokens_);
   plan_prefills();
   TANDEM_CHECK(!items_.empty() || kept_pages_ != nullptr || empty(),
                "a step without work while sequences wait");

@@ -3,6 +3,9 @@
 //
 //   step = one token of every decoding sequence, then prompt chunks in the order of rank, up to
 //          the limits.
+// Where nothing decodes, prompts may take more: a step reads the experts once, however many tokens
+// it has, and nobody waits for its end but those that come meanwhile.
+//
 // Rank is priority, then arrival. The first of those that wait is admitted when its tokens and one
 // page more find room, its prompt going before those of running sequences that it outranks. When
 // decodes run out of pages, the sequence of the last rank gives its pages back and waits; its
@@ -34,6 +37,7 @@ struct SchedulerLimits {
   int32_t max_logit_rows = 64;
   int32_t max_batch_tokens = 512;      // of a step
   int32_t prefill_chunk_tokens = 512;  // of a step beside the decodes
+  int32_t prefill_alone_tokens = 0;    // of a step without decodes; not less than those beside them
 };
 
 struct ScheduledItem {
@@ -74,6 +78,7 @@ class Scheduler {
   [[nodiscard]] const std::deque<Sequence*>& waiting() const { return waiting_; }
   [[nodiscard]] bool empty() const { return running_.empty() && waiting_.empty(); }
   [[nodiscard]] int64_t num_preemptions() const { return num_preemptions_; }
+  // As they are kept to: none contradicts another.
   [[nodiscard]] const SchedulerLimits& limits() const { return limits_; }
 
  private:

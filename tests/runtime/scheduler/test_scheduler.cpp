@@ -2,9 +2,11 @@
 #include "runtime/scheduler/scheduler.h"
 
 #include <catch2/catch_test_macros.hpp>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <string>
+#include <utility>
 
 namespace tandem {
 namespace {
@@ -14,10 +16,25 @@ struct Extra {
   std::string salt{};
 };
 
+// Of what it was told; the rest is nowhere.
+class ListedPages final : public PageSource {
+ public:
+  PagePresence look_up(PageHash hash) override {
+    const auto found = pages_.find({hash.low, hash.high});
+    return found == pages_.end() ? PagePresence::kAbsent : found->second;
+  }
+  [[nodiscard]] int32_t read_ahead_pages() const override { return 0; }
+  void set(PageHash hash, PagePresence presence) { pages_[{hash.low, hash.high}] = presence; }
+
+ private:
+  std::map<std::pair<uint64_t, uint64_t>, PagePresence> pages_;
+};
+
 // Sequences that give their pages back however a test ends.
 struct Fixture {
-  Fixture(const SchedulerLimits& limits, int32_t num_pages)
-      : cache({.num_pages = num_pages, .enabled = true, .secret = 3}), scheduler(limits, cache) {}
+  Fixture(const SchedulerLimits& limits, int32_t num_pages, PageSource* kept_pages = nullptr)
+      : cache({.num_pages = num_pages, .enabled = true, .secret = 3}),
+        scheduler(limits, cache, kept_pages) {}
   ~Fixture() {
     for (const std::unique_ptr<Sequence>& sequence : sequences) scheduler.remove(*sequence);
   }
@@ -48,10 +65,19 @@ struct Fixture {
     return items;
   }
 
+  // A step, by its tokens of each sequence.
+  std::vector<int32_t> step_tokens() {
+    std::vector<int32_t> num_tokens;
+    for (const ScheduledItem& item : step()) num_tokens.push_back(item.num_tokens);
+    return num_tokens;
+  }
+
   PrefixCache cache;
   Scheduler scheduler;
   std::vector<std::unique_ptr<Sequence>> sequences;
 };
+
+using Tokens = std::vector<int32_t>;
 
 TEST_CASE("a prompt is cut into chunks and only its end produces a token", "[scheduler]") {
   Fixture fixture({.prefill_chunk_tokens = 100}, 10);
@@ -63,6 +89,73 @@ TEST_CASE("a prompt is cut into chunks and only its end produces a token", "[sch
     CHECK(items[0].num_logit_rows == (num_tokens < 100 ? 1 : 0));
   }
   CHECK(sequence.num_computed_tokens == 252);
+}
+
+TEST_CASE("prompts alone take the larger limit, beside a decode the chunk", "[scheduler]") {
+  Fixture fixture({.prefill_chunk_tokens = 100, .prefill_alone_tokens = 400}, 50);
+  Sequence& first = fixture.add(1000, 3, 0);
+  CHECK(fixture.step_tokens() == Tokens{400});
+  CHECK(fixture.step_tokens() == Tokens{400});
+  CHECK(fixture.step_tokens() == Tokens{200});
+  fixture.add(700, 3, 10000);
+  CHECK(fixture.step_tokens() == Tokens{1, 100});
+  CHECK(fixture.step_tokens() == Tokens{1, 100});
+  fixture.scheduler.remove(first);
+  CHECK(fixture.step_tokens() == Tokens{400});
+  CHECK(fixture.step_tokens() == Tokens{100});
+}
+
+TEST_CASE("prompts of one step share the larger limit", "[scheduler]") {
+  Fixture fixture({.prefill_chunk_tokens = 100, .prefill_alone_tokens = 400}, 50);
+  for (int32_t sequence_idx = 0; sequence_idx < 4; ++sequence_idx)
+    fixture.add(150, 10, 10000 * sequence_idx);
+  CHECK(fixture.step_tokens() == Tokens{150, 150, 100});
+  CHECK(fixture.scheduler.waiting().size() == 1);
+  // Two decode now: the third's last tokens and the fourth's first are a chunk.
+  CHECK(fixture.step_tokens() == Tokens{1, 1, 50, 50});
+}
+
+TEST_CASE("the larger limit is no less than a chunk and no more than a step", "[scheduler]") {
+  const auto limit_of = [](const SchedulerLimits& limits) {
+    Fixture fixture(limits, 50);
+    fixture.add(3000, 10, 0);
+    const int32_t num_tokens = fixture.step_tokens().front();
+    CHECK(fixture.scheduler.limits().prefill_alone_tokens == num_tokens);
+    return num_tokens;
+  };
+  for (const int32_t alone : {0, 1, 99, 100}) {
+    CHECK(limit_of({.prefill_chunk_tokens = 100, .prefill_alone_tokens = alone}) == 100);
+  }
+  CHECK(limit_of({.prefill_chunk_tokens = 100, .prefill_alone_tokens = 101}) == 101);
+  for (const int32_t chunk : {100, 300, 400}) {
+    const SchedulerLimits limits{
+        .max_batch_tokens = 300, .prefill_chunk_tokens = chunk, .prefill_alone_tokens = 1000};
+    CHECK(limit_of(limits) == 300);
+  }
+}
+
+TEST_CASE("pages that come back count to no limit, and who waits for one leaves it to others",
+          "[scheduler]") {
+  ListedPages kept_pages;
+  Fixture fixture(
+      {.max_batch_tokens = 600, .prefill_chunk_tokens = 100, .prefill_alone_tokens = 400}, 50,
+      &kept_pages);
+  Sequence& first = fixture.add(1000, 10, 0);
+  for (size_t page_idx = 0; page_idx < 3; ++page_idx)
+    kept_pages.set(first.page_hashes[page_idx], PagePresence::kThere);
+  kept_pages.set(first.page_hashes[3], PagePresence::kComing);
+  Sequence& second = fixture.add(1000, 10, 10000);
+  std::vector<ScheduledItem> items = fixture.step();
+  REQUIRE(items.size() == 1);
+  CHECK(items[0].sequence == &second);
+  CHECK(items[0].num_tokens == 400);
+  CHECK(first.num_restored_tokens == 3 * 64);
+  kept_pages.set(first.page_hashes[3], PagePresence::kThere);
+  items = fixture.step();
+  REQUIRE(items.size() == 1);
+  CHECK(items[0].sequence == &first);
+  CHECK(items[0].num_tokens == 400);
+  CHECK(first.num_computed_tokens == 4 * 64 + 400);
 }
 
 TEST_CASE("a sequence does not wait for the prefill of one that it outranks", "[scheduler]") {

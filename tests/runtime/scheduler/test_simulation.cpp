@@ -84,6 +84,10 @@ struct Scenario {
   void run();
   void enqueue_arrivals();
   void abort_some();
+  // Running sequences that have one token to compute, with how often each was preempted.
+  [[nodiscard]] std::map<const Sequence*, int32_t> decoding() const;
+  void check_limits(std::span<const ScheduledItem> items,
+                    const std::map<const Sequence*, int32_t>& decoding_before);
   void compute(std::span<const ScheduledItem> items);
   void take_token(Request& request, std::span<const float> logits);
   void check_order() const;
@@ -101,6 +105,7 @@ struct Scenario {
   int32_t step_idx = 0;
   int32_t num_planned_steps = 0;
   int32_t num_arrived = 0;
+  int32_t num_larger_steps = 0;  // with more of prompts than a chunk
   bool has_cache;
   bool has_priorities;
 };
@@ -111,7 +116,8 @@ Scenario::Scenario(uint32_t seed)
       limits({.max_sequences = static_cast<int32_t>(draw(1, 8)),
               .max_logit_rows = static_cast<int32_t>(draw(1, 8)),
               .max_batch_tokens = static_cast<int32_t>(draw(1, 5) == 1 ? draw(1, 8) : draw(1, 200)),
-              .prefill_chunk_tokens = static_cast<int32_t>(draw(1, 150))}),
+              .prefill_chunk_tokens = static_cast<int32_t>(draw(1, 150)),
+              .prefill_alone_tokens = static_cast<int32_t>(draw(0, 1) ? draw(1, 300) : 0)}),
       model({.vocab_size = kVocabSize,
              .num_kv_pages = num_pages,
              .max_batch_tokens = limits.max_batch_tokens,
@@ -174,6 +180,7 @@ void Scenario::run() {
     abort_some();
     kept_pages.forget_sometimes();
     const int32_t num_waits = kept_pages.num_waits;
+    const std::map<const Sequence*, int32_t> decoding_before = decoding();
     const std::span<const ScheduledItem> items = scheduler.plan();
     kept_pages.keep(cache.evicted());
     cache.clear_changes();
@@ -184,6 +191,7 @@ void Scenario::run() {
     ++num_planned_steps;
     REQUIRE(num_planned_steps <= max_steps + kept_pages.num_waits);
     check_order();
+    check_limits(items, decoding_before);
     compute(items);
     check_pages();
   }
@@ -206,6 +214,31 @@ void Scenario::abort_some() {
     scheduler.remove(request->sequence);
     request->is_done = true;
   }
+}
+
+std::map<const Sequence*, int32_t> Scenario::decoding() const {
+  std::map<const Sequence*, int32_t> result;
+  for (const Sequence* sequence : scheduler.running()) {
+    if (sequence->num_uncomputed_tokens() == 1) result[sequence] = sequence->num_preemptions;
+  }
+  return result;
+}
+
+// Prompts take a chunk beside decodes, or what is left of the step; alone no more than they may.
+void Scenario::check_limits(std::span<const ScheduledItem> items,
+                            const std::map<const Sequence*, int32_t>& decoding_before) {
+  int32_t num_decodes = 0, num_prefill_tokens = 0;
+  for (const ScheduledItem& item : items) {
+    const auto found = decoding_before.find(item.sequence);
+    // One that was preempted and came back at once is a prompt again.
+    const bool decodes =
+        found != decoding_before.end() && found->second == item.sequence->num_preemptions;
+    (decodes ? num_decodes : num_prefill_tokens) += item.num_tokens;
+  }
+  const int32_t alone = std::max(limits.prefill_alone_tokens, limits.prefill_chunk_tokens);
+  REQUIRE(num_prefill_tokens <= (num_decodes > 0 ? limits.prefill_chunk_tokens : alone));
+  REQUIRE(num_prefill_tokens + num_decodes <= limits.max_batch_tokens);
+  if (num_prefill_tokens > limits.prefill_chunk_tokens) ++num_larger_steps;
 }
 
 void Scenario::compute(std::span<const ScheduledItem> items) {
@@ -290,7 +323,7 @@ void Scenario::check_pages() const {
 TEST_CASE("in any scenario every request ends, with its own tokens, in bounded steps",
           "[scheduler]") {
   int64_t num_preemptions = 0, num_cached_tokens = 0, num_scenarios_with_cache = 0;
-  int64_t num_restored_pages = 0;
+  int64_t num_restored_pages = 0, num_larger_steps = 0;
   constexpr uint32_t kNumScenarios = 1500;
   for (uint32_t seed = 0; seed < kNumScenarios; ++seed) {
     INFO("seed " << seed);
@@ -299,6 +332,7 @@ TEST_CASE("in any scenario every request ends, with its own tokens, in bounded s
     num_preemptions += scenario.scheduler.num_preemptions();
     num_scenarios_with_cache += scenario.has_cache ? 1 : 0;
     num_restored_pages += scenario.kept_pages.num_restored;
+    num_larger_steps += scenario.num_larger_steps;
     for (const std::unique_ptr<Request>& request : scenario.requests)
       num_cached_tokens += std::max(request->sequence.num_cached_tokens, 0);
   }
@@ -307,6 +341,7 @@ TEST_CASE("in any scenario every request ends, with its own tokens, in bounded s
   CHECK(num_cached_tokens > 10 * kNumScenarios);
   CHECK(num_scenarios_with_cache > kNumScenarios / 2);
   CHECK(num_restored_pages > kNumScenarios / 10);
+  CHECK(num_larger_steps > kNumScenarios / 10);
 }
 
 }  // namespace
