@@ -33,7 +33,7 @@ void write_limits(JsonWriter& json, const ServerState& state, const EngineStats&
   json.key("max_running_requests").integer(engine.options().max_sequences);
   json.key("max_queued_requests").integer(engine.options().max_queued_requests);
   json.key("chunked_prefill_size").integer(engine.options().prefill_chunk_tokens);
-  json.key("max_prefill_tokens").integer(engine.model().max_batch_tokens());
+  json.key("max_prefill_tokens").integer(engine.max_prefill_tokens());
   json.key("max_n").integer(state.options.max_n);
   json.key("max_logprobs").integer(state.options.max_logprobs);
   json.key("max_connections").integer(state.options.max_connections);

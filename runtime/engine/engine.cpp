@@ -272,6 +272,7 @@ EngineStats Engine::stats() const {
 
 const ForwardModel& Engine::model() const { return impl_->model; }
 const EngineOptions& Engine::options() const { return impl_->options; }
+int32_t Engine::max_prefill_tokens() const { return impl_->steps.limits().prefill_alone_tokens; }
 
 int32_t Engine::max_context_tokens() const { return impl_->limits.max_context_tokens; }
 

@@ -42,6 +42,7 @@ struct EngineOptions {
   int32_t max_sequences = 64;          // running at once
   int32_t max_queued_requests = 256;   // submit beyond it fails with kQueueFull
   int32_t prefill_chunk_tokens = 512;  // prompt tokens a step takes beside the running decodes
+  int32_t prefill_alone_tokens = 0;    // where nothing decodes, if more; what comes then waits
   bool prefix_cache = true;
   // Where KV pages outlive the process; null: nowhere. Beside it, copies of pages that have left
   // the model's memory are kept in host memory, as much as the model planned for them.
@@ -123,6 +124,8 @@ class Engine {
   [[nodiscard]] EngineStats stats() const;
   [[nodiscard]] const ForwardModel& model() const;
   [[nodiscard]] const EngineOptions& options() const;
+  // What a step takes of prompts at most.
+  [[nodiscard]] int32_t max_prefill_tokens() const;
   // What prompt + max_new_tokens may come to: the model's limit, or less where the KV pages hold
   // less.
   [[nodiscard]] int32_t max_context_tokens() const;

@@ -15,7 +15,8 @@ SchedulerLimits scheduler_limits(const ForwardModel& model, const EngineOptions&
   return {.max_sequences = options.max_sequences,
           .max_logit_rows = model.max_logit_rows(),
           .max_batch_tokens = model.max_batch_tokens(),
-          .prefill_chunk_tokens = options.prefill_chunk_tokens};
+          .prefill_chunk_tokens = options.prefill_chunk_tokens,
+          .prefill_alone_tokens = options.prefill_alone_tokens};
 }
 
 // Page hashes are keyed with it.

@@ -61,6 +61,7 @@ class StepLoop {
   // The last step could do nothing but wait for pages on their way from the disk.
   [[nodiscard]] bool waits_for_pages() const { return waits_for_pages_; }
   [[nodiscard]] EngineStats stats() const;
+  [[nodiscard]] const SchedulerLimits& limits() const { return scheduler_.limits(); }
   // Requests admitted, or ended before that, since the last call.
   int64_t take_num_left_queue();
 

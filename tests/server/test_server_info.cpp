@@ -15,6 +15,7 @@ ServerSetup setup() {
   setup.engine.max_sequences = 3;
   setup.engine.max_queued_requests = 17;
   setup.engine.prefill_chunk_tokens = 128;
+  setup.engine.prefill_alone_tokens = 1000;
   setup.num_kv_pages = 96;
   setup.max_context_tokens = 2048;
   setup.options.facts = {.model_path = "/models/tiny",
@@ -42,6 +43,7 @@ TEST_CASE("server_info says what is served, with which limits", "[server][info]"
   CHECK(info.at("max_running_requests").as_int64() == 3);
   CHECK(info.at("max_queued_requests").as_int64() == 17);
   CHECK(info.at("chunked_prefill_size").as_int64() == 128);
+  CHECK(info.at("max_prefill_tokens").as_int64() == 1000);
   CHECK(info.at("cpu_isa") == json::value{"avx2", "fma"});
   CHECK(info.at("gpu").as_string() == "no GPU");
   CHECK(info.at("flags") == json::value{{"max-queue", "17"}});

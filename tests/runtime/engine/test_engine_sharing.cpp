@@ -23,7 +23,7 @@ struct Setting {
 };
 
 std::vector<Setting> settings() {
-  std::vector<Setting> all(6);
+  std::vector<Setting> all(9);
   all[1].engine.prefill_chunk_tokens = 7;
   all[2].engine.prefix_cache = false;
   all[2].model.max_batch_tokens = 50;
@@ -33,6 +33,15 @@ std::vector<Setting> settings() {
   all[5].model.max_logit_rows = 3;
   all[5].engine.prefix_cache = false;
   all[5].engine.prefill_chunk_tokens = 33;
+  all[6].engine.prefill_chunk_tokens = 7;
+  all[6].engine.prefill_alone_tokens = 300;
+  all[7].engine.prefill_chunk_tokens = 33;
+  all[7].engine.prefill_alone_tokens = 100'000;
+  all[7].model.num_kv_pages = 7;
+  all[8].engine.prefill_chunk_tokens = 1;
+  all[8].engine.prefill_alone_tokens = 90;
+  all[8].model.max_batch_tokens = 70;
+  all[8].model.max_logit_rows = 3;
   return all;
 }
 
@@ -205,6 +214,32 @@ TEST_CASE("a long prompt does not stop running answers", "[engine]") {
     CHECK(traces[step_idx].num_tokens == 21);
     CHECK(traces[step_idx].num_logit_rows == (step_idx == 23 ? 2 : 1));
   }
+}
+
+TEST_CASE("a long prompt that is alone takes larger steps until an answer runs", "[engine]") {
+  HashModel model({.max_batch_tokens = 160});
+  Engine engine(model, {.prefill_chunk_tokens = 20, .prefill_alone_tokens = 150});
+  CHECK(engine.max_prefill_tokens() == 150);
+  const std::vector<std::vector<int32_t>> prompts = {make_prompt(8, 400, 512),
+                                                     make_prompt(9, 50, 512)};
+  const auto first = std::make_shared<CollectingSink>();
+  const auto second = std::make_shared<CollectingSink>();
+  model.hold_at_step(3);  // the first one's first decode
+  REQUIRE(engine.submit(greedy_request(prompts[0], 60, first)).ok());
+  model.wait_until_held();
+  REQUIRE(engine.submit(greedy_request(prompts[1], 5, second)).ok());
+  model.resume();
+  first->wait();
+  second->wait();
+  const std::vector<StepTrace> traces = model.traces();
+  const std::vector<int32_t> expected = {150, 150, 100, 1, 21, 21, 11, 2};
+  REQUIRE(traces.size() >= expected.size());
+  for (size_t step_idx = 0; step_idx < expected.size(); ++step_idx)
+    CHECK(traces[step_idx].num_tokens == expected[step_idx]);
+  CHECK(first->token_ids() == model.expected_greedy(prompts[0], 60));
+  CHECK(second->token_ids() == model.expected_greedy(prompts[1], 5));
+  CHECK(Engine(model, {.prefill_chunk_tokens = 20}).max_prefill_tokens() == 20);
+  CHECK(Engine(model, {.prefill_chunk_tokens = 512}).max_prefill_tokens() == 160);
 }
 
 TEST_CASE("pages are found under the same salt only, and not behind a reset", "[engine]") {
