@@ -124,6 +124,7 @@ std::unique_ptr<KimiK2> KimiK2::load(const Checkpoint& checkpoint,
                                    {.kv_cache_tokens = options.kv_cache_tokens,
                                     .max_context_tokens = options.max_context_tokens,
                                     .max_batch_tokens = options.max_batch_tokens,
+                                    .preferred_batch_tokens = options.preferred_batch_tokens,
                                     .max_logit_rows = options.max_logit_rows,
                                     .devices = options.devices,
                                     .device_expert_layers = options.gpu_expert_layers,
@@ -247,7 +248,7 @@ void KimiK2::Impl::run_head(int64_t num_rows, int64_t num_logit_rows) {
 
 void KimiK2::Impl::check_batch(const Batch& batch) const {
   TANDEM_CHECK(!batch.token_ids.empty(), "a step needs tokens");
-  TANDEM_CHECK(batch.token_ids.size() <= static_cast<size_t>(options.max_batch_tokens),
+  TANDEM_CHECK(batch.token_ids.size() <= static_cast<size_t>(placement.max_batch_tokens),
                "more tokens than max_batch_tokens");
   TANDEM_CHECK(batch.logit_token_idx.size() <= static_cast<size_t>(options.max_logit_rows),
                "more logit rows than max_logit_rows");
@@ -309,10 +310,10 @@ void KimiK2::Impl::prepare() {
   router = router_params(config);
   for (const DevicePlacement& part : placement.devices) {
     parts.emplace_back(options.make_ops(part.device, pool), config, placement, part,
-                       options.max_batch_tokens);
+                       placement.max_batch_tokens);
   }
   moe_shape =
-      moe_shape_of(config, placement.num_host_expert_layers, options.max_batch_tokens, options);
+      moe_shape_of(config, placement.num_host_expert_layers, placement.max_batch_tokens, options);
 }
 
 void KimiK2::release_memory(const ModelMemory& what) {
@@ -424,7 +425,7 @@ void KimiK2::Impl::load_weights(bool with_host_experts, const ProgressFn& progre
 
 void KimiK2::Impl::warm_up(const ProgressFn& progress) {
   const std::vector<WarmUpStep> steps =
-      warm_up_steps(options.max_batch_tokens, placement.max_context_tokens);
+      warm_up_steps(placement.max_batch_tokens, placement.max_context_tokens);
   const auto begin = std::chrono::steady_clock::now();
   for (size_t step_idx = 0; step_idx < steps.size(); ++step_idx) {
     // A row of logits beside many sequences: as many as there are would be a decode to record.
@@ -483,7 +484,7 @@ void KimiK2::Impl::load_host_experts(ExpertReader& reader,
 
 int32_t KimiK2::vocab_size() const { return impl_->config.vocab_size; }
 int32_t KimiK2::num_kv_pages() const { return impl_->placement.num_kv_pages; }
-int32_t KimiK2::max_batch_tokens() const { return impl_->options.max_batch_tokens; }
+int32_t KimiK2::max_batch_tokens() const { return impl_->placement.max_batch_tokens; }
 int32_t KimiK2::max_logit_rows() const { return impl_->options.max_logit_rows; }
 int32_t KimiK2::max_context_tokens() const { return impl_->placement.max_context_tokens; }
 

@@ -20,8 +20,9 @@
 namespace tandem::offload {
 
 struct KimiK2Options {
-  int64_t kv_cache_tokens = 0;     // 0: what fits, up to a few contexts
-  int32_t max_batch_tokens = 512;  // tokens of one step
+  int64_t kv_cache_tokens = 0;         // 0: what fits, up to a few contexts
+  int32_t max_batch_tokens = 512;      // tokens of one step
+  int32_t preferred_batch_tokens = 0;  // in place of them, where there is room (placement.h)
   int32_t max_logit_rows = 64;
   int32_t max_context_tokens = 0;  // 0: max_position_embeddings
   gpu::MlaForm mla_form = gpu::MlaForm::kAuto;

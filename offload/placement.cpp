@@ -207,6 +207,7 @@ Placement Planner::with(const Choice& choice) const {
   placement.num_kv_pages = static_cast<int32_t>(std::min(choice.num_pages, kMaxKvPages));
   placement.max_context_tokens =
       static_cast<int32_t>(std::min(wanted_context(), choice.num_pages * kPageSizeTokens));
+  placement.max_batch_tokens = request_.max_batch_tokens;
   placement.kv_host_size_bytes = choice.num_kv_host_pages * page_size_bytes();
   placement.kv_disk_host_size_bytes =
       std::max<int64_t>(request_.min_kv_host_pages - choice.num_kv_host_pages, 0) *
@@ -438,6 +439,12 @@ std::string Planner::advice_on_cards() const {
   return "--gpus none computes on the CPU";
 }
 
+// Whether a plan of larger steps has what nobody would give for them.
+bool takes_nothing_from(const Placement& needed, const Placement& preferred) {
+  return preferred.max_context_tokens == needed.max_context_tokens &&
+         (preferred.num_host_expert_layers == 0 || needed.num_host_expert_layers > 0);
+}
+
 }  // namespace
 
 int64_t Placement::kv_page_size_bytes() const {
@@ -502,7 +509,12 @@ Placement plan_placement(const Checkpoint& checkpoint,
         gib(kReserveSizeBytes), gib(placement.available_in(memory)), format_memory_map(placement),
         planner.advice(choice)));
   }
-  return placement;
+  if (request.preferred_batch_tokens <= request.max_batch_tokens) return placement;
+  PlacementRequest larger = request;
+  larger.max_batch_tokens = request.preferred_batch_tokens;
+  const Planner larger_planner(checkpoint, larger, available);
+  Placement preferred = larger_planner.with(larger_planner.choose());
+  return fits(preferred) && takes_nothing_from(placement, preferred) ? preferred : placement;
 }
 
 Placement with_available(Placement placement, const AvailableMemory& available) {
@@ -551,7 +563,8 @@ std::string format_memory_map(const Placement& placement) {
                 fmt::format("{} tokens in pages of {}, context up to {}",
                             int64_t{placement.num_kv_pages} * kPageSizeTokens, kPageSizeTokens,
                             placement.max_context_tokens));
-    map += line("workspace", part.workspace_size_bytes, "");
+    map += line("workspace", part.workspace_size_bytes,
+                fmt::format("for steps of up to {} tokens", placement.max_batch_tokens));
   }
   map += "host, experts\n";
   if (placement.num_host_expert_layers > 0) {

@@ -20,6 +20,9 @@ struct PlacementRequest {
   int64_t kv_cache_tokens = 0;     // 0: chosen from what is free
   int32_t max_context_tokens = 0;  // 0: max_position_embeddings
   int32_t max_batch_tokens = 0;
+  // Larger steps in place of those, where there is room for them: a start does not fail for them,
+  // no context gets shorter, and a model that lies on cards as a whole still does. 0: none.
+  int32_t preferred_batch_tokens = 0;
   int32_t max_logit_rows = 0;
   std::vector<gpu::LogicalDevice> devices = {{}};  // in the order of the layers
   // MoE layers, from the first, whose routed experts lie where the rest of the layer does. Absent:
@@ -69,6 +72,7 @@ struct Placement {
   int64_t kv_disk_host_size_bytes = 0;       // what pages on their way to disk and back take beyond
   int32_t num_kv_pages = 0;
   int32_t max_context_tokens = 0;
+  int32_t max_batch_tokens = 0;  // as needed or as preferred
   AvailableMemory available;
 
   [[nodiscard]] int64_t kv_page_size_bytes() const;  // all layers

@@ -180,6 +180,70 @@ TEST_CASE("a step too large: values of both flags are named that fit", "[offload
   CHECK_NOTHROW(offload::plan_placement(checkpoint, request, host_with(kGiB)));
 }
 
+// The golden on one device, with steps of 64 tokens, or of 72 where they are preferred.
+struct PreferredSteps {
+  Checkpoint checkpoint = open_golden();
+  offload::PlacementRequest request = small_request();
+  offload::AvailableMemory available;
+  PreferredSteps(const gpu::LogicalDevice& device, int64_t kv_cache_tokens) {
+    request.kv_cache_tokens = kv_cache_tokens;
+    request.devices = {device};
+    leave_room_for(64);
+    request.preferred_batch_tokens = 72;
+  }
+  [[nodiscard]] offload::Placement plan() const {
+    return offload::plan_placement(checkpoint, request, available);
+  }
+  // As much as a plan needs, and not a byte more.
+  void leave_room_for(int32_t max_batch_tokens) {
+    offload::PlacementRequest needed = request;
+    needed.max_batch_tokens = max_batch_tokens;
+    const offload::Placement placement = offload::plan_placement(
+        checkpoint, needed, {.host_size_bytes = 64 * kGiB, .card_size_bytes = {64 * kGiB}});
+    available.host_size_bytes = placement.size_bytes_in({}) + kGiB / 2;
+    available.card_size_bytes = {placement.size_bytes_in({.card_idx = 0}) + kGiB / 2};
+  }
+};
+
+TEST_CASE("steps are as large as preferred where that fits, to the byte, else as needed",
+          "[offload]") {
+  const gpu::LogicalDevice device = GENERATE(gpu::LogicalDevice{}, kTwoCards[0]);
+  PreferredSteps steps(device, 640);
+  int64_t& size_bytes =
+      device.is_host() ? steps.available.host_size_bytes : steps.available.card_size_bytes[0];
+  CHECK(steps.plan().max_batch_tokens == 64);
+  // What is said of a plan that does not fit is of the steps that are needed.
+  size_bytes -= 1;
+  const std::string message = refusal(steps.checkpoint, steps.request, steps.available);
+  steps.request.preferred_batch_tokens = 0;
+  CHECK(refusal(steps.checkpoint, steps.request, steps.available) == message);
+  steps.leave_room_for(72);
+  CHECK(steps.plan().max_batch_tokens == 64);
+  steps.request.preferred_batch_tokens = 72;
+  CHECK(steps.plan().max_batch_tokens == 72);
+  CHECK_THAT(offload::format_memory_map(steps.plan()),
+             Catch::Matchers::ContainsSubstring("for steps of up to 72 tokens"));
+  size_bytes -= 1;
+  CHECK(steps.plan().max_batch_tokens == 64);
+  steps.request.max_batch_tokens = 72;
+  CHECK_THROWS_AS(steps.plan(), LoadError);
+}
+
+TEST_CASE("steps as large as preferred make no context shorter", "[offload]") {
+  const int32_t full_context = open_golden().config().max_position_embeddings;
+  PreferredSteps steps(kTwoCards[0], full_context);
+  steps.available.host_size_bytes = 64 * kGiB;
+  steps.request.kv_cache_tokens = 0;
+  CHECK(steps.plan().max_context_tokens == full_context);
+  CHECK(steps.plan().max_batch_tokens == 64);
+  steps.available.card_size_bytes[0] -= 2 * steps.plan().kv_page_size_bytes();  // cut short already
+  CHECK(steps.plan().max_context_tokens == full_context - 2 * kPageSizeTokens);
+  CHECK(steps.plan().max_batch_tokens == 64);
+  steps.request.max_context_tokens = 640;
+  CHECK(steps.plan().max_context_tokens == 640);
+  CHECK(steps.plan().max_batch_tokens == 72);
+}
+
 TEST_CASE("weights too large for a card: the number of cards that would do is named, and does",
           "[offload]") {
   using Catch::Matchers::ContainsSubstring;
@@ -265,6 +329,18 @@ TEST_CASE("without a wish as many layers have their experts on a card as fit, no
   CHECK(card.plan().num_device_expert_layers == 0);
   card.request.devices = {{}};
   CHECK(card.plan().num_device_expert_layers == 0);
+}
+
+TEST_CASE("steps as large as preferred send no experts from a card that holds all", "[offload]") {
+  CardForAll card;
+  const int32_t num_moe_layers = card.checkpoint.config().num_moe_layers();
+  card.request.device_expert_layers.reset();
+  card.request.preferred_batch_tokens = 72;
+  CHECK(card.plan().num_device_expert_layers == num_moe_layers);
+  CHECK(card.plan().max_batch_tokens == 64);
+  card.available.card_size_bytes[0] -= 1;  // a layer's lie on the host anyway
+  CHECK(card.plan().num_device_expert_layers == num_moe_layers - 1);
+  CHECK(card.plan().max_batch_tokens == 72);
 }
 
 TEST_CASE("more experts than a card holds: the number of layers that fits is named, and fits",
