@@ -24,6 +24,7 @@ std::unique_ptr<tandem::ForwardModel> load_model(const tandem::Checkpoint& check
   tandem::offload::KimiK2Options options;
   options.kv_cache_tokens = limits.kv_cache_tokens;
   options.max_batch_tokens = limits.max_batch_tokens;
+  options.preferred_batch_tokens = limits.preferred_batch_tokens;
   options.max_logit_rows = limits.max_logit_rows;
   options.max_context_tokens = limits.max_context_tokens;
   options.mla_form = mla_form(limits.attention);

@@ -33,7 +33,8 @@ struct ServeOptions {
   int64_t kv_disk_size_bytes = int64_t{100} << 30;  // of all pages in kv_disk_dir
   int32_t max_context_tokens = 0;
   int32_t prefill_chunk_tokens = 512;
-  int32_t max_batch_tokens = 0;  // 0: prefill_chunk_tokens + max_sequences
+  // 0: 2,048 where there is room for them, but prefill_chunk_tokens + max_sequences at least.
+  int32_t max_batch_tokens = 0;
   int32_t max_sequences = 64;
   int32_t max_queued_requests = 256;
   bool wake_on_request = false;

@@ -21,6 +21,7 @@ enum class ExpertActivations { kBf16, kInt8 };
 struct ModelLimits {
   int64_t kv_cache_tokens = 0;  // 0: the model chooses
   int32_t max_batch_tokens = 512;
+  int32_t preferred_batch_tokens = 0;  // in place of them, where there is room for more
   int32_t max_logit_rows = 64;
   int32_t max_context_tokens = 0;  // 0: max_position_embeddings
   Attention attention = Attention::kAuto;

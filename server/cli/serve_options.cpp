@@ -96,9 +96,9 @@ void add_serve_limits(CLI::App* command, ServeOptions& options) {
       ->type_name("MIB")
       ->group("Limits");
   add_number(command, "--prefill-chunk", options.prefill_chunk_tokens, 1, 1 << 20,
-             "Prompt tokens of one step (default: 512)", "Limits");
+             "Prompt tokens of a step beside answers (default: 512)", "Limits");
   add_number(command, "--max-batch-tokens", options.max_batch_tokens, 1, 1 << 20,
-             "All tokens of one step (default: chunk + sequences)", "Limits");
+             "Of a step; prompts alone take all (default: 2048, if they fit)", "Limits");
 }
 
 // Where KV pages are kept beside the KV cache.

@@ -25,6 +25,10 @@
 namespace tandem::cli {
 namespace {
 
+// Tokens of a step, where nobody said and they fit: prompts alone read the experts once for four
+// chunks, and what comes meanwhile waits for as long as four take.
+constexpr int32_t kPreferredBatchTokens = 2048;
+
 // One key a line; empty lines and those that begin with # are left out.
 std::vector<std::string> read_api_keys(const std::string& path) {
   std::ifstream stream(path);
@@ -155,9 +159,11 @@ void Serving::Impl::load(const ModelFactory& factory,
   tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(model_dir, config.vocab_size));
   ModelLimits limits;
   limits.kv_cache_tokens = options.kv_cache_tokens;
-  limits.max_batch_tokens = options.max_batch_tokens > 0
-                                ? options.max_batch_tokens
-                                : options.prefill_chunk_tokens + options.max_sequences;
+  limits.max_batch_tokens = options.max_batch_tokens;
+  if (limits.max_batch_tokens == 0) {
+    limits.max_batch_tokens = options.prefill_chunk_tokens + options.max_sequences;
+    limits.preferred_batch_tokens = kPreferredBatchTokens;
+  }
   limits.max_logit_rows = std::min(options.max_sequences, limits.max_batch_tokens);
   limits.max_context_tokens = options.max_context_tokens;
   limits.attention = options.model.attention;
@@ -172,8 +178,9 @@ void Serving::Impl::load(const ModelFactory& factory,
   EngineOptions engine_options;
   engine_options.max_sequences = limits.max_logit_rows;
   engine_options.max_queued_requests = options.max_queued_requests;
+  engine_options.prefill_alone_tokens = loaded->model->max_batch_tokens();
   engine_options.prefill_chunk_tokens =
-      std::min(options.prefill_chunk_tokens, limits.max_batch_tokens);
+      std::min(options.prefill_chunk_tokens, engine_options.prefill_alone_tokens);
   engine_options.kv_folder = kv_folder;
   engine_options.wake_on_request = options.wake_on_request || options.sleep_after.count() > 0;
   engine_options.sleep_after = options.sleep_after;

@@ -155,6 +155,27 @@ class ServeTest(CommandLineTest):
                     time.sleep(0.1)
                 server.chat(max_tokens=4, messages=[{"role": "user", "content": "hi"}])
 
+    def test_prompts_alone_take_larger_steps_unless_told_otherwise(self):
+        """(chunked_prefill_size, max_prefill_tokens): beside answers, and alone."""
+        for args, expected in (
+                ((), (512, 2048)),
+                (("--prefill-chunk", 100, "--max-sequences", 3), (100, 2048)),
+                (("--prefill-chunk", 1984), (1984, 2048)),
+                (("--prefill-chunk", 1985), (1985, 2049)),
+                (("--prefill-chunk", 2500, "--max-sequences", 3), (2500, 2503)),
+                (("--max-batch-tokens", 600), (512, 600)),
+                (("--max-batch-tokens", 3000), (512, 3000)),
+                (("--max-batch-tokens", 64), (64, 64))):
+            with self.serve(*args) as server:
+                info = json.loads(server.request("GET", "/server_info")[2])
+                self.assertEqual((info["chunked_prefill_size"], info["max_prefill_tokens"]), expected, args)
+                self.assertIn(f"for steps of up to {expected[1]} tokens", server.output())
+                answer = server.chat(max_tokens=1, messages=[{"role": "user", "content": "0123456789 " * 300}])
+                prompt_tokens = answer["usage"]["prompt_tokens"]
+                self.assertGreater(prompt_tokens, 2049)
+                info = json.loads(server.request("GET", "/server_info")[2])
+                self.assertEqual(info["internal_states"][0]["num_steps"], -(-prompt_tokens // expected[1]), args)
+
     def test_keys_are_asked_for_when_given_by_option_or_environment(self):
         with self.serve("--api-key", "one", "--api-key", "two") as server:
             self.assertEqual(server.request("GET", "/v1/models")[0], 401)
