@@ -13,6 +13,7 @@
 #include "runtime/base/errors.h"
 #include "runtime/topology/cpu_isa.h"
 #include "tests/cpu_experts/expert_fixture.h"
+#include "tests/support/forced_isa.h"
 
 namespace tandem::tests {
 namespace {
@@ -20,22 +21,6 @@ namespace {
 using cpu_experts::ActivationMode;
 using cpu_experts::MoeExperts;
 using cpu_experts::MoeShape;
-
-// TANDEM_CPU_ISA for the life of the object; skips visibly where this CPU lacks the instruction
-// set.
-class ForcedIsa {
- public:
-  explicit ForcedIsa(CpuIsa isa) {
-    const std::vector<CpuIsa> supported = supported_isas();
-    if (std::find(supported.begin(), supported.end(), isa) == supported.end()) {
-      SKIP("this CPU has no " << isa_name(isa));
-    }
-    setenv("TANDEM_CPU_ISA", std::string(isa_name(isa)).c_str(), 1);
-  }
-  ~ForcedIsa() { unsetenv("TANDEM_CPU_ISA"); }
-  ForcedIsa(const ForcedIsa&) = delete;
-  ForcedIsa& operator=(const ForcedIsa&) = delete;
-};
 
 CpuIsa any_isa() {
   return GENERATE(CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvxVnni, CpuIsa::kAvx512,

@@ -10,6 +10,7 @@
 #include "tests/offload/model_fixture.h"
 #include "tests/offload/recording_ops.h"
 #include "tests/offload/row_error.h"
+#include "tests/support/forced_isa.h"
 
 namespace tandem::tests {
 namespace {
@@ -104,6 +105,7 @@ TEST_CASE("experts go to the device and to the host on a machine of several node
 }
 
 TEST_CASE("logits are the same bits for every cutting of the prompt", "[offload]") {
+  const ForcedIsa isa(GENERATE(from_range(batch_independent_isas())));
   const std::string name = GENERATE(from_range(golden_names()));
   const int32_t device_layers = GENERATE_COPY(0, num_moe_layers(golden_dir(name)));
   LoadedModel loaded(golden_dir(name), 2, {.gpu_expert_layers = device_layers});
@@ -128,6 +130,7 @@ TEST_CASE("logits are the same bits for every number of threads", "[offload]") {
 }
 
 TEST_CASE("a sequence's logits are the same bits alone and beside others", "[offload]") {
+  const ForcedIsa isa(GENERATE(from_range(batch_independent_isas())));
   LoadedModel loaded(golden_dir("k2_thinking"), 2);
   const int32_t vocab_size = loaded.model->vocab_size();
   std::vector<SequenceState> sequences(3);
