@@ -37,8 +37,21 @@ std::vector<const Kernels*> supported_kernels() {
   return result;
 }
 
+CpuIsa best_isa(std::span<const CpuIsa> available, bool is_intel) {
+  const CpuIsa best = available.back();
+  return is_intel && best == CpuIsa::kAvx512Bf16 ? CpuIsa::kAvx512 : best;
+}
+
 const Kernels& choose_kernels(const char* forced_isa) {
-  return *kernels_of(choose_isa(supported_isas(), forced_isa));
+  const std::vector<CpuIsa> available = supported_isas();
+  if (forced_isa != nullptr && *forced_isa != '\0') {
+    return *kernels_of(choose_isa(available, forced_isa));
+  }
+#if defined(__x86_64__)
+  return *kernels_of(best_isa(available, __builtin_cpu_is("intel") != 0));
+#else
+  return *kernels_of(best_isa(available, false));
+#endif
 }
 
 const Kernels& active_kernels() { return choose_kernels(std::getenv("TANDEM_CPU_ISA")); }
