@@ -550,7 +550,7 @@ std::string KimiK2::Impl::make_description() const {
     text += fmt::format("{} routed experts in {} layers, kernels {}{}{}\n", config.n_routed_experts,
                         moe_shape.num_moe_layers, experts->isa_name(),
                         options.expert_activations == cpu_experts::ActivationMode::kInt8
-                            ? ", activations int8 (lossy)"
+                            ? ", lossy (int8)"
                             : "",
                         config.experts_int4 ? "" : "; BF16 experts were quantised to INT4 at load");
   }

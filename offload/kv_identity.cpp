@@ -17,7 +17,7 @@ namespace {
 
 // Of what a page holds, and of the arithmetic where a change of it was more than rounding: another
 // number here, and no page of before is found.
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 constexpr int64_t kSampleSizeBytes = 4096;
 // Of Kimi-K2's 69,120 matrices of scales 4,066 are looked at: in half a second from a cold disk,
 // not in seven. Coprime to 3 and 384, so that it comes to all projections and experts.

@@ -439,10 +439,12 @@ std::string Planner::advice_on_cards() const {
   return "--gpus none computes on the CPU";
 }
 
-// Whether a plan of larger steps has what nobody would give for them.
+// Whether a plan of larger steps has what nobody would give for them: the context, the experts on
+// cards, which every decode is faster for, and seven eighths of the KV pages.
 bool takes_nothing_from(const Placement& needed, const Placement& preferred) {
   return preferred.max_context_tokens == needed.max_context_tokens &&
-         (preferred.num_host_expert_layers == 0 || needed.num_host_expert_layers > 0);
+         preferred.num_host_expert_layers == needed.num_host_expert_layers &&
+         preferred.num_kv_pages >= needed.num_kv_pages - needed.num_kv_pages / 8;
 }
 
 }  // namespace

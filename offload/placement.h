@@ -20,8 +20,9 @@ struct PlacementRequest {
   int64_t kv_cache_tokens = 0;     // 0: chosen from what is free
   int32_t max_context_tokens = 0;  // 0: max_position_embeddings
   int32_t max_batch_tokens = 0;
-  // Larger steps in place of those, where there is room for them: a start does not fail for them,
-  // no context gets shorter, and a model that lies on cards as a whole still does. 0: none.
+  // Larger steps in place of those, where there is room for them: a start does not fail for them
+  // (but it may be room that is missing when a model wakes), no context gets shorter, no experts
+  // leave a card, and an eighth of the KV pages is the most they cost. 0: none.
   int32_t preferred_batch_tokens = 0;
   int32_t max_logit_rows = 0;
   std::vector<gpu::LogicalDevice> devices = {{}};  // in the order of the layers

@@ -242,6 +242,19 @@ TEST_CASE("steps as large as preferred make no context shorter", "[offload]") {
   steps.request.max_context_tokens = 640;
   CHECK(steps.plan().max_context_tokens == 640);
   CHECK(steps.plan().max_batch_tokens == 72);
+  steps.request.preferred_batch_tokens = 130;
+  // More memory a page at a time: they cost an eighth of the pages at most.
+  bool seen[2] = {};
+  for (int page = 0; page < 60; ++page) {
+    steps.available.card_size_bytes[0] += steps.plan().kv_page_size_bytes();
+    const offload::Placement placement = steps.plan();
+    steps.request.preferred_batch_tokens = 0;
+    const int32_t num_needed = steps.plan().num_kv_pages;
+    steps.request.preferred_batch_tokens = 130;
+    seen[placement.max_batch_tokens == 64 ? 0 : 1] = true;
+    CHECK(placement.num_kv_pages >= num_needed - num_needed / 8);
+  }
+  CHECK((seen[0] && seen[1]));
 }
 
 TEST_CASE("weights too large for a card: the number of cards that would do is named, and does",
@@ -331,7 +344,7 @@ TEST_CASE("without a wish as many layers have their experts on a card as fit, no
   CHECK(card.plan().num_device_expert_layers == 0);
 }
 
-TEST_CASE("steps as large as preferred send no experts from a card that holds all", "[offload]") {
+TEST_CASE("steps as large as preferred send no experts from a card", "[offload]") {
   CardForAll card;
   const int32_t num_moe_layers = card.checkpoint.config().num_moe_layers();
   card.request.device_expert_layers.reset();
