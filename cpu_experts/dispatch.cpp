@@ -57,7 +57,7 @@ KernelChoice choose_kernels(ActivationMode mode,
   const CpuIsa best = available.back();
   const CpuIsa few = std::min(best, CpuIsa::kAvx512Vnni);
   if (best != CpuIsa::kAmxBf16) return {.few = few, .many = few};
-  // Where the tiles' kernel, measured without its products, is as fast (bench/amx).
+  // From where on the tiles are as fast (bench/results/amx-granite-rapids.txt).
   return {.few = few, .many = best, .many_tokens = mode == ActivationMode::kBf16 ? 8 : 12};
 }
 

@@ -87,6 +87,7 @@ NodePlan plan_node(const MoeShape& shape,
                               kReadBehindBytes;
   plan.gathered_size_bytes =
       std::min<int64_t>(max_tokens, kMaxPassTokens) * row_size_bytes + kReadBehindBytes;
+  plan.gathered_size_bytes = (plan.gathered_size_bytes + 63) / 64 * 64;  // whole lines a worker
   if (pool.num_nodes() > 1) {
     plan.partial_size_bytes = max_tokens * shape.hidden_size * int64_t{sizeof(float)};
   }

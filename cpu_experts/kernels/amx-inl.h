@@ -106,7 +106,7 @@ template <typename Use, int kFirst, int kEnd, typename Tiles, size_t kRowBlocks>
       load_tile<kProduct.b>(weights[kProduct.row_block].term[kProduct.term]);
     }
     if constexpr (kProduct.loads_a) {
-      load_tile<kProduct.a>(*reinterpret_cast<const Bf16Tile*>(tokens + kProduct.tile * kTileRows));
+      load_tile<kProduct.a>(tokens + kProduct.tile * kTileRows, kTileRowSizeBytes);
     }
     add_product<Use::sums(kProduct.row_block, kProduct.tile), kProduct.a, kProduct.b>();
     add_products<Use, kFirst + 1, kEnd>(tokens, weights);
