@@ -547,12 +547,11 @@ std::string KimiK2::Impl::make_description() const {
                            pool.node_os_idx(node_idx));
     }
     text += fmt::format("routed experts' memory: {}\n", describe(use));
-    text += fmt::format("{} routed experts in {} layers, kernels {}{}{}\n", config.n_routed_experts,
-                        moe_shape.num_moe_layers, experts->isa_name(),
-                        options.expert_activations == cpu_experts::ActivationMode::kInt8
-                            ? ", lossy (int8)"
-                            : "",
-                        config.experts_int4 ? "" : "; BF16 experts were quantised to INT4 at load");
+    text += fmt::format(
+        "{} routed experts in {} layers, kernels {}{}{}\n", config.n_routed_experts,
+        moe_shape.num_moe_layers, experts->isa_name(),
+        options.expert_activations == cpu_experts::ActivationMode::kInt8 ? ", lossy (int8)" : "",
+        config.experts_int4 ? "" : "; BF16 experts were quantised to INT4 at load");
   }
   return text;
 }
