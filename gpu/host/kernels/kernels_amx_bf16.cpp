@@ -11,7 +11,7 @@ const Kernels* amx_bf16_kernels() {
       .block_rows = 256,
       .block_cols = 256,
       .block_panels = 64,
-      .gemm_f32 = gemm_panels<float>,
+      .gemm_f32 = gemm_tiles_f32,
       .gemm_bf16 = gemm_tiles,
       .pack_panel = pack_panel,
       .pack_row_pair = pack_row_pair,
