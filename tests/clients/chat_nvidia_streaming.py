@@ -11,7 +11,7 @@ client = ChatNVIDIA(
     base_url=os.environ["TANDEM_BASE_URL"],
     model=os.environ["TANDEM_MODEL"],
     api_key=os.environ["TANDEM_KEY"],
-    temperature=1,
+    temperature=1, seed=1,
     top_p=0.9,
     max_completion_tokens=1024,
 )

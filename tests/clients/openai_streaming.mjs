@@ -22,7 +22,7 @@ function expectWords(what, text, ...words) {
 
 async function read(request) {
   const stream = await client.chat.completions.create({
-    model, temperature: 1.0, max_tokens: 1024, stream: true,
+    model, temperature: 1.0, seed: 1, max_tokens: 1024, stream: true,
     stream_options: { include_usage: true }, ...request });
   const got = { thinking: '', answer: '', calls: [], finish: null, usage: null };
   for await (const chunk of stream) {

@@ -11,7 +11,7 @@ model = os.environ["TANDEM_MODEL"]
 stream = client.chat.completions.create(
     model=model,
     messages=[{"role": "user", "content": "which one is bigger, 9.11 or 9.9? think carefully."}],
-    temperature=1.0,
+    temperature=1.0, seed=1,
     max_tokens=4096,
     stream=True,
 )

@@ -13,7 +13,7 @@ def simple_chat(client: openai.OpenAI, model_name: str):
             {"type": "text", "text": "which one is bigger, 9.11 or 9.9? think carefully."}]},
     ]
     response = client.chat.completions.create(
-        model=model_name, messages=messages, stream=False, temperature=1.0, max_tokens=4096)
+        model=model_name, messages=messages, stream=False, temperature=1.0, seed=1, max_tokens=4096)
     print(f"answer: {response.choices[0].message.content}")
     print("===== below is the reasoning content =====")
     print(f"reasoning content: {response.choices[0].message.reasoning_content}")

@@ -16,7 +16,7 @@ def tool_call_with_client(client: openai.OpenAI, model_name: str):
     finish_reason = None
     while finish_reason is None or finish_reason == "tool_calls":
         completion = client.chat.completions.create(
-            model=model_name, messages=messages, temperature=1.0, tools=TOOLS, tool_choice="auto")
+            model=model_name, messages=messages, temperature=1.0, seed=1, tools=TOOLS, tool_choice="auto")
         choice = completion.choices[0]
         finish_reason = choice.finish_reason
         if finish_reason == "tool_calls":
