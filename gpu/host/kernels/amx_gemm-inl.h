@@ -27,19 +27,9 @@ struct Rows {
   int num_last;
 };
 
-// As Gemm, rows in planes.
-struct PlaneGemm {
-  const uint16_t* x;
+// Rows in planes, of which x is the first.
+struct PlaneGemm : Gemm<uint16_t> {
   int64_t plane_stride;  // elements from one plane to the next
-  int64_t x_stride;
-  int64_t num_rows;
-  const uint16_t* panels;
-  int64_t panel_stride;
-  int64_t num_panels;
-  int64_t num_k;
-  float* out;
-  int64_t out_stride;
-  bool accumulate;
 };
 
 // What columns [col, num_k) of rows or lines leave of a tile, zeros behind them.
@@ -209,17 +199,7 @@ void multiply_planes(const PlaneGemm& gemm) {
 }
 
 inline void gemm_tiles(const Gemm<uint16_t>& gemm) {
-  multiply_planes<1>({.x = gemm.x,
-                      .plane_stride = 0,
-                      .x_stride = gemm.x_stride,
-                      .num_rows = gemm.num_rows,
-                      .panels = gemm.panels,
-                      .panel_stride = gemm.panel_stride,
-                      .num_panels = gemm.num_panels,
-                      .num_k = gemm.num_k,
-                      .out = gemm.out,
-                      .out_stride = gemm.out_stride,
-                      .accumulate = gemm.accumulate});
+  multiply_planes<1>({gemm, /*plane_stride=*/0});
 }
 
 constexpr int kPlanesOfFloat = 3;
@@ -262,17 +242,17 @@ inline void gemm_tiles_f32(const Gemm<float>& gemm) {
                 planes[0][idx] + first, kPlaneStride);
         }
       }
-      multiply_planes<kPlanesOfFloat>({.x = planes[0][0],
-                                       .plane_stride = kPlaneStride,
-                                       .x_stride = kStride,
-                                       .num_rows = num_rows,
-                                       .panels = gemm.panels + col * kPanelRows,
-                                       .panel_stride = gemm.panel_stride,
-                                       .num_panels = gemm.num_panels,
-                                       .num_k = num_cols,
-                                       .out = gemm.out + row * gemm.out_stride,
-                                       .out_stride = gemm.out_stride,
-                                       .accumulate = gemm.accumulate || col > 0});
+      const Gemm<uint16_t> part{.x = planes[0][0],
+                                .x_stride = kStride,
+                                .num_rows = num_rows,
+                                .panels = gemm.panels + col * kPanelRows,
+                                .panel_stride = gemm.panel_stride,
+                                .num_panels = gemm.num_panels,
+                                .num_k = num_cols,
+                                .out = gemm.out + row * gemm.out_stride,
+                                .out_stride = gemm.out_stride,
+                                .accumulate = gemm.accumulate || col > 0};
+      multiply_planes<kPlanesOfFloat>({part, kPlaneStride});
     }
   }
 }
