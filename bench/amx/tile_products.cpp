@@ -5,32 +5,32 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdio>
+#include <cstring>
 #include <random>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "bench/host_peak.h"
 #include "bench/support/timing.h"
-#include "cpu_experts/kernels/moe-inl.h"
-// The core follows what it is built on.
-#include "cpu_experts/kernels/amx-inl.h"
+#include "cpu_experts/expert_kernels.h"
+#include "cpu_experts/expert_layout.h"
 #include "runtime/base/bf16.h"
 #include "runtime/memory/numa_buffer.h"
-#include "runtime/topology/amx.h"
+#include "runtime/topology/bandwidth.h"
 #include "runtime/topology/cpu_isa.h"
 
 namespace tandem::cpu_experts {
 namespace {
 
-using ExactCore = AmxCore<ExactWeights>;
-using RoundedCore = AmxCore<RoundedWeights>;
-constexpr ExpertKernels kExact = kernels_of_cores<ExactCore, ExactCore>();
-constexpr ExpertKernels kRounded = kernels_of_cores<RoundedCore, RoundedCore>();
 constexpr int64_t kNumColBlocks = 112;  // hidden_size 7168
 constexpr int64_t kRunRowBlocks = 4;
 constexpr int64_t kRunRows = kRunRowBlocks * kBlockRows;
 constexpr int64_t kMemoryRuns = 4096;  // 1 GiB, more than caches hold
 constexpr int64_t kCacheRuns = 2;
+// Of a product of tiles: 16 tokens by 16 rows by 32 columns.
+constexpr int32_t kTileTokens = 16;
+constexpr double kOpsOfProduct = 2.0 * kTileTokens * kBlockRows * kGroupCols;
 constexpr int64_t kRunBytes = kRunRowBlocks * kNumColBlocks * kBlockSizeBytes;
 
 double now_s() {
@@ -38,44 +38,6 @@ double now_s() {
 }
 
 double median(std::vector<double> values) { return bench::summarise(std::move(values)).median_s; }
-
-// Of a TDPBF16PS of 16 rows among others: its 16 cycles, at the clock that tiles leave the core.
-double seconds_of_product() {
-  const Bf16Tile operand{};
-  configure_tiles(TileConfig{});
-  zero_sums<4>();
-  load_tile<4>(operand);
-  load_tile<5>(operand);
-  constexpr int kRounds = 500'000;
-  std::vector<double> runs;
-  for (int run = 0; run < 9; ++run) {
-    const double begin_s = now_s();
-    for (int round = 0; round < kRounds; ++round) {
-      add_product<0, 4, 5>();
-      add_product<1, 4, 5>();
-      add_product<2, 4, 5>();
-      add_product<3, 4, 5>();
-    }
-    runs.push_back((now_s() - begin_s) / (4 * kRounds));
-  }
-  release_tiles();
-  return median(runs);
-}
-
-// Of a line of memory, read in order.
-double seconds_of_line(const NumaBuffer& memory) {
-  std::vector<double> runs;
-  for (int run = 0; run < 5; ++run) {
-    const double begin_s = now_s();
-    __m512i all = _mm512_setzero_si512();
-    for (int64_t offset = 0; offset < memory.size_bytes(); offset += 64) {
-      all = _mm512_xor_si512(all, _mm512_load_si512(memory.data() + offset));
-    }
-    asm volatile("" : : "v"(all));
-    runs.push_back((now_s() - begin_s) / static_cast<double>(memory.size_bytes() / 64));
-  }
-  return median(runs);
-}
 
 // Activations in the records of some kernels, the same for every token, since speed does not depend
 // on values, and where their results go.
@@ -143,8 +105,8 @@ void print_tokens(const NumaBuffer& weights,
                   double product_s,
                   double tile_read_s) {
   const IntegerKernels& integers = *avx512_vnni_kernels();
-  const Tokens exact(kExact, num_tokens);
-  const Tokens rounded(kRounded, num_tokens);
+  const Tokens exact(amx_bf16_kernels()->exact, num_tokens);
+  const Tokens rounded(amx_bf16_kernels()->rounded, num_tokens);
   const Tokens words(integers.words, num_tokens);
   const Tokens bytes(integers.bytes, num_tokens);
   enum { kExactL2, kExactMemory, kRoundedL2, kRoundedMemory, kWords, kBytes, kNumColumns };
@@ -158,7 +120,7 @@ void print_tokens(const NumaBuffer& weights,
     seconds[kBytes].push_back(seconds_of_run(bytes, weights, kMemoryRuns));
   }
   std::printf("%6d", num_tokens);
-  const int num_tiles = (num_tokens + kTileRows - 1) / kTileRows;
+  const int num_tiles = (num_tokens + kTileTokens - 1) / kTileTokens;
   const auto print_tile = [&](int num_terms, int l2, int memory) {
     constexpr double kTilesOfRun = 2.0 * kNumColBlocks * kRunRowBlocks;
     const double products_s = num_terms * num_tiles * product_s;
@@ -167,8 +129,8 @@ void print_tokens(const NumaBuffer& weights,
                 1e9 * median(seconds[l2]) / kTilesOfRun, 1e9 * memory_s,
                 100.0 * std::max(products_s, tile_read_s) / memory_s);
   };
-  print_tile(ExactWeights::kTerms, kExactL2, kExactMemory);
-  print_tile(RoundedWeights::kTerms, kRoundedL2, kRoundedMemory);
+  print_tile(2, kExactL2, kExactMemory);
+  print_tile(1, kRoundedL2, kRoundedMemory);
   const auto giga_macs = [&](int column) {
     return 1e-9 * kNumColBlocks * kBlockCols * kRunRows * num_tokens / median(seconds[column]);
   };
@@ -190,8 +152,12 @@ int measure() {
         idx % kBlockSizeBytes < kScalesSizeBytes ? 0x3c203c20u : static_cast<uint32_t>(random());
     std::memcpy(weights.data() + idx, &word, sizeof(word));
   }
-  const double product_s = seconds_of_product();
-  const double tile_read_s = seconds_of_line(weights) * kBlockSizeBytes / 2 / 64;
+  WorkerPool pool(Topology::detect(), {.num_threads = 1});
+  const double product_s =
+      1e-9 * kOpsOfProduct / bench::measure_peak_gflop_per_s(pool, bench::MultiplyAdd::kAmxBf16);
+  const double tile_read_s =
+      1e-9 * kBlockSizeBytes / 2 /
+      measure_read_bandwidth_gb_per_s(pool, int64_t{512} << 20, /*repeats=*/5);
   std::printf("a TDPBF16PS: %.1f ns, so %.2f GHz beside tiles; 288 bytes from memory: %.1f ns\n",
               1e9 * product_s, 16e-9 / product_s, 1e9 * tile_read_s);
   std::puts(
