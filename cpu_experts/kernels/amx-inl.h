@@ -263,6 +263,8 @@ void dot_tiles_any(const uint8_t* packed_rows,
 // The core of moe-inl.h for tiles: that of BF16 pairs with a product of its own.
 template <typename Weights>
 struct AmxCore : Bf16Core {
+  static constexpr TileLimits kTile = {.row_blocks = 2};
+
   static void dot(const uint8_t* weights,
                   int64_t num_row_blocks,
                   int64_t num_col_blocks,

@@ -57,24 +57,6 @@ class ExactWeights {
           has_scale(_mm512_test_epi16_mask(scales, _mm512_set1_epi16(0x7f80))) {}
   };
 
-  ExactWeights() {
-    // The terms of the codes -8 .. 7.
-    static constexpr int8_t kTermsOfCodes[kTerms][16] = {
-        {-4, -8, -4, -4, -2, -2, -1, -2, 1, 2, 1, 2, 2, 4, 4, 8},
-        {-4, 1, -2, -1, -2, -1, -1, 1, -1, -1, 1, 1, 2, 1, 2, -1}};
-    for (int term = 0; term < kTerms; ++term) {
-      alignas(64) uint8_t table[64] = {};  // the low bytes by code, then the high ones
-      for (int code = 0; code < 16; ++code) {
-        const int value = kTermsOfCodes[term][code];
-        const int exponent = __builtin_ctz(static_cast<unsigned>(value));
-        const int bits = (value < 0 ? 0x8000 : 0) + (exponent << 7);
-        table[code] = static_cast<uint8_t>(bits);
-        table[16 + code] = static_cast<uint8_t>(bits >> 8);
-      }
-      tables_[term] = _mm512_load_si512(table);
-    }
-  }
-
   // A vector: four column pairs of each tile.
   [[gnu::always_inline]] void decode(const Group& group,
                                      int vector,
@@ -99,7 +81,32 @@ class ExactWeights {
   }
 
  private:
-  __m512i tables_[kTerms];
+  // The bits to add for every code: the low bytes, then the high ones.
+  struct Tables {
+    alignas(64) uint8_t bytes[kTerms][64];
+  };
+  static constexpr Tables make_tables() {
+    constexpr int kTermsOfCodes[kTerms][16] = {
+        {-4, -8, -4, -4, -2, -2, -1, -2, 1, 2, 1, 2, 2, 4, 4, 8},
+        {-4, 1, -2, -1, -2, -1, -1, 1, -1, -1, 1, 1, 2, 1, 2, -1}};
+    Tables tables{};
+    for (int term = 0; term < kTerms; ++term) {
+      for (int code = 0; code < 16; ++code) {
+        const int value = kTermsOfCodes[term][code];  // of the code - 8
+        const int exponent = __builtin_ctz(static_cast<unsigned>(value));
+        const int bits = (value < 0 ? 0x8000 : 0) + (exponent << 7);
+        tables.bytes[term][code] = static_cast<uint8_t>(bits);
+        tables.bytes[term][16 + code] = static_cast<uint8_t>(bits >> 8);
+      }
+    }
+    return tables;
+  }
+  static __m512i load_table(int term) {
+    static constexpr Tables kTables = make_tables();
+    return _mm512_load_si512(kTables.bytes[term]);
+  }
+
+  __m512i tables_[kTerms] = {load_table(0), load_table(1)};
   __m512i low_twice_ = _mm512_set4_epi32(0x0e0e0c0c, 0x0a0a0808, 0x06060404, 0x02020000);
   __m512i high_twice_ = _mm512_or_si512(low_twice_, _mm512_set1_epi8(1));
 };
