@@ -50,61 +50,110 @@ template <int kDistance, typename Words>
   exchange<4>(words, 0x00F0'00F0u);
 }
 
-// Stores the words of four rows by columns: word w of the rows at vector w, `kVectorSizeBytes`
-// apart.
-[[gnu::always_inline]] inline void store_columns(const Words4& row0,
-                                                 const Words4& row1,
-                                                 const Words4& row2,
-                                                 const Words4& row3,
-                                                 std::byte* target) {
-  const Words4 low01 = __builtin_shufflevector(row0, row1, 0, 4, 1, 5);
-  const Words4 low23 = __builtin_shufflevector(row2, row3, 0, 4, 1, 5);
-  const Words4 high01 = __builtin_shufflevector(row0, row1, 2, 6, 3, 7);
-  const Words4 high23 = __builtin_shufflevector(row2, row3, 2, 6, 3, 7);
-  const auto store = [&](int64_t vector, const Words4& words) {
-    *reinterpret_cast<Words4*>(target + vector * kVectorSizeBytes) = words;
-  };
-  store(0, __builtin_shufflevector(low01, low23, 0, 1, 4, 5));
-  store(1, __builtin_shufflevector(low01, low23, 2, 3, 6, 7));
-  store(2, __builtin_shufflevector(high01, high23, 0, 1, 4, 5));
-  store(3, __builtin_shufflevector(high01, high23, 2, 3, 6, 7));
+// The words of a and b in turn, in every four of a vector those of its first two, and of its
+// others.
+[[gnu::always_inline]] inline void interleave(const Words4& a,
+                                              const Words4& b,
+                                              Words4& first,
+                                              Words4& second) {
+  first = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  second = __builtin_shufflevector(a, b, 2, 6, 3, 7);
 }
-[[gnu::always_inline]] inline void store_columns(const Words8& row0,
-                                                 const Words8& row1,
-                                                 const Words8& row2,
-                                                 const Words8& row3,
-                                                 std::byte* target) {
-  store_columns(__builtin_shufflevector(row0, row0, 0, 1, 2, 3),
-                __builtin_shufflevector(row1, row1, 0, 1, 2, 3),
-                __builtin_shufflevector(row2, row2, 0, 1, 2, 3),
-                __builtin_shufflevector(row3, row3, 0, 1, 2, 3), target);
-  store_columns(__builtin_shufflevector(row0, row0, 4, 5, 6, 7),
-                __builtin_shufflevector(row1, row1, 4, 5, 6, 7),
-                __builtin_shufflevector(row2, row2, 4, 5, 6, 7),
-                __builtin_shufflevector(row3, row3, 4, 5, 6, 7), target + 4 * kVectorSizeBytes);
+[[gnu::always_inline]] inline void interleave(const Words8& a,
+                                              const Words8& b,
+                                              Words8& first,
+                                              Words8& second) {
+  first = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+  second = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+}
+[[gnu::always_inline]] inline void interleave(const Words16& a,
+                                              const Words16& b,
+                                              Words16& first,
+                                              Words16& second) {
+  first = __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+  second =
+      __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+}
+
+// The same of pairs of words.
+[[gnu::always_inline]] inline void interleave_pairs(const Words4& a,
+                                                    const Words4& b,
+                                                    Words4& first,
+                                                    Words4& second) {
+  first = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+  second = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+}
+[[gnu::always_inline]] inline void interleave_pairs(const Words8& a,
+                                                    const Words8& b,
+                                                    Words8& first,
+                                                    Words8& second) {
+  first = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+  second = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+}
+[[gnu::always_inline]] inline void interleave_pairs(const Words16& a,
+                                                    const Words16& b,
+                                                    Words16& first,
+                                                    Words16& second) {
+  first = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+  second =
+      __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+}
+
+// The same of fours of words, in every eight of a vector.
+[[gnu::always_inline]] inline void interleave_fours(const Words8& a,
+                                                    const Words8& b,
+                                                    Words8& first,
+                                                    Words8& second) {
+  first = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+  second = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+[[gnu::always_inline]] inline void interleave_fours(const Words16& a,
+                                                    const Words16& b,
+                                                    Words16& first,
+                                                    Words16& second) {
+  first = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+  second =
+      __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+}
+
+// Eight rows of eight words to eight columns, or, side by side, two times eight rows.
+template <typename Words>
+[[gnu::always_inline]] inline void transpose_eight(Words (&rows)[8]) {
+  Words pairs[8], fours[8];
+  for (int row = 0; row < 8; row += 2) {
+    interleave(rows[row], rows[row + 1], pairs[row], pairs[row + 1]);
+  }
+  for (int first = 0; first < 8; first += 4) {
+    for (int pair = first; pair < first + 2; ++pair) {
+      Words* columns = fours + 2 * pair - first;
+      interleave_pairs(pairs[pair], pairs[pair + 2], columns[0], columns[1]);
+    }
+  }
+  for (int col = 0; col < 4; ++col) {
+    interleave_fours(fours[col], fours[col + 4], rows[col], rows[col + 4]);
+  }
 }
 
 struct alignas(64) Block {
   std::byte bytes[kBlockSizeBytes];
 };
 
-// The codes of 16 rows of words, from the block's vector `first_vector` on.
-template <typename Words>
-[[gnu::always_inline]] inline void pack_codes(const uint8_t* codes,
-                                              int64_t stride_bytes,
-                                              int64_t first_vector,
-                                              Block& block) {
+// The codes of 16 rows of four words, from the block's vector `first_vector` on.
+void pack_codes(const uint8_t* codes, int64_t stride_bytes, int64_t first_vector, Block& block) {
   std::byte* target = block.bytes + kScalesSizeBytes + first_vector * kVectorSizeBytes;
-  for (int64_t row = 0; row < kBlockRows; row += 4, codes += 4 * stride_bytes, target += 16) {
-    Words row0 = *reinterpret_cast<const Words*>(codes);
-    Words row1 = *reinterpret_cast<const Words*>(codes + stride_bytes);
-    Words row2 = *reinterpret_cast<const Words*>(codes + 2 * stride_bytes);
-    Words row3 = *reinterpret_cast<const Words*>(codes + 3 * stride_bytes);
-    reorder(row0);
-    reorder(row1);
-    reorder(row2);
-    reorder(row3);
-    store_columns(row0, row1, row2, row3, target);
+  for (int64_t first_row = 0; first_row < kBlockRows; first_row += 4, target += 16) {
+    Words4 rows[4], pairs[4];
+    for (int64_t row = 0; row < 4; ++row) {
+      rows[row] = *reinterpret_cast<const Words4*>(codes + (first_row + row) * stride_bytes);
+      reorder(rows[row]);
+    }
+    interleave(rows[0], rows[1], pairs[0], pairs[1]);
+    interleave(rows[2], rows[3], pairs[2], pairs[3]);
+    interleave_pairs(pairs[0], pairs[2], rows[0], rows[1]);
+    interleave_pairs(pairs[1], pairs[3], rows[2], rows[3]);
+    for (int64_t vector = 0; vector < 4; ++vector) {
+      *reinterpret_cast<Words4*>(target + vector * kVectorSizeBytes) = rows[vector];
+    }
   }
 }
 
@@ -186,18 +235,44 @@ void stream_out(const Block& block, std::byte* target) {
 }
 
 // The codes of a whole block whose scales are there, and all of it to memory: with what every
-// x86-64 has, with AVX2, and with AVX-512, which needs a third of the instructions.
+// x86-64 has, with AVX2, and with AVX-512, in half and a third of the instructions.
 void pack_whole(const Source& source, Block& block, std::byte* target) {
-  pack_codes<Words4>(source.codes, source.codes_stride_bytes, 0, block);
-  pack_codes<Words4>(source.codes + sizeof(Words4), source.codes_stride_bytes, 4, block);
+  pack_codes(source.codes, source.codes_stride_bytes, 0, block);
+  pack_codes(source.codes + sizeof(Words4), source.codes_stride_bytes, 4, block);
   stream_out(block, target);
 }
 #if defined(__x86_64__)
+// The first eight rows wait in the block, since a line goes to memory whole.
 [[gnu::target("avx2")]] void pack_whole_avx2(const Source& source,
                                              Block& block,
                                              std::byte* target) {
-  pack_codes<Words8>(source.codes, source.codes_stride_bytes, 0, block);
-  stream_out(block, target);
+  if (reinterpret_cast<uintptr_t>(target) % 32 != 0) return pack_whole(source, block, target);
+  const auto stream = [target](int64_t half_line, const Words8& words) {
+    using Quads = long long __attribute__((vector_size(32)));
+    __builtin_ia32_movntdq256(reinterpret_cast<Quads*>(target) + half_line,
+                              reinterpret_cast<const Quads&>(words));
+  };
+  const auto words_at = [&block](int64_t half_line) -> Words8& {
+    return reinterpret_cast<Words8*>(block.bytes)[half_line];
+  };
+  Words8 rows[8];
+  const auto load_columns = [&](int64_t first_row) {
+    for (int64_t row = 0; row < 8; ++row) {
+      rows[row] = *reinterpret_cast<const Words8*>(source.codes +
+                                                   (first_row + row) * source.codes_stride_bytes);
+      reorder(rows[row]);
+    }
+    transpose_eight(rows);
+  };
+  load_columns(0);
+  for (int vector = 0; vector < 8; ++vector) words_at(2 + 2 * vector) = rows[vector];
+  load_columns(8);
+  stream(0, words_at(0));
+  stream(1, words_at(1));
+  for (int vector = 0; vector < 8; ++vector) {
+    stream(2 + 2 * vector, words_at(2 + 2 * vector));
+    stream(3 + 2 * vector, rows[vector]);
+  }
 }
 
 // Rows lie in halves of a vector, i beside i + 8, and what is shuffled stays in its half.
@@ -214,36 +289,14 @@ void pack_whole(const Source& source, Block& block, std::byte* target) {
         6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     reorder(rows[row]);
   }
-  // Eight by eight words in either half: pairs of rows, then fours, then all eight.
-  Words16 pairs[8], fours[8];
-  for (int row = 0; row < 8; row += 2) {
-    pairs[row] = __builtin_shufflevector(rows[row], rows[row + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8,
-                                         24, 9, 25, 12, 28, 13, 29);
-    pairs[row + 1] = __builtin_shufflevector(rows[row], rows[row + 1], 2, 18, 3, 19, 6, 22, 7, 23,
-                                             10, 26, 11, 27, 14, 30, 15, 31);
-  }
-  for (int first = 0; first < 8; first += 4) {  // vectors i and i + 4 of four rows
-    for (int pair = 0; pair < 2; ++pair) {
-      const Words16 &low = pairs[first + pair], &high = pairs[first + pair + 2];
-      fours[first + 2 * pair] = __builtin_shufflevector(low, high, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9,
-                                                        24, 25, 12, 13, 28, 29);
-      fours[first + 2 * pair + 1] = __builtin_shufflevector(low, high, 2, 3, 18, 19, 6, 7, 22, 23,
-                                                            10, 11, 26, 27, 14, 15, 30, 31);
-    }
-  }
+  transpose_eight(rows);
   const auto stream = [target](int64_t vector, const Words16& words) {
     using Quads = long long __attribute__((vector_size(64)));
     __builtin_ia32_movntdq512(reinterpret_cast<Quads*>(target) + vector,
                               reinterpret_cast<const Quads&>(words));
   };
   stream(0, *reinterpret_cast<const Words16*>(block.bytes));
-  for (int vector = 0; vector < 4; ++vector) {
-    const Words16 &low = fours[vector], &high = fours[vector + 4];
-    stream(1 + vector, __builtin_shufflevector(low, high, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11,
-                                               24, 25, 26, 27));
-    stream(5 + vector, __builtin_shufflevector(low, high, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14,
-                                               15, 28, 29, 30, 31));
-  }
+  for (int vector = 0; vector < 8; ++vector) stream(1 + vector, rows[vector]);
 }
 
 auto best_pack_whole() {
@@ -261,7 +314,7 @@ void pack_half(const Source& source, Block& block) {
     std::memcpy(block.bytes + row * int64_t{sizeof(bf16)},
                 source.scales + row * source.scales_stride, sizeof(bf16));
   }
-  pack_codes<Words4>(source.codes, source.codes_stride_bytes, 0, block);
+  pack_codes(source.codes, source.codes_stride_bytes, 0, block);
 }
 
 // Sixteen short streams are too many and too short for a processor to foresee: every block asks for
