@@ -23,24 +23,6 @@ namespace {
   throw LoadError(fmt::format("{}: cannot {}: {}", path.string(), action, std::strerror(error)));
 }
 
-int madvise_value(AccessHint hint) {
-  switch (hint) {
-    case AccessHint::kNormal:
-      return MADV_NORMAL;
-    case AccessHint::kSequential:
-      return MADV_SEQUENTIAL;
-    case AccessHint::kRandom:
-      return MADV_RANDOM;
-    case AccessHint::kWillNeed:
-      return MADV_WILLNEED;
-    case AccessHint::kPopulate:
-      return MADV_POPULATE_READ;
-    case AccessHint::kDontNeed:
-      return MADV_DONTNEED;
-  }
-  return MADV_NORMAL;
-}
-
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
@@ -81,20 +63,28 @@ void MappedFile::unmap() noexcept {
   size_bytes_ = 0;
 }
 
-void MappedFile::advise(int64_t offset_bytes, int64_t size_bytes, AccessHint hint) const noexcept {
-  if (data_ == nullptr || size_bytes <= 0 || offset_bytes < 0) return;
-  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-  size_t begin = std::min(static_cast<size_t>(offset_bytes), size_bytes_);
-  size_t end = begin + std::min(static_cast<size_t>(size_bytes), size_bytes_ - begin);
-  if (hint == AccessHint::kDontNeed) {  // inwards: only pages that hold nothing else
-    begin = (begin + page - 1) / page * page;
-    if (end != size_bytes_) end = end / page * page;
-  } else {
-    begin = begin / page * page;
+void MappedFile::touch(int64_t offset_bytes, int64_t size_bytes) const noexcept {
+  constexpr uintptr_t kMappedAtOnce = uintptr_t{64} << 10;  // Linux's fault_around_bytes
+  const auto [begin, end] = range_of(offset_bytes, size_bytes);
+  for (const std::byte* page = data_ + begin; page < data_ + end;) {
+    static_cast<void>(*static_cast<const volatile std::byte*>(page));
+    page += kMappedAtOnce - reinterpret_cast<uintptr_t>(page) % kMappedAtOnce;
   }
+}
+
+void MappedFile::release(int64_t offset_bytes, int64_t size_bytes) const noexcept {
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  auto [begin, end] = range_of(offset_bytes, size_bytes);
+  begin = (begin + page - 1) / page * page;
+  if (end != size_bytes_) end = end / page * page;
   if (begin >= end) return;
-  static_cast<void>(
-      ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, madvise_value(hint)));
+  static_cast<void>(::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED));
+}
+
+MappedFile::Range MappedFile::range_of(int64_t offset_bytes, int64_t size_bytes) const noexcept {
+  if (size_bytes <= 0 || offset_bytes < 0) return {};
+  const size_t begin = std::min(static_cast<size_t>(offset_bytes), size_bytes_);
+  return {begin, begin + std::min(static_cast<size_t>(size_bytes), size_bytes_ - begin)};
 }
 
 }  // namespace tandem

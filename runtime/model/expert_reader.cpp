@@ -255,7 +255,7 @@ ExpertTensors ExpertReader::expert(int32_t layer_idx, int32_t expert_idx, int32_
   const TensorIndex& index = reader.checkpoint.index();
   Checkpoint::ExpertScratch& scratch = reader.scratch[worker_idx];
   if (entry.state == Impl::State::kMapped) {
-    for (const TensorInfo* tensor : reader.tensors_of(entry_idx)) index.populate(*tensor);
+    for (const TensorInfo* tensor : reader.tensors_of(entry_idx)) index.touch(*tensor);
     return reader.checkpoint.expert(layer_idx, expert_idx, scratch);
   }
   const auto bytes_of = [&](const TensorInfo& info) -> std::span<const std::byte> {

@@ -249,16 +249,12 @@ MatrixView<const int32_t> TensorIndex::i32_matrix(std::string_view name,
   return {reinterpret_cast<const int32_t*>(aligned_data(info)), rows, cols};
 }
 
-void TensorIndex::prefetch(const TensorInfo& info) const noexcept {
-  shards_[info.shard_idx]->advise(info.file_offset_bytes, info.size_bytes, AccessHint::kWillNeed);
-}
-
-void TensorIndex::populate(const TensorInfo& info) const noexcept {
-  shards_[info.shard_idx]->advise(info.file_offset_bytes, info.size_bytes, AccessHint::kPopulate);
+void TensorIndex::touch(const TensorInfo& info) const noexcept {
+  shards_[info.shard_idx]->touch(info.file_offset_bytes, info.size_bytes);
 }
 
 void TensorIndex::release(const TensorInfo& info) const noexcept {
-  shards_[info.shard_idx]->advise(info.file_offset_bytes, info.size_bytes, AccessHint::kDontNeed);
+  shards_[info.shard_idx]->release(info.file_offset_bytes, info.size_bytes);
 }
 
 }  // namespace tandem

@@ -93,10 +93,8 @@ class TensorIndex {
                             DType dtype,
                             std::span<const int64_t> shape) const;
 
-  // Hints to the kernel: soon read; read now, as a whole; read for the last time (its pages may be
-  // dropped).
-  void prefetch(const TensorInfo& info) const noexcept;
-  void populate(const TensorInfo& info) const noexcept;
+  // Its pages are mapped, before it is read as a whole, and let go once it has been.
+  void touch(const TensorInfo& info) const noexcept;
   void release(const TensorInfo& info) const noexcept;
 
  private:

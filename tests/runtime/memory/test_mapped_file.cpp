@@ -54,7 +54,8 @@ TEST_CASE("an empty file maps to nothing", "[memory]") {
   const TempFile temp("");
   const MappedFile file(temp.path());
   CHECK(file.bytes().empty());
-  file.advise(0, 100, AccessHint::kWillNeed);
+  file.touch(0, 100);
+  file.release(0, 100);
 }
 
 TEST_CASE("what cannot be mapped is an error that names path and reason", "[memory]") {
@@ -81,22 +82,42 @@ TEST_CASE("moving hands the mapping on", "[memory]") {
   CHECK(text_of(third) == "content");
 }
 
-TEST_CASE("advice never changes the content, whatever its range", "[memory]") {
+TEST_CASE("touching and letting go never change the content, whatever the range", "[memory]") {
   const auto page = static_cast<int64_t>(::sysconf(_SC_PAGESIZE));
   const std::string content(static_cast<size_t>(5 * page + 17), 'q');
   const TempFile temp(content);
   const MappedFile file(temp.path());
-  for (const AccessHint hint :
-       {AccessHint::kNormal, AccessHint::kSequential, AccessHint::kRandom, AccessHint::kWillNeed,
-        AccessHint::kPopulate, AccessHint::kDontNeed}) {
-    for (const int64_t begin : {int64_t{-1}, int64_t{0}, page - 1, page, 5 * page, 9 * page}) {
-      for (const int64_t size :
-           {int64_t{-1}, int64_t{0}, int64_t{1}, 2 * page, std::numeric_limits<int64_t>::max()}) {
-        file.advise(begin, size, hint);
-      }
+  for (const int64_t begin : {int64_t{-1}, int64_t{0}, page - 1, page, 5 * page, 9 * page}) {
+    for (const int64_t size :
+         {int64_t{-1}, int64_t{0}, int64_t{1}, 2 * page, std::numeric_limits<int64_t>::max()}) {
+      file.touch(begin, size);
+      file.release(begin, size);
+      CHECK(text_of(file) == content);
     }
-    CHECK(text_of(file) == content);
   }
+}
+
+// Of mapped files, in this process.
+int64_t resident_kib() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    int64_t kib = 0;
+    if (word == "RssFile:" && status >> kib) return kib;
+  }
+  return -1;
+}
+
+TEST_CASE("what was touched is mapped until it is let go", "[memory]") {
+  constexpr int64_t kSizeKib = 16 << 10;
+  const TempFile temp(std::string(size_t{kSizeKib} << 10, 'q'));
+  const MappedFile file(temp.path());
+  const int64_t before_kib = resident_kib();
+  REQUIRE(before_kib >= 0);
+  file.touch(0, file.size_bytes());
+  // A page in 16 at least; all where the kernel maps the neighbours too.
+  CHECK(resident_kib() - before_kib >= kSizeKib / 16);
+  file.release(0, file.size_bytes());
+  CHECK(resident_kib() - before_kib < kSizeKib / 16);
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ TEST_CASE("tensors of several shards are found with their bytes", "[tensor_index
     CHECK(index.shards()[info->shard_idx].filename() == "b.safetensors");
     CHECK(std::memcmp(index.bytes(*info).data(), "5678", 4) == 0);
     CHECK(index.find("third") == nullptr);
-    index.prefetch(*info);
+    index.touch(*info);
     index.release(*info);
     CHECK(std::memcmp(index.bytes(*info).data(), "5678", 4) == 0);
   }
