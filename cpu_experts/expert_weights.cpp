@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "runtime/base/check.h"
 
@@ -50,70 +51,25 @@ template <int kDistance, typename Words>
   exchange<4>(words, 0x00F0'00F0u);
 }
 
-// The words of a and b in turn, in every four of a vector those of its first two, and of its
-// others.
-[[gnu::always_inline]] inline void interleave(const Words4& a,
-                                              const Words4& b,
-                                              Words4& first,
-                                              Words4& second) {
-  first = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-  second = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-}
-[[gnu::always_inline]] inline void interleave(const Words8& a,
-                                              const Words8& b,
-                                              Words8& first,
-                                              Words8& second) {
-  first = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
-  second = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
-}
-[[gnu::always_inline]] inline void interleave(const Words16& a,
-                                              const Words16& b,
-                                              Words16& first,
-                                              Words16& second) {
-  first = __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
-  second =
-      __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-}
-
-// The same of pairs of words.
-[[gnu::always_inline]] inline void interleave_pairs(const Words4& a,
-                                                    const Words4& b,
-                                                    Words4& first,
-                                                    Words4& second) {
-  first = __builtin_shufflevector(a, b, 0, 1, 4, 5);
-  second = __builtin_shufflevector(a, b, 2, 3, 6, 7);
-}
-[[gnu::always_inline]] inline void interleave_pairs(const Words8& a,
-                                                    const Words8& b,
-                                                    Words8& first,
-                                                    Words8& second) {
-  first = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-  second = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-}
-[[gnu::always_inline]] inline void interleave_pairs(const Words16& a,
-                                                    const Words16& b,
-                                                    Words16& first,
-                                                    Words16& second) {
-  first = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-  second =
-      __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-}
-
-// The same of fours of words, in every eight of a vector.
-[[gnu::always_inline]] inline void interleave_fours(const Words8& a,
-                                                    const Words8& b,
-                                                    Words8& first,
-                                                    Words8& second) {
-  first = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
-  second = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
-}
-[[gnu::always_inline]] inline void interleave_fours(const Words16& a,
-                                                    const Words16& b,
-                                                    Words16& first,
-                                                    Words16& second) {
-  first = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
-  second =
-      __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+// Runs of kRun words of a and b in turn, in every four words of a vector, or as many as two runs
+// are: those of the first halves, and those of the second.
+template <int kRun, typename Words>
+[[gnu::always_inline]] inline void interleave(const Words& a,
+                                              const Words& b,
+                                              Words& first,
+                                              Words& second) {
+  constexpr int kNumWords = static_cast<int>(sizeof(Words) / sizeof(uint32_t));
+  constexpr int kSpan = std::max(4, 2 * kRun);
+  constexpr auto source_of = [](int idx) {  // of both vectors, b's behind a's
+    const int run = idx % kSpan / kRun;
+    return idx / kSpan * kSpan + run / 2 * kRun + idx % kRun + run % 2 * kNumWords;
+  };
+  const auto shuffle = [&]<int... kIdx>(std::integer_sequence<int, kIdx...>)
+      __attribute__((always_inline)) {
+    first = __builtin_shufflevector(a, b, source_of(kIdx)...);
+    second = __builtin_shufflevector(a, b, (source_of(kIdx) + kSpan / 2)...);
+  };
+  shuffle(std::make_integer_sequence<int, kNumWords>{});
 }
 
 // Eight rows of eight words to eight columns, or, side by side, two times eight rows.
@@ -121,16 +77,16 @@ template <typename Words>
 [[gnu::always_inline]] inline void transpose_eight(Words (&rows)[8]) {
   Words pairs[8], fours[8];
   for (int row = 0; row < 8; row += 2) {
-    interleave(rows[row], rows[row + 1], pairs[row], pairs[row + 1]);
+    interleave<1>(rows[row], rows[row + 1], pairs[row], pairs[row + 1]);
   }
   for (int first = 0; first < 8; first += 4) {
     for (int pair = first; pair < first + 2; ++pair) {
       Words* columns = fours + 2 * pair - first;
-      interleave_pairs(pairs[pair], pairs[pair + 2], columns[0], columns[1]);
+      interleave<2>(pairs[pair], pairs[pair + 2], columns[0], columns[1]);
     }
   }
   for (int col = 0; col < 4; ++col) {
-    interleave_fours(fours[col], fours[col + 4], rows[col], rows[col + 4]);
+    interleave<4>(fours[col], fours[col + 4], rows[col], rows[col + 4]);
   }
 }
 
@@ -147,10 +103,10 @@ void pack_codes(const uint8_t* codes, int64_t stride_bytes, int64_t first_vector
       rows[row] = *reinterpret_cast<const Words4*>(codes + (first_row + row) * stride_bytes);
       reorder(rows[row]);
     }
-    interleave(rows[0], rows[1], pairs[0], pairs[1]);
-    interleave(rows[2], rows[3], pairs[2], pairs[3]);
-    interleave_pairs(pairs[0], pairs[2], rows[0], rows[1]);
-    interleave_pairs(pairs[1], pairs[3], rows[2], rows[3]);
+    interleave<1>(rows[0], rows[1], pairs[0], pairs[1]);
+    interleave<1>(rows[2], rows[3], pairs[2], pairs[3]);
+    interleave<2>(pairs[0], pairs[2], rows[0], rows[1]);
+    interleave<2>(pairs[1], pairs[3], rows[2], rows[3]);
     for (int64_t vector = 0; vector < 4; ++vector) {
       *reinterpret_cast<Words4*>(target + vector * kVectorSizeBytes) = rows[vector];
     }
