@@ -5,7 +5,6 @@
 #include <catch2/matchers/catch_matchers_exception.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
 #include <cstdint>
-#include <fstream>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -18,6 +17,7 @@
 #include "tests/offload/model_fixture.h"
 #include "tests/offload/recording_ops.h"
 #include "tests/runtime/model/temp_dir.h"
+#include "tests/support/process_memory.h"
 
 namespace tandem::tests {
 namespace {
@@ -36,16 +36,8 @@ struct MemoryUse {
   int64_t anonymous_bytes = 0;  // resident, and no view of a file
 };
 MemoryUse memory_use() {
-  MemoryUse use;
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    const auto value_of = [&](std::string_view key, int64_t& bytes) {
-      if (line.starts_with(key)) bytes = std::stoll(line.substr(key.size())) * 1024;
-    };
-    value_of("VmSize:", use.virtual_bytes);
-    value_of("RssAnon:", use.anonymous_bytes);
-  }
-  return use;
+  return {.virtual_bytes = process_memory_bytes("VmSize:"),
+          .anonymous_bytes = process_memory_bytes("RssAnon:")};
 }
 
 // A device that has only so many allocations left.

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "runtime/base/errors.h"
+#include "tests/support/process_memory.h"
 
 namespace tandem {
 namespace {
@@ -97,27 +98,18 @@ TEST_CASE("touching and letting go never change the content, whatever the range"
   }
 }
 
-// Of mapped files, in this process.
-int64_t resident_kib() {
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;) {
-    int64_t kib = 0;
-    if (word == "RssFile:" && status >> kib) return kib;
-  }
-  return -1;
-}
-
 TEST_CASE("what was touched is mapped until it is let go", "[memory]") {
-  constexpr int64_t kSizeKib = 16 << 10;
-  const TempFile temp(std::string(size_t{kSizeKib} << 10, 'q'));
+  constexpr int64_t kSizeBytes = 16 << 20;
+  const TempFile temp(std::string(size_t{kSizeBytes}, 'q'));
   const MappedFile file(temp.path());
-  const int64_t before_kib = resident_kib();
-  REQUIRE(before_kib >= 0);
+  const auto mapped_bytes = [] { return tests::process_memory_bytes("RssFile:"); };
+  const int64_t before_bytes = mapped_bytes();
+  REQUIRE(before_bytes >= 0);
   file.touch(0, file.size_bytes());
   // A page in 16 at least; all where the kernel maps the neighbours too.
-  CHECK(resident_kib() - before_kib >= kSizeKib / 16);
+  CHECK(mapped_bytes() - before_bytes >= kSizeBytes / 16);
   file.release(0, file.size_bytes());
-  CHECK(resident_kib() - before_kib < kSizeKib / 16);
+  CHECK(mapped_bytes() - before_bytes < kSizeBytes / 16);
 }
 
 }  // namespace
