@@ -17,6 +17,8 @@ const IntegerKernels& integer_kernels_of(CpuIsa isa) {
       return *avx_vnni_kernels();
     case CpuIsa::kAvx512:
       return *avx512_kernels();
+    case CpuIsa::kAvx512VnniZen4:
+      return *avx512_vnni_zen4_kernels();
     case CpuIsa::kAvx512Vnni:
     case CpuIsa::kAvx512Bf16:
     case CpuIsa::kAmxBf16:
@@ -49,20 +51,22 @@ std::string KernelChoice::name() const {
 
 KernelChoice choose_kernels(ActivationMode mode,
                             std::span<const CpuIsa> available,
+                            bool zen4,
                             const char* forced) {
   if (forced != nullptr && *forced != '\0') {
     const CpuIsa isa = choose_isa(available, forced);
     return {.few = isa, .many = isa};
   }
   const CpuIsa best = available.back();
-  const CpuIsa few = std::min(best, CpuIsa::kAvx512Vnni);
+  CpuIsa few = std::min(best, CpuIsa::kAvx512Vnni);
+  if (zen4 && few == CpuIsa::kAvx512Vnni) few = CpuIsa::kAvx512VnniZen4;
   if (best != CpuIsa::kAmxBf16) return {.few = few, .many = few};
   // From where on the tiles are as fast (bench/results/amx-granite-rapids.txt).
   return {.few = few, .many = best, .many_tokens = mode == ActivationMode::kBf16 ? 8 : 12};
 }
 
 KernelChoice choose_kernels(ActivationMode mode) {
-  return choose_kernels(mode, supported_isas(), std::getenv("TANDEM_CPU_ISA"));
+  return choose_kernels(mode, supported_isas(), is_zen4(), std::getenv("TANDEM_CPU_ISA"));
 }
 
 }  // namespace tandem::cpu_experts

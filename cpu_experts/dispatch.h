@@ -36,10 +36,12 @@ struct KernelChoice {
 // The set that `forced`, the value of TANDEM_CPU_ISA, names, for any number of tokens; unless that
 // is null or empty the best of `available` for this purpose, which is not the last of the list:
 // words through VNNI decode by shifts, without the permutations of BF16 products, at the same peak,
-// and tiles pay from some tokens on. A token's bits then depend on its batch where AMX is used;
-// forcing a set restores that they do not. Throws as choose_isa.
+// and tiles pay from some tokens on; on a Zen 4 they are arranged for it. A token's bits then
+// depend on its batch where AMX is used; forcing a set restores that they do not. Throws as
+// choose_isa.
 KernelChoice choose_kernels(ActivationMode mode,
                             std::span<const CpuIsa> available,
+                            bool zen4,
                             const char* forced);
 // Of this CPU and the environment.
 KernelChoice choose_kernels(ActivationMode mode);

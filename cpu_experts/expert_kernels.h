@@ -68,6 +68,7 @@ const IntegerKernels* avx2_kernels();
 const IntegerKernels* avx_vnni_kernels();
 const IntegerKernels* avx512_kernels();
 const IntegerKernels* avx512_vnni_kernels();
+const IntegerKernels* avx512_vnni_zen4_kernels();  // the same in tiles for a Zen 4
 const ExpertKernels* avx512_bf16_kernels();
 
 // Activations are BF16; weights as they are, or rounded to BF16, 0.25 % of a layer and up to 1.4

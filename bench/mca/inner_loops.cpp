@@ -11,9 +11,9 @@
 
 namespace tandem::cpu_experts {
 
-static_assert(kTileTokens == TANDEM_MCA_TOKENS);
-
 #if defined(TANDEM_MCA_BF16)
+
+static_assert(kTileTokens == TANDEM_MCA_TOKENS);
 
 // One vector of the layout: four pairs of eight columns.
 void bf16(const uint8_t* vector, const Bf16Group* x, __m512* sum) {
@@ -36,7 +36,11 @@ void bf16(const uint8_t* vector, const Bf16Group* x, __m512* sum) {
 
 #else
 
-static_assert(kTileRowBlocks == TANDEM_MCA_ROW_BLOCKS);
+constexpr TileShape kShape = TANDEM_MCA_SHAPE;
+constexpr int kTokens = TANDEM_MCA_TOKENS;
+constexpr int kRowBlocks = TANDEM_MCA_ROW_BLOCKS;
+static_assert(kRowBlocks == 1 ? kTokens == kShape.row_tokens
+                              : kRowBlocks == kShape.row_blocks && kTokens == kShape.tokens);
 
 template <Operands kOperands, typename Group>
 [[gnu::always_inline]] inline void begin_region() {
@@ -63,23 +67,22 @@ void group(const uint8_t* block,
            const Group* x,
            uint8_t* kept,
            RowBlockTotals* totals) {
-  Rows total[kTileRowBlocks][kTileTokens];
-  for (int token = 0; token < kTileTokens; ++token) {
-    for (int row_block = 0; row_block < kTileRowBlocks; ++row_block) {
+  Rows total[kRowBlocks][kTokens];
+  for (int token = 0; token < kTokens; ++token) {
+    for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
       total[row_block][token] = load_rows(totals[row_block][token]);
     }
   }
   begin_region<kOperands, Group>();
-  add_group<kOperands, Group, kTileRowBlocks, kTileTokens>(
-      {.scales = block,
-       .codes = block + kScalesSizeBytes,
-       .row_block_size_bytes = row_block_size_bytes,
-       .x = x,
-       .kept = kept},
-      total);
+  add_group<kOperands, Group, kRowBlocks, kTokens>({.scales = block,
+                                                    .codes = block + kScalesSizeBytes,
+                                                    .row_block_size_bytes = row_block_size_bytes,
+                                                    .x = x,
+                                                    .kept = kept},
+                                                   total);
   asm volatile("# LLVM-MCA-END" ::: "memory");
-  for (int token = 0; token < kTileTokens; ++token) {
-    for (int row_block = 0; row_block < kTileRowBlocks; ++row_block) {
+  for (int token = 0; token < kTokens; ++token) {
+    for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
       store_rows(totals[row_block][token], total[row_block][token]);
     }
   }
@@ -89,17 +92,23 @@ template <typename Group>
 using GroupFunction = void (*)(const uint8_t*, int64_t, const Group*, uint8_t*, RowBlockTotals*);
 template <typename Group>
 struct Loops {
-  GroupFunction<Group> first, later;
+  GroupFunction<Group> first, later;  // null where each tile decodes for itself
 };
+template <typename Group>
+constexpr Loops<Group> loops_of() {
+  constexpr Operands kFirst = Group::kWideQuads == 0 ? Operands::kDecoded : Operands::kKept;
+  if constexpr (kShape.keeps_operands) {
+    return {group<kFirst, Group>, group<Operands::kReread, Group>};
+  } else {
+    return {group<kFirst, Group>, nullptr};
+  }
+}
 extern const Loops<WordGroup> kWords;
-const Loops<WordGroup> kWords = {group<Operands::kDecoded, WordGroup>,
-                                 group<Operands::kReread, WordGroup>};
+const Loops<WordGroup> kWords = loops_of<WordGroup>();
 extern const Loops<InputBytes> kBytes;
-const Loops<InputBytes> kBytes = {group<Operands::kKept, InputBytes>,
-                                  group<Operands::kReread, InputBytes>};
+const Loops<InputBytes> kBytes = loops_of<InputBytes>();
 extern const Loops<ActivatedBytes> kBytesOfDown;
-const Loops<ActivatedBytes> kBytesOfDown = {group<Operands::kKept, ActivatedBytes>,
-                                            group<Operands::kReread, ActivatedBytes>};
+const Loops<ActivatedBytes> kBytesOfDown = loops_of<ActivatedBytes>();
 
 #endif
 

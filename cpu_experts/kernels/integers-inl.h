@@ -13,6 +13,8 @@
 // follow: with 43 tokens that leaves a quarter of the decoding.
 #pragma once
 
+#include <utility>
+
 #include "cpu_experts/expert_kernels.h"
 #include "cpu_experts/expert_layout.h"
 #include "cpu_experts/kernels/activations-inl.h"
@@ -34,6 +36,28 @@ inline void prefetch_scales(const uint8_t* block,
     if (num_blocks_ahead > kPrefetchBlocks) continue;
     const uint8_t* next = block + (kRowBlocks - 1 + row_block) * row_block_size_bytes;
     for (int64_t line = 0; line < kBlockSizeBytes; line += 64) prefetch_ahead(next + line);
+  }
+}
+
+template <typename Then, int... kIndices>
+[[gnu::always_inline]] inline void call_each(const Then& then,
+                                             std::integer_sequence<int, kIndices...> /*indices*/) {
+  (then(std::integral_constant<int, kIndices>{}), ...);
+}
+
+// Whether a tile's sums and totals fit the registers.
+template <int kRowBlocks, int kTokens>
+constexpr bool kFits = kRowBlocks* kTokens <= kMostInRegisters;
+
+// then(idx) for 0 .. kCount - 1. Written out for tiles that fit: GCC settles what can stay in
+// registers from group to group before it unrolls loops.
+template <bool kWrittenOut, int kCount, typename Then>
+[[gnu::always_inline]] inline void for_each(const Then& then) {
+  if constexpr (kWrittenOut) {
+    call_each(then, std::make_integer_sequence<int, kCount>{});
+  } else {
+#pragma GCC unroll 16
+    for (int idx = 0; idx < kCount; ++idx) then(idx);
   }
 }
 
@@ -70,10 +94,11 @@ template <typename Value, int kRowBlocks, int kTokens>
     sum[0][token] = add_products(sum[0][token], operands[0], values, Value{});
   } else {
     const Codes all = broadcast(values);
-    for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
+    for_each<kFits<kRowBlocks, kTokens>, kRowBlocks>([&](
+        auto row_block) __attribute__((always_inline)) {
       sum[row_block][token] =
           add_products(sum[row_block][token], operands[row_block], all, Value{});
-    }
+    });
   }
 }
 
@@ -94,15 +119,31 @@ template <Operands kOperands, int kPart, typename Group, int kRowBlocks, int kTo
       operands[row_block] = load_codes(kept);
     } else {
       operands[row_block] = part_of<kPart>(vectors[row_block], Value{});
-      if constexpr (kOperands == Operands::kKept) store_codes(kept, operands[row_block]);
+      if constexpr (kOperands == Operands::kKept && !kFits<kRowBlocks, kTokens>) {
+        store_codes(kept, operands[row_block]);
+      }
     }
   }
-#pragma GCC unroll 16
-  for (int token = 0; token < kTokens; ++token) {
+  for_each<kFits<kRowBlocks, kTokens>, kTokens>([&](auto token) __attribute__((always_inline)) {
     const Value* values = &group.x[token].values[part * (kVectorCols / kParts<Group>)];
     add_values<Value, kRowBlocks, kTokens>(operands, values, token, sum);
     then(token);
-  }
+  });
+}
+
+// Keeps the operands of the group's v-th vector all at once, for tiles whose products leave nothing
+// else to store: stores side by side take less from products than as many here and there (2 % of a
+// tile of bytes on a Zen 4).
+template <typename Group, int kRowBlocks>
+[[gnu::always_inline]] inline void keep_parts(const TileGroup<Group>& group,
+                                              const Codes* vectors,
+                                              int v) {
+  uint8_t* kept = group.kept + v * kParts<Group> * kRowBlocks * kVectorSizeBytes;
+  for_each<true, kParts<Group>>([&](auto part) __attribute__((always_inline)) {
+    for (int row_block = 0; row_block < kRowBlocks; ++row_block, kept += kVectorSizeBytes) {
+      store_codes(kept, part_of<part>(vectors[row_block], typename Group::Value{}));
+    }
+  });
 }
 
 // The products of the group's v-th vector of every row block; then(token) follows a token's last.
@@ -111,7 +152,7 @@ template <Operands kOperands, typename Group, int kRowBlocks, int kTokens, typen
                                               int v,
                                               Sum (*sum)[kTokens],
                                               const Then& then) {
-  const auto go_on = [](int) {};
+  const auto go_on = [](auto) {};
   Codes vectors[kRowBlocks];
   if constexpr (kOperands != Operands::kReread) {
     for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
@@ -120,6 +161,9 @@ template <Operands kOperands, typename Group, int kRowBlocks, int kTokens, typen
       prefetch_ahead(codes);
       vectors[row_block] = load_codes(codes);
     }
+  }
+  if constexpr (kOperands == Operands::kKept && kFits<kRowBlocks, kTokens>) {
+    keep_parts<Group, kRowBlocks>(group, vectors, v);
   }
   add_part<kOperands, 0, Group, kRowBlocks, kTokens>(group, vectors, v, sum, go_on);
   if constexpr (kParts<Group> == 4) {
@@ -193,39 +237,40 @@ template <Operands kOperands, typename Group, int kRowBlocks, int kTokens>
       scales[row_block] = load_scales(group.scales + row_block * group.row_block_size_bytes);
     }
   };
-  const auto finish = [&](int token) __attribute__((always_inline)) {
+  constexpr bool kWrittenOut = kFits<kRowBlocks, kTokens>;
+  const auto finish = [&](auto token) __attribute__((always_inline)) {
     const Group& x = group.x[token];
-    for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
+    for_each<kWrittenOut, kRowBlocks>([&](auto row_block) __attribute__((always_inline)) {
       total[row_block][token] = multiply_add(value_of(sum[row_block][token], x), scales[row_block],
                                              total[row_block][token]);
-    }
+    });
   };
-  if constexpr (kTokens == 1 && kRowBlocks == 1 && kOperands == Operands::kDecoded) {
+  if constexpr (kTokens == 1 && kRowBlocks == 1 && Group::kWideQuads == 0 &&
+                kOperands == Operands::kDecoded) {
     sum[0][0] = sum_of_one(group.codes, group.x[0]);
     load_row_scales();
     finish(0);
   } else {
-    for (int token = 0; token < kTokens; ++token) {
-      for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
+    for_each<kWrittenOut, kTokens>([&](auto token) __attribute__((always_inline)) {
+      for_each<kWrittenOut, kRowBlocks>([&](auto row_block) __attribute__((always_inline)) {
         sum[row_block][token] = start_sum(group.x[token]);
-      }
-    }
-#pragma GCC unroll 3
-    for (int v = 0; v < 3; ++v) {
-      add_vector<kOperands, Group, kRowBlocks, kTokens>(group, v, sum, [](int) {});
-    }
+      });
+    });
+    for_each<kWrittenOut, 3>([&](auto v) __attribute__((always_inline)) {
+      add_vector<kOperands, Group, kRowBlocks, kTokens>(group, v, sum, [](auto) {});
+    });
     add_vector<kOperands, Group, kRowBlocks, kTokens>(
-        group, 3, sum, [&](int token) __attribute__((always_inline)) {
+        group, 3, sum, [&](auto token) __attribute__((always_inline)) {
           if (token == 0) load_row_scales();
           if constexpr (Group::kWideQuads != 0) {
             add_wide_quads<Group, kRowBlocks, kTokens>(group, token, sum);
           }
           if (token >= kFinishLag) finish(token - kFinishLag);
         });
-#pragma GCC unroll 16
-    for (int token = kTokens > kFinishLag ? kTokens - kFinishLag : 0; token < kTokens; ++token) {
-      finish(token);
-    }
+    constexpr int kLast = kTokens > kFinishLag ? kFinishLag : kTokens;  // tokens
+    for_each<kWrittenOut, kLast>([&](auto idx) __attribute__((always_inline)) {
+      finish(kTokens - kLast + idx);
+    });
   }
 }
 
@@ -245,12 +290,13 @@ struct Tile {
 
 template <Operands kOperands, typename Group, int kRowBlocks, int kTokens>
 void add_tile(const Tile<Group>& tile) {
+  constexpr bool kWrittenOut = kFits<kRowBlocks, kTokens>;
   Rows total[kRowBlocks][kTokens];
-  for (int token = 0; token < kTokens; ++token) {
-    for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
+  for_each<kWrittenOut, kTokens>([&](auto token) __attribute__((always_inline)) {
+    for_each<kWrittenOut, kRowBlocks>([&](auto row_block) __attribute__((always_inline)) {
       total[row_block][token] = load_rows(tile.totals[row_block][tile.first_token + token]);
-    }
-  }
+    });
+  });
   const uint8_t* weights = tile.weights;
   const Group* x = tile.x.first;
   uint8_t* kept = tile.kept;
@@ -273,11 +319,11 @@ void add_tile(const Tile<Group>& tile) {
       kept += tile.kept_step_bytes;
     }
   }
-  for (int token = 0; token < kTokens; ++token) {
-    for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
+  for_each<kWrittenOut, kTokens>([&](auto token) __attribute__((always_inline)) {
+    for_each<kWrittenOut, kRowBlocks>([&](auto row_block) __attribute__((always_inline)) {
       store_rows(tile.totals[row_block][tile.first_token + token], total[row_block][token]);
-    }
-  }
+    });
+  });
 }
 
 // kTokens = 1 .. the given one as a run-time choice.
@@ -292,8 +338,8 @@ void add_tile_of(const Tile<Group>& tile, int32_t num_tokens) {
 }
 
 // kRowBlocks row blocks by any number of tokens: a tile of up to kTokens, or several of up to
-// kTokensOfSeveral.
-template <typename Group, int kRowBlocks, int kTokens, int kTokensOfSeveral>
+// kTokensOfSeveral, which keep operands or decode each for itself.
+template <typename Group, int kRowBlocks, int kTokens, int kTokensOfSeveral, bool kKeepsOperands>
 struct RowsByTiles {
   // Column blocks at a time for more than a tile of tokens: what is kept of them, 128 KiB of two
   // row blocks in words, stays in the second cache while the tiles pass. Half of it is 1 % slower,
@@ -323,6 +369,11 @@ struct RowsByTiles {
   }
 
  private:
+  // Of a tile by itself.
+  static constexpr Operands kOperands =
+      Group::kWideQuads != 0 ? Operands::kKept : Operands::kDecoded;
+  static constexpr int64_t kGroupKeptBytes = kRowBlocks * kKeptSizeBytes<Group>;
+
   [[nodiscard]] Tile<Group> tile_of(int64_t first_block,
                                     int64_t num_blocks,
                                     int32_t first_token,
@@ -340,15 +391,16 @@ struct RowsByTiles {
   }
 
   void run_tile() const {
-    constexpr bool kKeeps = Group::kWideQuads != 0;
-    alignas(64) uint8_t kept[kKeeps ? kRowBlocks * kKeptSizeBytes<Group> : 1];
-    add_tile_of<kKeeps ? Operands::kKept : Operands::kDecoded, Group, kRowBlocks, kTokens>(
-        tile_of(0, num_col_blocks, 0, kept, 0), num_tokens);
+    alignas(64) uint8_t kept[kOperands == Operands::kKept ? kGroupKeptBytes : 1];
+    add_tile_of<kOperands, Group, kRowBlocks, kTokens>(tile_of(0, num_col_blocks, 0, kept, 0),
+                                                       num_tokens);
   }
 
   void run_tiles() const {
-    constexpr int64_t kStepBytes = kRowBlocks * kKeptSizeBytes<Group>;
-    alignas(64) uint8_t kept[2 * kDepthBlocks * kStepBytes];
+    constexpr Operands kFirst = kKeepsOperands ? Operands::kKept : kOperands;
+    constexpr Operands kLater = kKeepsOperands ? Operands::kReread : kOperands;
+    constexpr int64_t kStepBytes = kKeepsOperands ? kGroupKeptBytes : 0;
+    alignas(64) uint8_t kept[kKeepsOperands ? 2 * kDepthBlocks * kStepBytes : kGroupKeptBytes];
     const int32_t num_tiles = (num_tokens + kTokensOfSeveral - 1) / kTokensOfSeveral;
     const int32_t num_per_tile = (num_tokens + num_tiles - 1) / num_tiles;
     const int32_t num_first = num_per_tile > kFirstTokens ? num_per_tile : kFirstTokens;
@@ -360,23 +412,24 @@ struct RowsByTiles {
       const auto tile_from = [&](int32_t first_token) {
         return tile_of(first_block, num_blocks, first_token, kept, kStepBytes);
       };
-      add_tile_of<Operands::kKept, Group, kRowBlocks, kTokensOfSeveral>(tile_from(0), num_first);
+      add_tile_of<kFirst, Group, kRowBlocks, kTokensOfSeveral>(tile_from(0), num_first);
       for (int32_t tile = 1; tile < num_tiles; ++tile) {
         const int32_t begin = num_rest * (tile - 1) / (num_tiles - 1);
         const int32_t end = num_rest * tile / (num_tiles - 1);
-        add_tile_of<Operands::kReread, Group, kRowBlocks, kTokensOfSeveral>(
-            tile_from(num_first + begin), end - begin);
+        add_tile_of<kLater, Group, kRowBlocks, kTokensOfSeveral>(tile_from(num_first + begin),
+                                                                 end - begin);
       }
     }
   }
 };
 
 // The core of moe-inl.h for integers.
-template <typename Group>
+template <typename Group, TileShape kShape>
 struct IntegerCore {
   using Record = Group;
   static constexpr int64_t kRowBlocks = 4;
-  static constexpr TileLimits kTile = {.row_blocks = kTileRowBlocks, .few_tokens = kFewTokens};
+  static constexpr TileLimits kTile = {.row_blocks = kShape.row_blocks,
+                                       .few_tokens = kShape.few_tokens};
 
   static void store_groups(FloatGroup* values, int32_t num_groups, Group* groups) {
     cpu_experts::store_groups(values, num_groups, groups);
@@ -388,28 +441,34 @@ struct IntegerCore {
                   Records<Group> x,
                   int32_t num_tokens,
                   RowBlockTotals* totals) {
+    using Tiles = RowsByTiles<Group, kShape.row_blocks, kShape.tokens, kShape.tokens_of_several,
+                              kShape.keeps_operands>;
+    using RowTiles =
+        RowsByTiles<Group, 1, kShape.row_tokens, kShape.row_tokens, kShape.keeps_operands>;
     const int64_t row_block_size_bytes = num_col_blocks * kBlockSizeBytes;
     int64_t row_block = 0;
-    if (num_tokens > kFewTokens) {
-      for (; row_block + kTileRowBlocks <= num_row_blocks; row_block += kTileRowBlocks) {
-        RowsByTiles<Group, kTileRowBlocks, kTileTokens, kTileTokensOfSeveral>{
-            weights + row_block * row_block_size_bytes, num_col_blocks, x, num_tokens,
-            totals + row_block}
+    if (num_tokens > kShape.few_tokens && num_tokens <= kShape.most_tokens) {
+      for (; row_block + kShape.row_blocks <= num_row_blocks; row_block += kShape.row_blocks) {
+        Tiles{weights + row_block * row_block_size_bytes, num_col_blocks, x, num_tokens,
+              totals + row_block}
             .run();
       }
     }
     for (; row_block < num_row_blocks; ++row_block) {
-      RowsByTiles<Group, 1, kRowTokens, kRowTokens>{weights + row_block * row_block_size_bytes,
-                                                    num_col_blocks, x, num_tokens,
-                                                    totals + row_block}
+      RowTiles{weights + row_block * row_block_size_bytes, num_col_blocks, x, num_tokens,
+               totals + row_block}
           .run();
     }
   }
 };
 
-constexpr IntegerKernels kKernels = {
-    .words = kernels_of_cores<IntegerCore<WordGroup>, IntegerCore<WordGroup>>(),
-    .bytes = kernels_of_cores<IntegerCore<InputBytes>, IntegerCore<ActivatedBytes>>()};
+template <TileShape kShape>
+constexpr IntegerKernels integer_kernels() {
+  return {
+      .words = kernels_of_cores<IntegerCore<WordGroup, kShape>, IntegerCore<WordGroup, kShape>>(),
+      .bytes =
+          kernels_of_cores<IntegerCore<InputBytes, kShape>, IntegerCore<ActivatedBytes, kShape>>()};
+}
 
 }  // namespace
 }  // namespace tandem::cpu_experts

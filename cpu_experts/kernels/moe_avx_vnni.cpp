@@ -3,6 +3,9 @@
 #include "cpu_experts/kernels/integers-inl.h"
 
 namespace tandem::cpu_experts {
+namespace {
+constexpr IntegerKernels kKernels = integer_kernels<kTileShape>();
+}  // namespace
 
 const IntegerKernels* avx_vnni_kernels() { return &kKernels; }
 

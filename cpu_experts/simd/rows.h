@@ -78,18 +78,52 @@ inline int32_t offset_of_bytes(const int32_t* v, float s) {
                               static_cast<uint32_t>(-8 * lane[1]) << 16);
 }
 
+// How rows and tokens make tiles.
+struct TileShape {
+  int row_blocks;         // of a tile of several
+  int tokens;             // at most, of such a tile alone
+  int tokens_of_several;  // and where there are several of them
+  int few_tokens;         // up to here one row block after the other
+  int most_tokens;        // and from here on
+  int row_tokens;         // of a tile of one row block, at most
+  bool keeps_operands;    // codes are decoded by the first tile for those that follow, else by each
+};
+constexpr TileShape row_by_row(int tokens) {
+  return {.row_blocks = 1,
+          .tokens = tokens,
+          .tokens_of_several = tokens,
+          .few_tokens = 0,
+          .most_tokens = 1 << 30,
+          .row_tokens = tokens,
+          .keeps_operands = true};
+}
+
 #if defined(__AVX512BW__)
 
 // A tile is of two row blocks, since a load of activations for every product would take as long as
 // the product (13 % slower on Emerald Rapids). 28 sums, two parts of codes, a mask and an operand
 // are all of the 32 registers, and GCC spills a few: 4 to 7 % faster than two tiles of seven, but
-// where there are several anyway 1 to 3 % slower than 13 tokens.
-constexpr int kTileTokens = 14;
-constexpr int kTileTokensOfSeveral = 13;
-constexpr int kTileRowBlocks = 2;
-// One token reads one row block after the other; two gain from two streams of memory (1 to 35 %).
-constexpr int kFewTokens = 1;
-constexpr int kRowTokens = 4;  // of a tile of one row block
+// where there are several anyway 1 to 3 % slower than 13 tokens. One token reads one row block
+// after the other; two gain from two streams of memory (1 to 35 %).
+constexpr TileShape kTileShape = {.row_blocks = 2,
+                                  .tokens = 14,
+                                  .tokens_of_several = 13,
+                                  .few_tokens = 1,
+                                  .most_tokens = 1 << 30,
+                                  .row_tokens = 4,
+                                  .keeps_operands = true};
+// A Zen 4 works on 512 bits in two halves: beside products loads cost it nothing, and nothing but
+// products fills its multiplying pipes, but a vector stored takes the time of one or two. So no
+// total leaves the registers inside a tile, and decoding is for nothing.
+constexpr TileShape kZen4TileShape = {.row_blocks = 2,
+                                      .tokens = 6,
+                                      .tokens_of_several = 6,
+                                      .few_tokens = 1,
+                                      .most_tokens = 6,
+                                      .row_tokens = 12,
+                                      .keeps_operands = false};
+// Sums, and as many totals, that stand in registers beside operands.
+constexpr int kMostInRegisters = 12;
 using Codes = __m512i;
 using Sum = __m512i;
 using Rows = __m512;
@@ -192,14 +226,12 @@ inline Rows scaled_bytes(Sum sum, float s, int32_t /*offset*/) {
 #elif defined(__AVX2__)
 
 #if defined(__AVXVNNI__)
-constexpr int kTileTokens = 6;
+constexpr int kRowTokens = 6;
 #else
-constexpr int kTileTokens = 4;
+constexpr int kRowTokens = 4;
 #endif
-constexpr int kTileTokensOfSeveral = kTileTokens;
-constexpr int kTileRowBlocks = 1;
-constexpr int kFewTokens = 0;
-constexpr int kRowTokens = kTileTokens;
+constexpr TileShape kTileShape = row_by_row(kRowTokens);
+constexpr int kMostInRegisters = 0;
 struct Codes {
   __m256i low, high;  // rows 0..7, 8..15
 };
@@ -324,11 +356,8 @@ Sum add_products(const Sum& sum, const Codes& codes, const void* x, Value value)
 
 #else
 
-constexpr int kTileTokens = 1;
-constexpr int kTileTokensOfSeveral = kTileTokens;
-constexpr int kTileRowBlocks = 1;
-constexpr int kFewTokens = 0;
-constexpr int kRowTokens = kTileTokens;
+constexpr TileShape kTileShape = row_by_row(1);
+constexpr int kMostInRegisters = 0;
 struct Codes {
   uint32_t row[16];
 };

@@ -17,6 +17,7 @@ const Kernels* kernels_of(CpuIsa isa) {
       return avx2_kernels();
     case CpuIsa::kAvx512:
     case CpuIsa::kAvx512Vnni:
+    case CpuIsa::kAvx512VnniZen4:
       return avx512_kernels();
     case CpuIsa::kAvx512Bf16:
       return avx512_bf16_kernels();

@@ -29,6 +29,13 @@ Leaf7 cpuid_leaf_7(unsigned subleaf) {
 }
 
 bool has_avx_vnni() { return cpuid_leaf_7(0).eax >= 1 && (cpuid_leaf_7(1).eax >> 4 & 1) != 0; }
+// The family of an AMD CPU, else 0. Its first digit ends at 15, what is more stands elsewhere.
+unsigned amd_family() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__builtin_cpu_is("amd") == 0 || __get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) return 0;
+  const unsigned base = eax >> 8 & 0xf;
+  return base == 0xf ? base + (eax >> 20 & 0xff) : base;
+}
 bool has_avx512_fp16() { return (cpuid_leaf_7(0).edx >> 23 & 1) != 0; }
 bool has_amx_bf16() { return (cpuid_leaf_7(0).edx >> 22 & 1) != 0; }
 
@@ -47,6 +54,8 @@ std::string_view isa_name(CpuIsa isa) {
       return "avx512";
     case CpuIsa::kAvx512Vnni:
       return "avx512_vnni";
+    case CpuIsa::kAvx512VnniZen4:
+      return "avx512_vnni_zen4";
     case CpuIsa::kAvx512Bf16:
       return "avx512_bf16";
     case CpuIsa::kAmxBf16:
@@ -68,7 +77,10 @@ std::vector<CpuIsa> supported_isas() {
   if (avx2) isas.push_back(CpuIsa::kAvx2);
   if (avx2 && has_avx_vnni()) isas.push_back(CpuIsa::kAvxVnni);
   if (avx512) isas.push_back(CpuIsa::kAvx512);
-  if (avx512_vnni) isas.push_back(CpuIsa::kAvx512Vnni);
+  if (avx512_vnni) {
+    isas.push_back(CpuIsa::kAvx512Vnni);
+    isas.push_back(CpuIsa::kAvx512VnniZen4);
+  }
   const bool avx512_bf16 = avx512_vnni && __builtin_cpu_supports("avx512bf16");
   if (avx512_bf16) isas.push_back(CpuIsa::kAvx512Bf16);
   if (avx512_bf16 && __builtin_cpu_supports("avx512vbmi") && has_avx512_fp16() && has_amx_bf16() &&
@@ -77,6 +89,16 @@ std::vector<CpuIsa> supported_isas() {
   }
 #endif
   return isas;
+}
+
+bool is_zen4() {
+#if defined(__x86_64__)
+  // Of family 25 Zen 3 has no AVX-512, and Zen 5 is of another.
+  __builtin_cpu_init();
+  return amd_family() == 25 && __builtin_cpu_supports("avx512f") != 0;
+#else
+  return false;
+#endif
 }
 
 CpuIsa choose_isa(std::span<const CpuIsa> available, const char* forced) {

@@ -24,7 +24,7 @@ std::vector<CpuIsa> isas_up_to(CpuIsa best) {
 TEST_CASE("tiles take the steps with many tokens an expert, also where activations may be bytes",
           "[cpu_experts][dispatch]") {
   const ActivationMode mode = GENERATE(ActivationMode::kBf16, ActivationMode::kInt8);
-  const KernelChoice choice = choose_kernels(mode, isas_up_to(CpuIsa::kAmxBf16), nullptr);
+  const KernelChoice choice = choose_kernels(mode, isas_up_to(CpuIsa::kAmxBf16), false, nullptr);
   CHECK(choice.name() == "avx512_vnni and amx_bf16");
   const int many = mode == ActivationMode::kBf16 ? 8 : 12;
   CHECK(choice.isa_for(1, 1) == CpuIsa::kAvx512Vnni);
@@ -37,9 +37,11 @@ TEST_CASE("tiles take the steps with many tokens an expert, also where activatio
 
 TEST_CASE("without tiles one set serves every step, that of integers", "[cpu_experts][dispatch]") {
   const ActivationMode mode = GENERATE(ActivationMode::kBf16, ActivationMode::kInt8);
+  const bool zen4 = GENERATE(false, true);
   for (const CpuIsa best : isas_up_to(CpuIsa::kAvx512Bf16)) {
-    const KernelChoice choice = choose_kernels(mode, isas_up_to(best), "");
-    const CpuIsa expected = best == CpuIsa::kAvx512Bf16 ? CpuIsa::kAvx512Vnni : best;
+    const KernelChoice choice = choose_kernels(mode, isas_up_to(best), zen4, "");
+    const CpuIsa of_vnni = zen4 ? CpuIsa::kAvx512VnniZen4 : CpuIsa::kAvx512Vnni;
+    const CpuIsa expected = best >= CpuIsa::kAvx512Vnni ? of_vnni : best;
     CHECK(choice.isa_for(1, 1) == expected);
     CHECK(choice.isa_for(1000, 1) == expected);
     CHECK(choice.name() == isa_name(expected));
@@ -51,12 +53,13 @@ TEST_CASE("a forced set serves every step, and one that the CPU lacks is refused
   const std::vector<CpuIsa> isas = isas_up_to(CpuIsa::kAmxBf16);
   for (const CpuIsa isa : isas) {
     const KernelChoice choice =
-        choose_kernels(ActivationMode::kInt8, isas, std::string(isa_name(isa)).c_str());
+        choose_kernels(ActivationMode::kInt8, isas, true, std::string(isa_name(isa)).c_str());
     CHECK(choice.isa_for(1, 1) == isa);
     CHECK(choice.isa_for(1000, 1) == isa);
   }
-  CHECK_THROWS_AS(choose_kernels(ActivationMode::kBf16, isas_up_to(CpuIsa::kAvx2), "amx_bf16"),
-                  ConfigError);
+  CHECK_THROWS_AS(
+      choose_kernels(ActivationMode::kBf16, isas_up_to(CpuIsa::kAvx2), false, "amx_bf16"),
+      ConfigError);
 }
 
 }  // namespace

@@ -63,7 +63,8 @@ const ExpertKernels& kernels_under_test(CpuIsa isa, ActivationMode mode) {
 
 CpuIsa any_isa() {
   return GENERATE(CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvxVnni, CpuIsa::kAvx512,
-                  CpuIsa::kAvx512Vnni, CpuIsa::kAvx512Bf16, CpuIsa::kAmxBf16);
+                  CpuIsa::kAvx512Vnni, CpuIsa::kAvx512VnniZen4, CpuIsa::kAvx512Bf16,
+                  CpuIsa::kAmxBf16);
 }
 
 double tolerance(ActivationMode mode) { return mode == ActivationMode::kInt8 ? 8e-3 : 2e-3; }
@@ -125,8 +126,8 @@ TEST_CASE("a product at K2's dimensions keeps its accuracy", "[cpu_experts][k2_s
 TEST_CASE("words give the same bits on every CPU, bytes on all with VNNI and on all without",
           "[cpu_experts]") {
   const ActivationMode mode = GENERATE(ActivationMode::kBf16, ActivationMode::kInt8);
-  const CpuIsa isa =
-      GENERATE(CpuIsa::kAvx2, CpuIsa::kAvxVnni, CpuIsa::kAvx512, CpuIsa::kAvx512Vnni);
+  const CpuIsa isa = GENERATE(CpuIsa::kAvx2, CpuIsa::kAvxVnni, CpuIsa::kAvx512, CpuIsa::kAvx512Vnni,
+                              CpuIsa::kAvx512VnniZen4);
   const ExpertKernels& kernels = kernels_under_test(isa, mode);
   std::mt19937 random(24);
   const OwnedInt4 weights = random_int4(48, 416, random);

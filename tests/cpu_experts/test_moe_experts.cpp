@@ -24,7 +24,8 @@ using cpu_experts::MoeShape;
 
 CpuIsa any_isa() {
   return GENERATE(CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvxVnni, CpuIsa::kAvx512,
-                  CpuIsa::kAvx512Vnni, CpuIsa::kAvx512Bf16, CpuIsa::kAmxBf16);
+                  CpuIsa::kAvx512Vnni, CpuIsa::kAvx512VnniZen4, CpuIsa::kAvx512Bf16,
+                  CpuIsa::kAmxBf16);
 }
 
 MoeShape shape_of_one_expert(int32_t hidden_size,
