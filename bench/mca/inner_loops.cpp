@@ -45,13 +45,13 @@ static_assert(kRowBlocks == 1 ? kTokens == kShape.row_tokens
 template <Operands kOperands, typename Group>
 [[gnu::always_inline]] inline void begin_region() {
   constexpr bool kReread = kOperands == Operands::kReread;
-  if constexpr (Group::kWideQuads == 0 && !kReread) {
+  if constexpr (Group::kWideProducts == 0 && !kReread) {
     asm volatile("# LLVM-MCA-BEGIN words" ::: "memory");
-  } else if constexpr (Group::kWideQuads == 0) {
+  } else if constexpr (Group::kWideProducts == 0) {
     asm volatile("# LLVM-MCA-BEGIN words, reread" ::: "memory");
-  } else if constexpr (Group::kWideQuads == 1 && !kReread) {
+  } else if constexpr (Group::kBestScale && !kReread) {
     asm volatile("# LLVM-MCA-BEGIN bytes" ::: "memory");
-  } else if constexpr (Group::kWideQuads == 1) {
+  } else if constexpr (Group::kBestScale) {
     asm volatile("# LLVM-MCA-BEGIN bytes, reread" ::: "memory");
   } else if constexpr (!kReread) {
     asm volatile("# LLVM-MCA-BEGIN bytes of down" ::: "memory");
@@ -96,7 +96,7 @@ struct Loops {
 };
 template <typename Group>
 constexpr Loops<Group> loops_of() {
-  constexpr Operands kFirst = Group::kWideQuads == 0 ? Operands::kDecoded : Operands::kKept;
+  constexpr Operands kFirst = Group::kWideProducts == 0 ? Operands::kDecoded : Operands::kKept;
   if constexpr (kShape.keeps_operands) {
     return {group<kFirst, Group>, group<Operands::kReread, Group>};
   } else {
@@ -107,8 +107,8 @@ extern const Loops<WordGroup> kWords;
 const Loops<WordGroup> kWords = loops_of<WordGroup>();
 extern const Loops<InputBytes> kBytes;
 const Loops<InputBytes> kBytes = loops_of<InputBytes>();
-extern const Loops<ActivatedBytes> kBytesOfDown;
-const Loops<ActivatedBytes> kBytesOfDown = loops_of<ActivatedBytes>();
+extern const Loops<BytesOfDown<kShape>> kBytesOfDown;
+const Loops<BytesOfDown<kShape>> kBytesOfDown = loops_of<BytesOfDown<kShape>>();
 
 #endif
 

@@ -6,13 +6,15 @@
 // is origin + sum, and the conversion an instruction would do is part of taking the origin away.
 // The sum times s is added to the row's total times the weights' scale by one fused multiply-add,
 // groups ascending. Hence the same bits for any number of tokens and on any CPU; in bytes on any
-// with VNNI, and on any without, since what the integers stand for differs (simd/rows.h).
+// with VNNI, and on any without, since what the integers stand for differs (simd/rows.h), but for
+// the input of down on a Zen 4, whose wide columns are others (activations-inl.h).
 //
 // The operands of a product are the codes of one part of a vector (simd/rows.h): two columns of
 // words, four of bytes. The first tile of some rows decodes them and keeps them for the tiles that
 // follow: with 43 tokens that leaves a quarter of the decoding.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "cpu_experts/expert_kernels.h"
@@ -64,7 +66,7 @@ template <bool kWrittenOut, int kCount, typename Then>
 // Where the operands of a tile's products come from.
 enum class Operands {
   kDecoded,  // the weights
-  kKept,     // the weights, and they are kept: for the next tiles, and for wide quads
+  kKept,     // the weights, and they are kept: for the next tiles, and for second products
   kReread,   // what was kept
 };
 
@@ -174,17 +176,40 @@ template <Operands kOperands, typename Group, int kRowBlocks, int kTokens, typen
   add_part<kOperands, kLastPart, Group, kRowBlocks, kTokens>(group, vectors, v, sum, then);
 }
 
-// The second products of a token's wide quads.
+// The operands of second products, from those of every quad, num_row_blocks apart.
+template <int kNumWideQuads, bool kBestScale>
+Codes wide_operand(const ByteGroup<kNumWideQuads, kBestScale>& x,
+                   int idx,
+                   const uint8_t* kept,
+                   int num_row_blocks) {
+  return load_codes(kept + x.wide_quad[idx] * (num_row_blocks * kVectorSizeBytes));
+}
+#if defined(__AVX512BW__)
+inline Codes wide_operand(const MergedBytes& x,
+                          int /*idx*/,
+                          const uint8_t* kept,
+                          int num_row_blocks) {
+  const auto quad = [&](int place) {
+    return kept + int64_t{x.wide_quad[place]} * (num_row_blocks * kVectorSizeBytes / 8);
+  };
+  Codes codes = load_codes(quad(0));
+  codes = with_bytes<1>(codes, quad(1));
+  codes = with_bytes<2>(codes, quad(2));
+  return with_bytes<3>(codes, quad(3));
+}
+#endif
+
+// The second products of a token.
 template <typename Group, int kRowBlocks, int kTokens>
-[[gnu::always_inline]] inline void add_wide_quads(const TileGroup<Group>& group,
-                                                  int token,
-                                                  Sum (*sum)[kTokens]) {
+[[gnu::always_inline]] inline void add_wide(const TileGroup<Group>& group,
+                                            int token,
+                                            Sum (*sum)[kTokens]) {
   const Group& x = group.x[token];
-  for (int idx = 0; idx < Group::kWideQuads; ++idx) {
-    const uint8_t* kept = group.kept + x.wide_quad[idx] * (kRowBlocks * kVectorSizeBytes);
+  for (int idx = 0; idx < Group::kWideProducts; ++idx) {
     Codes operands[kRowBlocks];
     for (int row_block = 0; row_block < kRowBlocks; ++row_block) {
-      operands[row_block] = load_codes(kept + row_block * kVectorSizeBytes);
+      operands[row_block] =
+          wide_operand(x, idx, group.kept + row_block * kVectorSizeBytes, kRowBlocks);
     }
     add_values<int8_t, kRowBlocks, kTokens>(operands, x.rest[idx], token, sum);
   }
@@ -193,12 +218,12 @@ template <typename Group, int kRowBlocks, int kTokens>
 // What a sum begins with, and what it is times s.
 inline Sum start_sum(const WordGroup& x) { return start_words(&x.start); }
 inline Rows value_of(const Sum& sum, const WordGroup& x) { return from_origin(sum, x.origin); }
-template <int kWideQuads, bool kBestScale>
-Sum start_sum(const ByteGroup<kWideQuads, kBestScale>& x) {
+template <typename Group>
+Sum start_sum(const Group& x) {
   return start_bytes(&x.offset);
 }
-template <int kWideQuads, bool kBestScale>
-Rows value_of(const Sum& sum, const ByteGroup<kWideQuads, kBestScale>& x) {
+template <typename Group>
+Rows value_of(const Sum& sum, const Group& x) {
   return scaled_bytes(sum, x.scale, x.offset);
 }
 
@@ -245,7 +270,7 @@ template <Operands kOperands, typename Group, int kRowBlocks, int kTokens>
                                              total[row_block][token]);
     });
   };
-  if constexpr (kTokens == 1 && kRowBlocks == 1 && Group::kWideQuads == 0 &&
+  if constexpr (kTokens == 1 && kRowBlocks == 1 && Group::kWideProducts == 0 &&
                 kOperands == Operands::kDecoded) {
     sum[0][0] = sum_of_one(group.codes, group.x[0]);
     load_row_scales();
@@ -262,8 +287,8 @@ template <Operands kOperands, typename Group, int kRowBlocks, int kTokens>
     add_vector<kOperands, Group, kRowBlocks, kTokens>(
         group, 3, sum, [&](auto token) __attribute__((always_inline)) {
           if (token == 0) load_row_scales();
-          if constexpr (Group::kWideQuads != 0) {
-            add_wide_quads<Group, kRowBlocks, kTokens>(group, token, sum);
+          if constexpr (Group::kWideProducts != 0) {
+            add_wide<Group, kRowBlocks, kTokens>(group, token, sum);
           }
           if (token >= kFinishLag) finish(token - kFinishLag);
         });
@@ -285,7 +310,7 @@ struct Tile {
   RowBlockTotals* totals;   // += W x
   int32_t first_token;      // of the tile in `totals`
   uint8_t* kept;            // of the first group
-  int64_t kept_step_bytes;  // from group to group; 0 where only wide quads need them
+  int64_t kept_step_bytes;  // from group to group; 0 where only second products need them
 };
 
 template <Operands kOperands, typename Group, int kRowBlocks, int kTokens>
@@ -347,7 +372,7 @@ struct RowsByTiles {
   static constexpr int64_t kDepthBlocks = 32;
   // Of the first tile, at least: with fewer tokens it would wait for the memory that it reads.
   static constexpr int32_t kFirstTokens =
-      Group::kWideQuads != 0 ? 4 * kTokensOfSeveral / 5 : 2 * kTokensOfSeveral / 3;
+      Group::kWideProducts != 0 ? 4 * kTokensOfSeveral / 5 : 2 * kTokensOfSeveral / 3;
 
   const uint8_t* weights;
   int64_t num_col_blocks;
@@ -371,7 +396,7 @@ struct RowsByTiles {
  private:
   // Of a tile by itself.
   static constexpr Operands kOperands =
-      Group::kWideQuads != 0 ? Operands::kKept : Operands::kDecoded;
+      Group::kWideProducts != 0 ? Operands::kKept : Operands::kDecoded;
   static constexpr int64_t kGroupKeptBytes = kRowBlocks * kKeptSizeBytes<Group>;
 
   [[nodiscard]] Tile<Group> tile_of(int64_t first_block,
@@ -463,11 +488,14 @@ struct IntegerCore {
 };
 
 template <TileShape kShape>
+using BytesOfDown = std::conditional_t<kShape.merges_operands, MergedBytes, ActivatedBytes>;
+
+template <TileShape kShape>
 constexpr IntegerKernels integer_kernels() {
-  return {
-      .words = kernels_of_cores<IntegerCore<WordGroup, kShape>, IntegerCore<WordGroup, kShape>>(),
-      .bytes =
-          kernels_of_cores<IntegerCore<InputBytes, kShape>, IntegerCore<ActivatedBytes, kShape>>()};
+  using Words = IntegerCore<WordGroup, kShape>;
+  using Input = IntegerCore<InputBytes, kShape>;
+  using Activated = IntegerCore<BytesOfDown<kShape>, kShape>;
+  return {.words = kernels_of_cores<Words, Words>(), .bytes = kernels_of_cores<Input, Activated>()};
 }
 
 }  // namespace

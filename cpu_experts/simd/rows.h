@@ -87,6 +87,7 @@ struct TileShape {
   int most_tokens;        // and from here on
   int row_tokens;         // of a tile of one row block, at most
   bool keeps_operands;    // codes are decoded by the first tile for those that follow, else by each
+  bool merges_operands;   // a second product's operand is made of four (activations-inl.h)
 };
 constexpr TileShape row_by_row(int tokens) {
   return {.row_blocks = 1,
@@ -95,7 +96,8 @@ constexpr TileShape row_by_row(int tokens) {
           .few_tokens = 0,
           .most_tokens = 1 << 30,
           .row_tokens = tokens,
-          .keeps_operands = true};
+          .keeps_operands = true,
+          .merges_operands = false};
 }
 
 #if defined(__AVX512BW__)
@@ -111,7 +113,8 @@ constexpr TileShape kTileShape = {.row_blocks = 2,
                                   .few_tokens = 1,
                                   .most_tokens = 1 << 30,
                                   .row_tokens = 4,
-                                  .keeps_operands = true};
+                                  .keeps_operands = true,
+                                  .merges_operands = false};
 // A Zen 4 works on 512 bits in two halves: beside products loads cost it nothing, and nothing but
 // products fills its multiplying pipes, but a vector stored takes the time of one or two. So no
 // total leaves the registers inside a tile, and decoding is for nothing.
@@ -121,7 +124,8 @@ constexpr TileShape kZen4TileShape = {.row_blocks = 2,
                                       .few_tokens = 1,
                                       .most_tokens = 6,
                                       .row_tokens = 12,
-                                      .keeps_operands = false};
+                                      .keeps_operands = false,
+                                      .merges_operands = true};
 // Sums, and as many totals, that stand in registers beside operands.
 constexpr int kMostInRegisters = 12;
 using Codes = __m512i;
@@ -145,6 +149,11 @@ inline Codes load_codes(const uint8_t* from) {
   return codes;
 }
 inline void store_codes(uint8_t* to, Codes codes) { _mm512_storeu_si512(to, codes); }
+// Codes with byte kByte of every row taken from memory.
+template <int kByte>
+Codes with_bytes(Codes codes, const uint8_t* from) {
+  return _mm512_mask_loadu_epi8(codes, uint64_t{0x1111111111111111} << kByte, from);
+}
 // Four neighbouring columns: the low nibbles of a vector, or the high ones.
 template <int kPart>
 Codes part_of(Codes vector, int8_t /*bytes*/) {
