@@ -84,7 +84,7 @@ struct TileShape {
   int tokens;             // at most, of such a tile alone
   int tokens_of_several;  // and where there are several of them
   int few_tokens;         // up to here one row block after the other
-  int most_tokens;        // and from here on
+  int most_tokens;        // and beyond here
   int row_tokens;         // of a tile of one row block, at most
   bool keeps_operands;    // codes are decoded by the first tile for those that follow, else by each
   bool merges_operands;   // a second product's operand is made of four (activations-inl.h)
@@ -115,9 +115,9 @@ constexpr TileShape kTileShape = {.row_blocks = 2,
                                   .row_tokens = 4,
                                   .keeps_operands = true,
                                   .merges_operands = false};
-// A Zen 4 works on 512 bits in two halves: beside products loads cost it nothing, and nothing but
-// products fills its multiplying pipes, but a vector stored takes the time of one or two. So no
-// total leaves the registers inside a tile, and decoding is for nothing.
+// A Zen 4 works on 512 bits in two halves, so that one product starts a cycle. Beside products it
+// loads and decodes in its time to spare, but a vector stored costs one or two of them: no total
+// leaves the registers inside a tile, and little is kept.
 constexpr TileShape kZen4TileShape = {.row_blocks = 2,
                                       .tokens = 6,
                                       .tokens_of_several = 6,
