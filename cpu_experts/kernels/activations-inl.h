@@ -62,6 +62,9 @@ struct MergedBytes {
   int32_t offset;
 };
 
+template <typename Group>
+concept InBytes = Group::kWideProducts != 0;
+
 // v of 32 values, and by columns.
 struct GroupIntegers {
   I32x16 half[2];
@@ -138,9 +141,14 @@ struct QuadKeys {
     lanes = (folded(low, high) & ~7) | Lanes{0, 2, 4, 6, 1, 3, 5, 7};
   }
 
+  static Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
+  static Lanes with_halves_swapped(Lanes a) {
+    return __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3);
+  }
+
   // In every lane.
   [[nodiscard]] Lanes largest() const {
-    Lanes all = larger(lanes, __builtin_shufflevector(lanes, lanes, 4, 5, 6, 7, 0, 1, 2, 3));
+    Lanes all = larger(lanes, with_halves_swapped(lanes));
     all = larger(all, __builtin_shufflevector(all, all, 2, 3, 0, 1, 6, 7, 4, 5));
     return larger(all, __builtin_shufflevector(all, all, 1, 0, 3, 2, 5, 4, 7, 6));
   }
@@ -148,7 +156,6 @@ struct QuadKeys {
   void remove(Lanes key) { lanes = lanes == key ? Lanes{} : lanes; }
 
  private:
-  static Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
   // The larger of each two neighbours, of a and b in turns of two lanes.
   static Lanes folded(Lanes a, Lanes b) {
     return larger(__builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14),
@@ -225,9 +232,8 @@ void choose_wide(const FloatGroup& values, ByteGroup<kNumWideQuads, kBestScale>&
 
 inline void choose_wide(const FloatGroup& values, MergedBytes& group) {
   using Lanes = QuadKeys::Lanes;
-  const auto larger = [](Lanes a, Lanes b) { return a > b ? a : b; };
+  const auto larger = QuadKeys::larger;
   const auto smaller = [](Lanes a, Lanes b) { return a > b ? b : a; };
-  const auto turned = [](Lanes a) { return __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3); };
   // Keys of columns as QuadKeys has of quads; of those side by side the first and the second.
   Lanes keys[4];
   std::memcpy(keys, values, sizeof(keys));
@@ -239,8 +245,8 @@ inline void choose_wide(const FloatGroup& values, MergedBytes& group) {
   Lanes first = larger(low, high);
   Lanes second =
       larger(smaller(low, high), larger(smaller(keys[0], keys[1]), smaller(keys[2], keys[3])));
-  const Lanes other = turned(first);
-  second = larger(smaller(first, other), larger(second, turned(second)));
+  const Lanes other = QuadKeys::with_halves_swapped(first);
+  second = larger(smaller(first, other), larger(second, QuadKeys::with_halves_swapped(second)));
   first = larger(first, other);
   int32_t largest = 0;
   int32_t largest_second = 0;
@@ -287,9 +293,8 @@ void store_bytes(const FloatGroup& values, Group& group) {
 }
 
 // Step by step for all groups: while one waits for what its last step made, others go on.
-template <typename Group>
-requires(Group::kWideProducts !=
-         0) void store_groups(FloatGroup* values, int32_t num_groups, Group* groups) {
+template <InBytes Group>
+void store_groups(FloatGroup* values, int32_t num_groups, Group* groups) {
   for (int32_t idx = 0; idx < num_groups; ++idx) {
     if constexpr (kNibblesMix) unmix(values[idx]);
     choose_wide(values[idx], groups[idx]);

@@ -218,11 +218,11 @@ template <typename Group, int kRowBlocks, int kTokens>
 // What a sum begins with, and what it is times s.
 inline Sum start_sum(const WordGroup& x) { return start_words(&x.start); }
 inline Rows value_of(const Sum& sum, const WordGroup& x) { return from_origin(sum, x.origin); }
-template <typename Group>
+template <InBytes Group>
 Sum start_sum(const Group& x) {
   return start_bytes(&x.offset);
 }
-template <typename Group>
+template <InBytes Group>
 Rows value_of(const Sum& sum, const Group& x) {
   return scaled_bytes(sum, x.scale, x.offset);
 }
